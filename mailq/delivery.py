@@ -1,0 +1,220 @@
+"""A message to look at, and a delivery: a message in your hands."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from mailq import codecs
+from mailq.errors import CodecError, LeaseLost
+from mailq.message import CONTENT_TYPE, FILENAME, unseal
+from mailq.names import NS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from mailq.engine import Claim, Engine, Record
+    from mailq.message import Attempt, State
+    from mailq.names import Envelope
+    from mailq.queue import Queue
+
+
+class Message:
+    """A message as somebody sees it who does not hold it.
+
+    ``at`` times are seconds since 1970. The body is read when it is first asked
+    for, wherever the message is by then; MessageNotFound if it is gone.
+    """
+
+    def __init__(self, engine: Engine, record: Record) -> None:
+        self._engine = engine
+        self._record = record
+        self._data: bytes | None = None
+        self._parts: tuple[dict[str, str], bytes] | None = None
+
+    def __repr__(self) -> str:
+        """Name the message and where it stands."""
+        return f"<{type(self).__name__} {self.id} {self.state}>"
+
+    @property
+    def _envelope(self) -> Envelope:
+        return self._record.envelope
+
+    def _read(self) -> bytes:
+        if self._data is None:
+            self._data = self._engine.read(self._record)
+        return self._data
+
+    def _unsealed(self) -> tuple[dict[str, str], bytes]:
+        if self._parts is None:
+            self._parts = unseal(self._read(), self._envelope.head)
+        return self._parts
+
+    @property
+    def id(self) -> str:
+        """The id, 32 hex digits, the same for the message's whole life."""
+        return self._envelope.id
+
+    @property
+    def state(self) -> State:
+        """Where the message was when it was looked at: ready, delayed, leased or dead."""
+        return self._record.state
+
+    @property
+    def name(self) -> str:
+        """What the engine calls it: the path of its file, if it has one."""
+        return self._record.name
+
+    @property
+    def raw(self) -> bytes:
+        """The body as it was stored."""
+        return self._unsealed()[1]
+
+    @property
+    def body(self) -> Any:  # noqa: ANN401 - any JSON value is a body
+        """The body decoded as the content type says: a JSON value, str or bytes. Raises CodecError."""
+        return codecs.decode(self.raw, self.content_type)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers; ``filename`` is the name of a file that was pushed or dropped in by hand."""
+        headers = {key: value for key, value in self._unsealed()[0].items() if key != CONTENT_TYPE}
+        if self._envelope.file:
+            headers.setdefault(FILENAME, self._envelope.file)
+        return headers
+
+    @property
+    def content_type(self) -> str:
+        """The content type: as it was pushed, else what the file's extension stands for."""
+        stored = self._unsealed()[0].get(CONTENT_TYPE) if self._envelope.head else None
+        return stored or codecs.type_of(self._envelope.ext)
+
+    @property
+    def size(self) -> int:
+        """The size in bytes, with the headers."""
+        return self._record.size
+
+    @property
+    def priority(self) -> int:
+        """0 to 9; higher is delivered first."""
+        return self._envelope.priority
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt: of this one for a delivery, of the next one else; from 1."""
+        return self._envelope.attempts + 1
+
+    @property
+    def history(self) -> list[Attempt]:
+        """The finished attempts of the whole life, first to last, with their error texts."""
+        return self._engine.history(self._envelope)
+
+    @property
+    def reason(self) -> str:
+        """Why it was last given up on: retries, rejected, expired, torn, unreadable, too-large; else empty."""
+        return self._envelope.why
+
+    @property
+    def origin(self) -> str:
+        """The queue it was pushed to; another one than this for a dead letter in a shared queue."""
+        return self._engine.origin(self._envelope)
+
+    @property
+    def pushed_at(self) -> float:
+        """When it was pushed."""
+        return self._envelope.pushed / NS
+
+    @property
+    def due_at(self) -> float | None:
+        """When a delayed message will be ready; None in other states."""
+        return self._at("delayed")
+
+    @property
+    def deadline_at(self) -> float | None:
+        """When the lease of a leased message ends; None in other states."""
+        return self._at("leased")
+
+    @property
+    def died_at(self) -> float | None:
+        """When a dead message was given up on; None in other states."""
+        return self._at("dead")
+
+    def _at(self, state: State) -> float | None:
+        at = self._record.at if self._record.state == state else None
+        return None if at is None else at / NS
+
+
+class Delivery(Message):
+    """A message in your hands, until its deadline.
+
+    Settle it once: ack, nack, release or reject. As a context manager it hands
+    out the body and acks on leaving; an exception nacks it with the traceback and
+    goes on, an interrupt (KeyboardInterrupt, SystemExit) releases it uncounted.
+    Every verb raises LeaseLost when the message is not yours any more.
+    """
+
+    def __init__(self, queue: Queue, engine: Engine, claim: Claim) -> None:
+        from mailq.engine import Record  # noqa: PLC0415 - the value only; at the top it would be a type alone
+
+        super().__init__(engine, Record("leased", claim.receipt, claim.envelope, len(claim.data), claim.deadline))
+        self._queue = queue
+        self._data = claim.data
+        self._settled = False
+
+    @property
+    def receipt(self) -> str:
+        """What proves that the message is yours: pass it to another process to settle it there."""
+        return self._record.name
+
+    def ack(self) -> None:
+        """Remove the message for good: it is done."""
+        self._queue.ack(self.receipt)
+        self._settled = True
+
+    def nack(self, delay: float | None = None, error: str | None = None) -> None:
+        """Give it back after a failed attempt; see Queue.nack."""
+        self._queue.nack(self.receipt, delay=delay, error=error)
+        self._settled = True
+
+    def release(self, delay: float = 0.0) -> None:
+        """Give it back uncounted, as if it had never been popped."""
+        self._queue.release(self.receipt, delay=delay)
+        self._settled = True
+
+    def reject(self, reason: str | None = None) -> None:
+        """Give up on it at once: it goes to the dead with the reason."""
+        self._queue.reject(self.receipt, reason)
+        self._settled = True
+
+    def extend(self, seconds: float) -> None:
+        """Hold it for at least ``seconds`` from now; ``deadline_at`` moves."""
+        deadline = self._queue.extend(self.receipt, seconds)
+        self._record = self._record._replace(at=round(deadline * NS))
+
+    def __enter__(self) -> Any:  # noqa: ANN401 - any JSON value is a body
+        """Hand out the body. A body that will not decode is nacked, and CodecError raised."""
+        try:
+            return self.body
+        except CodecError as error:
+            self._fail(error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Settle it, unless that was done inside the block."""
+        if self._settled:
+            return
+        if error is None:
+            self.ack()
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        try:
+            if isinstance(error, Exception):
+                self.nack(error="".join(traceback.format_exception(error)))
+            else:
+                self.release()
+        except LeaseLost as lost:
+            error.add_note(f"mailq: the message was not given back: {lost}")

@@ -1,0 +1,1 @@
+"""The disks below the waist."""

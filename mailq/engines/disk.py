@@ -1,0 +1,158 @@
+"""Every durable system call that mailq makes, and nothing else.
+
+The engine reaches the file system only through a :class:`Disk`, so that tests
+can record each call, make it fail, or let the process die at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from functools import cache
+from typing import Final
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: no F_FULLFSYNC there, and no flock
+    fcntl = None  # type: ignore[assignment]
+
+_BINARY: Final = getattr(os, "O_BINARY", 0)
+_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+# O_NONBLOCK: opening a FIFO that somebody planted must not wait for a writer.
+_READ: Final = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _BINARY
+_DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+_READ_AT_ONCE: Final = 1 << 20
+
+
+class Disk:
+    """The system calls, one a method; below them the few sequences that callers share."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        """open(2)"""
+        return os.open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """write(2)"""
+        return os.write(fd, data)
+
+    def read(self, fd: int, size: int) -> bytes:
+        """read(2)"""
+        return os.read(fd, size)
+
+    def fsync(self, fd: int) -> None:
+        """fsync(2), down to the medium: on macOS only F_FULLFSYNC is."""
+        if sys.platform == "darwin":
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fsync(fd)
+
+    def syncfs(self, fd: int) -> None:
+        """syncfs(2): everything dirty on the file system that ``fd`` is on."""
+        libc = _libc()
+        if libc.syncfs(fd) != 0:
+            import ctypes  # noqa: PLC0415 - loaded already by _libc, and only when a batch needs it
+
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def close(self, fd: int) -> None:
+        """close(2)"""
+        os.close(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        """rename(2); replaces the target, so callers pass only targets that are unique."""
+        os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        """link(2); fails if the target exists."""
+        os.link(source, target)
+
+    def unlink(self, path: str) -> None:
+        """unlink(2)"""
+        os.unlink(path)
+
+    def utime(self, path: str, ns: int) -> None:
+        """utimensat(2) on the name itself, never through a symlink."""
+        if os.utime in os.supports_follow_symlinks:
+            os.utime(path, ns=(ns, ns), follow_symlinks=False)
+        else:
+            os.utime(path, ns=(ns, ns))
+
+    def chmod(self, path: str | int, mode: int) -> None:
+        """chmod(2), or fchmod(2) of a descriptor"""
+        os.chmod(path, mode)
+
+    def mkdir(self, path: str, mode: int = 0o700) -> None:
+        """mkdir(2)"""
+        os.mkdir(path, mode)
+
+    # Sequences
+
+    def write_file(self, path: str, data: bytes, *, mode: int, sync: bool) -> None:
+        """Create a file with this content; on failure nothing is left of it."""
+        fd = self.open(path, _CREATE, mode)
+        try:
+            if mode & 0o077:  # the umask must not take back what the settings share
+                self.chmod(fd, mode)
+            self._write_all(fd, data)
+            if sync:
+                self.fsync(fd)
+        except BaseException:
+            # Never a second fsync of this descriptor: after a failed one the kernel has marked
+            # the lost pages clean, and the next would report success.
+            with contextlib.suppress(OSError):
+                self.close(fd)
+            with contextlib.suppress(OSError):
+                self.unlink(path)
+            raise
+        self.close(fd)
+
+    def _write_all(self, fd: int, data: bytes) -> None:
+        written = self.write(fd, data)
+        if written < len(data):
+            rest = memoryview(data)[written:]
+            while rest:
+                rest = rest[self.write(fd, rest) :]
+
+    def open_to_read(self, path: str) -> int:
+        """Open a file for reading; never follows a symlink, never blocks."""
+        return self.open(path, _READ)
+
+    def read_all(self, fd: int, size: int) -> bytes:
+        """Read a file of about ``size`` bytes to its end."""
+        data = self.read(fd, min(size + 1, _READ_AT_ONCE))
+        if len(data) == size < _READ_AT_ONCE:
+            return data
+        parts = [data]
+        while data:
+            data = self.read(fd, _READ_AT_ONCE)
+            parts.append(data)
+        return b"".join(parts)
+
+    def sync_directory(self, path: str) -> None:
+        """Make the names in a directory durable. Windows has no such call and needs none."""
+        if os.name == "nt":
+            return
+        fd = self.open(path, _DIRECTORY)
+        try:
+            self.fsync(fd)
+        finally:
+            self.close(fd)
+
+
+@cache
+def can_syncfs() -> bool:
+    """Whether syncfs exists and reports write errors: Linux since 5.8, says syncfs(2)."""
+    if sys.platform != "linux":
+        return False
+    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
+    return (major, minor) >= (5, 8) and hasattr(_libc(), "syncfs")
+
+
+@cache
+def _libc():  # type: ignore[no-untyped-def] # noqa: ANN202 - a ctypes library has no useful type
+    import ctypes  # noqa: PLC0415 - only a batch needs it, and it is slow to load
+
+    return ctypes.CDLL(None, use_errno=True)

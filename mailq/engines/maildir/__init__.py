@@ -1,0 +1,1 @@
+"""The queue as a directory: format 1, as docs/disk-format.md has it."""

@@ -1,0 +1,218 @@
+"""Looking at a queue and mending it: list, find, read, edit, count, redrive, purge.
+
+All of it works while producers and consumers run; nothing here holds a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from mailq import lifecycle, names
+from mailq.engine import Record, Stats
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import reaper, sharing, texts
+from mailq.errors import MessageNotFound, StorageError
+from mailq.message import STATES, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mailq.engines.maildir.store import Store
+    from mailq.message import Draft, State
+    from mailq.names import Envelope
+
+
+class Found(NamedTuple):
+    """A file that is a message: where it lies, and what its name says."""
+
+    directory: str
+    name: str
+    envelope: Envelope
+
+    @property
+    def path(self) -> str:
+        """The file's path."""
+        return f"{self.directory}/{self.name}"
+
+
+def _files(store: Store, state: State) -> Iterator[Found]:
+    """The messages in a state, in the order of the listing.
+
+    Dead letters that went to a shared queue are there among the ready, and count
+    as dead here.
+    """
+    directory = store.layout.directory(state)
+    for entry in layouts.entries(directory):
+        envelope = layouts.envelope_of(directory, entry.name)
+        if envelope is not None:
+            yield Found(directory, entry.name, envelope)
+    shared = sharing.home_of(store.layout, store.settings) if state == "dead" else None
+    if shared is not None:
+        ours = store.mark
+        for entry in layouts.entries(shared.new):
+            envelope = names.parse(entry.name)
+            if envelope is not None and envelope.origin == ours:
+                yield Found(shared.new, entry.name, envelope)
+
+
+def _record(store: Store, state: State, found: Found) -> Record | None:
+    status = layouts.status_of(found.path)
+    if status is None:
+        return None
+    at = {
+        "ready": None,
+        "delayed": found.envelope.place,
+        "leased": max(found.envelope.until or 0, status.st_mtime_ns),
+        "dead": status.st_mtime_ns,
+    }[state]
+    if state == "leased" and found.envelope.until is None:
+        at = reaper.deadline(store, found.name, found.envelope)
+    return Record(state, found.path, found.envelope, status.st_size, at)
+
+
+def look(store: Store, state: State, limit: int | None) -> list[Record]:
+    """List messages in a state, first in line first; the dead as they were in line."""
+    files = sorted(_files(store, state), key=lambda found: (-found.envelope.priority, found.envelope.place, found.name))
+    records = (_record(store, state, found) for found in files)
+    listed: list[Record] = []
+    for record in records:
+        if limit is not None and len(listed) >= limit:
+            break
+        if record is not None:
+            listed.append(record)
+    return listed
+
+
+def find(store: Store, id: str) -> Record:  # noqa: A002 - the queue's own word
+    """Look for a message in every state; a second time, since it may have moved meanwhile."""
+    for _ in range(2):
+        for state in STATES:
+            for found in _files(store, state):
+                if found.envelope.id == id and (record := _record(store, state, found)) is not None:
+                    return record
+    raise MessageNotFound(id, store.layout.root)
+
+
+def read(store: Store, record: Record) -> bytes:
+    """Read a message where it was seen, or wherever it is by now."""
+    for _ in range(3):
+        try:
+            fd = store.disk.open_to_read(record.name)
+        except FileNotFoundError:
+            record = find(store, record.envelope.id)
+            continue
+        except OSError as error:
+            raise StorageError("read the message", error) from error
+        try:
+            return store.disk.read_all(fd, os.fstat(fd).st_size)
+        except OSError as error:
+            raise StorageError("read the message", error) from error
+        finally:
+            store.disk.close(fd)
+    raise MessageNotFound(record.envelope.id, store.layout.root)
+
+
+def replace(store: Store, record: Record, draft: Draft) -> None:
+    """Put other content into a message that nobody holds.
+
+    At every moment there is one file with this id, and its name tells the truth:
+    the message is first held under a name that promises no checksum, then the new
+    content is renamed over it, then it goes back sealed.
+    """
+    sealed = record.envelope._replace(
+        size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext, file=record.envelope.file
+    )
+    held = record.envelope._replace(size=None, crc=None, head=0)
+    place = os.path.dirname(record.name)
+    if record.state == "dead":
+        hold = f"{place}/{names.format_name(held)}"
+    else:
+        until = lifecycle.lease_end(held, store.settings, now=store.clock(), lease=None)
+        held = held.claimed(until=until, owner="", claim=os.urandom(3).hex())
+        hold = f"{store.layout.cur}/{names.format_name(held)}"
+    temporary = f"{store.layout.tmp}/{names.format_name(sealed)}"
+    with contextlib.suppress(OSError):
+        store.disk.unlink(temporary)
+    try:
+        store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        store.move(record.name, hold)
+        store.disk.rename(temporary, hold)
+        store.disk.rename(hold, f"{place}/{names.format_name(sealed)}")
+        if store.durable:
+            store.disk.sync_directory(place)
+    except FileNotFoundError:
+        raise MessageNotFound(record.envelope.id, f"{store.layout.root} any more in that place") from None
+    except OSError as error:
+        raise StorageError("edit the message", error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            store.disk.unlink(temporary)
+
+
+def stats(store: Store) -> Stats:
+    """Count the queue, by its names where they tell."""
+    now = store.clock()
+    count = dict.fromkeys(STATES, 0)
+    size = overdue = 0
+    first: int | None = None
+    next_due: int | None = None
+    for state in STATES:
+        for found in _files(store, state):
+            count[state] += 1
+            envelope = found.envelope
+            status = layouts.status_of(found.path) if envelope.size is None or state == "leased" else None
+            size += envelope.size or (status.st_size if status else 0)
+            if state == "ready":
+                first = min(first or envelope.place, envelope.place)
+            elif state == "delayed":
+                next_due = min(next_due or envelope.place, envelope.place)
+            elif state == "leased":
+                end = reaper.deadline(store, found.name, envelope)
+                overdue += end is not None and now >= end
+    return Stats(
+        **count,
+        bytes=size,
+        oldest_ready_age=None if first is None else max(0.0, (now - first) / names.NS),
+        next_due_in=None if next_due is None else max(0.0, (next_due - now) / names.NS),
+        overdue=overdue,
+    )
+
+
+def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
+    """Rename the dead back into ``new/``, first in line first."""
+    wanted = None if ids is None else set(ids)
+    count = 0
+    for record in look(store, "dead", None):
+        if limit is not None and count >= limit:
+            break
+        if wanted is not None and record.envelope.id not in wanted:
+            continue
+        again = record.envelope.redriven(place=store.stamps.next())
+        try:
+            store.move(record.name, f"{store.layout.new}/{names.format_name(again)}")
+        except FileNotFoundError:
+            continue  # somebody else redrove or purged it
+        count += 1
+        home = sharing.home_of(store.layout, store.settings)
+        if home is not None and os.path.dirname(record.name) == home.new:
+            texts.move(store.disk, home.errors, store.layout.errors, again)
+    if count and store.durable:
+        store.disk.sync_directory(store.layout.new)
+    return count
+
+
+def purge(store: Store, state: State) -> int:
+    """Unlink every message in a state, and its error texts."""
+    count = 0
+    for found in list(_files(store, state)):
+        try:
+            store.disk.unlink(found.path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageError("purge", error) from error
+        count += 1
+        texts.remove(store.disk, f"{os.path.dirname(found.directory)}/errors", found.envelope)
+    return count

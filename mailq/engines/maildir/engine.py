@@ -1,0 +1,443 @@
+"""The verbs of the queue on a directory: the reason mailq exists.
+
+The file is the payload, the name is the record, a rename is the transaction.
+docs/disk-format.md says what the directories and names mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from mailq import lifecycle, names
+from mailq.engine import Claim, Reaped, Record, Stats
+from mailq.engines.disk import Disk
+from mailq.engines.maildir import admin, arrivals, layout, sharing, texts
+from mailq.engines.maildir.owners import Owner
+from mailq.engines.maildir.reaper import Reaper, deadline
+from mailq.engines.maildir.store import Store, Unfit
+from mailq.engines.maildir.window import Window
+from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueFull, QueueNotFound, StorageError
+from mailq.message import Stamps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mailq.message import Attempt, Draft, State
+    from mailq.names import Envelope
+    from mailq.settings import Settings
+
+# A waiting consumer looks by itself this often, in seconds: with arrivals announced by
+# the kernel only for what they miss (another host, a dropped event), else for everything.
+_LOOK_WATCHED: Final = 1.0
+_LOOK_UNWATCHED: Final = 0.25
+
+# A window is listed anew after this many seconds even if it is not dry, for what others
+# pushed with priority; but never so often that listing takes more than a twentieth of the time.
+_FRESH: Final = 1.0
+_LISTING_SHARE: Final = 20.0
+
+
+class MaildirEngine:
+    """A queue on a file system.
+
+    ``clock`` tells the time in nanoseconds; ``disk`` makes the durable system
+    calls. Both are for tests. The queue must exist: see
+    :func:`mailq.engines.maildir.layout.create`.
+    """
+
+    def __init__(self, root: str, *, disk: Disk | None = None, clock: Callable[[], int] = time.time_ns) -> None:
+        self._disk = disk or Disk()
+        self._clock = clock
+        self._layout = layout.Layout(root)
+        self._stamps = Stamps(clock)
+        self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
+        layout.check(self._layout, self._disk, self._store.settings)
+        self._owner = Owner(self._layout, self._disk)
+        self._reaper = Reaper(self._store)
+        self._window = Window()
+        self._fresh_until = 0.0
+        self._claims = int.from_bytes(os.urandom(3))
+        self._tended: int | None = None
+        self._marker_seen = _stamp(self._layout.marker)
+        self._watch: arrivals.Watch | None = None
+        self._watch_tried = False
+        self._arrived = threading.Event()
+        self._lock = threading.Lock()
+        self._origin_told = False
+        _start_again_in_children(self)
+
+    @property
+    def settings(self) -> Settings:
+        """The queue's settings, as last read."""
+        return self._store.settings
+
+    @property
+    def location(self) -> str:
+        """The queue's directory."""
+        return self._layout.root
+
+    # Producing
+
+    def push(self, drafts: Sequence[Draft]) -> list[str]:
+        """Write, sync, rename, sync: see Store.put."""
+        self._refuse_if_full(len(drafts))
+        try:
+            placed = self._store.put(drafts)
+        except StorageError:
+            self._require_marker()
+            raise
+        for message in placed:
+            if message.directory == self._layout.new:
+                self._window.offer(names.sort_key(message.name))
+            else:
+                due = names.parse(message.name)
+                if due is not None:
+                    self._reaper.next_due = min(self._reaper.next_due or due.place, due.place)
+        if placed:
+            self._arrived.set()
+        return [message.id for message in placed]
+
+    def _refuse_if_full(self, asked: int) -> None:
+        limit = self.settings.max_length
+        if limit is None:
+            return
+        length = sum(1 for path in (self._layout.new, self._layout.later) for _ in layout.entries(path))
+        if length + asked > limit:
+            raise QueueFull(length, limit, asked)
+
+    # Consuming
+
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+        """Rename ready messages into ``cur/``, one after the other, from the window."""
+        self._tend()
+        claims: list[Claim] = []
+        try:
+            while len(claims) < limit and (key := self._next_key()) is not None:
+                claim = self._take(layout.name_of(key), lease, detached=detached)
+                if claim is not None:
+                    claims.append(claim)
+        except BaseException:
+            for claim in claims:
+                with contextlib.suppress(MailqError):
+                    self.release(claim.receipt, delay=0)
+            raise
+        return claims
+
+    def _next_key(self) -> str | None:
+        """The next name in line; lists the directory when the window is dry or old."""
+        if time.monotonic() > self._fresh_until:
+            self._window.clear()
+        key = self._window.take()
+        if key is not None:
+            return key
+        # Before the listing: whatever arrives during it must wake the next wait.
+        self._arrived.clear()
+        self._reaper.promote()
+        begun = time.monotonic()
+        for _ in range(2):  # a listing is no snapshot: the queue is empty when two in a row say so
+            keys = [
+                key
+                for entry in layout.entries(self._layout.new)
+                if (key := layout.sort_key(self._layout.new, entry.name)) is not None
+            ]
+            if keys:
+                break
+        else:
+            self._require_marker()
+            return None
+        self._window.fill(keys)
+        now = time.monotonic()
+        self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
+        return self._window.take()
+
+    def _take(self, name: str, lease: float | None, *, detached: bool) -> Claim | None:
+        """Claim one file; None if another was faster, or if it is not fit to be delivered."""
+        path = f"{self._layout.new}/{name}"
+        envelope = layout.envelope_of(self._layout.new, name)
+        if envelope is None:
+            return None
+        now = self._clock()
+        try:
+            if lifecycle.has_expired(envelope, self.settings, now):
+                self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")))
+                return None
+            until = lifecycle.lease_end(envelope, self.settings, now=now, lease=lease)
+            owner = "" if detached else self._owner.token()
+            claimed = envelope.claimed(until=until, owner=owner, claim=self._next_claim())
+            receipt = names.format_name(claimed)
+            held = f"{self._layout.cur}/{receipt}"
+            self._store.move(path, held, unique=True)
+            return Claim(receipt, claimed, self._read(held, claimed, until), until)
+        except FileNotFoundError:
+            return None
+        except Unfit as verdict:
+            step = lifecycle.Step("dead", claimed.buried(verdict.why))
+            with contextlib.suppress(FileNotFoundError):
+                self._store.settle(held, step, error=verdict.text, attempt=0)
+            return None
+
+    def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
+        try:
+            return self._store.read(held, claimed, until=until)
+        except StorageError:
+            with contextlib.suppress(OSError, MailqError):
+                self._store.settle(held, lifecycle.released(claimed, now=self._clock(), delay=0))
+            raise
+
+    def _next_claim(self) -> str:
+        """Together with owner and deadline this makes each claim's name unlike any before: the fence."""
+        with self._lock:
+            self._claims = (self._claims + 1) & 0xFFFFFF
+            return f"{self._claims:06x}"
+
+    def wait(self, timeout: float) -> None:
+        """Wait for word of an arrival, the next due time, the next reaping, or the next look."""
+        if not self._watch_tried:
+            self._watch_tried = True
+            # Weakly held: the watch must not keep an engine alive that its users let go.
+            on_arrival, on_missed = weakref.WeakMethod(self._on_arrival), weakref.WeakMethod(self._on_missed_arrivals)
+            self._watch = arrivals.watch(
+                [self._layout.new, self._layout.later],
+                lambda directory, name: (call := on_arrival()) and call(directory, name),
+                lambda: (call := on_missed()) and call(),
+            )
+            if self._watch is not None:
+                self._stop_watch = weakref.finalize(self, self._watch.stop)
+            return  # what arrived before the watch began is for the caller to find
+        now = self._clock()
+        longest = _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED
+        until_due = (self._reaper.next_due - now) / names.NS if self._reaper.next_due else longest
+        self._arrived.wait(max(0.0, min(timeout, longest, until_due, self.settings.reap_interval)))
+
+    def _on_arrival(self, directory: str, name: str) -> None:
+        if directory == self._layout.new and name[0] != ".":
+            key = layout.sort_key(directory, name)
+            if key is not None:
+                self._window.offer(key)
+        self._arrived.set()
+
+    def _on_missed_arrivals(self) -> None:
+        self._window.clear()
+        self._arrived.set()
+
+    # Settling
+
+    def ack(self, receipt: str) -> None:
+        """Unlink the claimed file."""
+        envelope = _read_receipt(receipt)
+        try:
+            self._disk.unlink(f"{self._layout.cur}/{receipt}")
+        except OSError as error:
+            self._lost(receipt, "ack", error)
+        if envelope.tries:
+            texts.remove(self._disk, self._layout.errors, envelope)
+
+    def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
+        """Count the attempt in the name, and rename it back."""
+        envelope = _read_receipt(receipt)
+        step = lifecycle.failed(envelope, letter, self.settings, now=self._stamps.next(), delay=delay)
+        self._settle(receipt, "nack", step, error)
+
+    def release(self, receipt: str, *, delay: float) -> None:
+        """Rename it back to the name that it had."""
+        envelope = _read_receipt(receipt)
+        self._settle(receipt, "release", lifecycle.released(envelope, now=self._clock(), delay=delay), None)
+
+    def reject(self, receipt: str, *, reason: str | None) -> None:
+        """Rename it into ``dead/``."""
+        envelope = _read_receipt(receipt)
+        step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
+        self._settle(receipt, "reject", step, reason)
+
+    def _settle(self, receipt: str, verb: str, step: lifecycle.Step, error: str | None) -> None:
+        try:
+            path = self._store.settle(f"{self._layout.cur}/{receipt}", step, error=error)
+        except OSError as failure:
+            self._lost(receipt, verb, failure)
+        if step.state == "ready":
+            self._window.offer(names.sort_key(os.path.basename(path)))
+        elif step.state == "delayed":
+            self._reaper.next_due = min(self._reaper.next_due or step.envelope.place, step.envelope.place)
+
+    def extend(self, receipt: str, seconds: float) -> int:
+        """Set the mtime of the claimed file to the new deadline.
+
+        Not a rename: that would hide other files from whoever lists ``cur/`` at the time.
+        """
+        envelope = _read_receipt(receipt)
+        path = f"{self._layout.cur}/{receipt}"
+        old = deadline(self._store, receipt, envelope)
+        now = self._clock()
+        if old is None or now >= old:
+            self._require_marker()
+            raise LeaseLost(receipt, "extend")
+        new = max(now + lifecycle.ns(seconds), old)
+        try:
+            self._disk.utime(path, new)
+            if self._clock() >= old:
+                # A reaper may have looked before the utime and be about to rename: there is no lock
+                # between its look and its rename. The lease is gone; let it be reaped without delay.
+                self._disk.utime(path, old)
+                raise LeaseLost(receipt, "extend")
+        except OSError as error:
+            self._lost(receipt, "extend", error)
+        return new
+
+    def _lost(self, receipt: str, verb: str, error: OSError) -> None:
+        """Raise what a failed move of a claimed file means."""
+        if isinstance(error, MailqError):
+            raise error
+        if isinstance(error, FileNotFoundError) or error.errno in layout.GONE:
+            self._require_marker()
+            raise LeaseLost(receipt, verb) from None
+        raise StorageError(verb, error) from error
+
+    # Maintenance
+
+    def reap(self) -> Reaped:
+        """See Reaper.reap."""
+        self._require_marker()
+        return self._reaper.reap()
+
+    def _tend(self) -> None:
+        """What every consumer does from time to time: read changed settings, reap, ready what is due."""
+        now = self._clock()
+        due = self._reaper.next_due
+        if due is not None and now >= due and self._reaper.promote():
+            self._window.clear()  # they may belong in front of what it holds
+        if self._tended is not None and 0 <= now - self._tended < lifecycle.ns(self.settings.reap_interval):
+            return
+        self._tended = now
+        self._reload()
+        if not self._origin_told:
+            sharing.tell_origin(self._store)
+            self._origin_told = True
+        reaped = self._reaper.reap_if_due()
+        if reaped is not None and (reaped.returned or reaped.due):
+            self._window.clear()  # they may belong in front of what it holds
+
+    def _reload(self) -> None:
+        """Read the settings again when the file has changed; a damaged file keeps the old ones."""
+        seen = _stamp(self._layout.marker)
+        if seen == self._marker_seen:
+            return
+        try:
+            self._store.marker = layout.load(self._layout, self._disk)
+        except QueueNotFound:
+            raise
+        except MailqError as error:
+            import logging  # noqa: PLC0415 - slow to load, and only wanted here
+
+            logging.getLogger("mailq").warning("the settings were not read again: %s", error)
+        self._marker_seen = seen
+        self._origin_told = False
+
+    def _require_marker(self) -> None:
+        """Refuse to go on without the marker: an unmounted disk must not look like an empty queue."""
+        if _stamp(self._layout.marker) is None:
+            raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
+
+    def configure(self, changes: Mapping[str, object]) -> Settings:
+        """Change ``mailq.toml``; other processes notice within their reap interval."""
+        changes = dict(changes)
+        if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
+            changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
+            sharing.require_home(self._layout, self.settings.changed(changes), self._disk, create=True)
+        self._store.marker = layout.save(self._layout, self._disk, changes)
+        self._marker_seen = _stamp(self._layout.marker)
+        self._origin_told = False
+        return self.settings
+
+    # Looking and mending
+
+    def look(self, state: State, *, limit: int | None) -> list[Record]:
+        """See admin.look."""
+        return admin.look(self._store, state, limit)
+
+    def find(self, id: str) -> Record:  # noqa: A002 - the queue's own word
+        """See admin.find."""
+        return admin.find(self._store, id)
+
+    def read(self, record: Record) -> bytes:
+        """See admin.read."""
+        return admin.read(self._store, record)
+
+    def replace(self, record: Record, draft: Draft) -> None:
+        """See admin.replace."""
+        admin.replace(self._store, record, draft)
+        self._window.clear()
+
+    def history(self, envelope: Envelope) -> list[Attempt]:
+        """See texts.read."""
+        return texts.read(self._layout.errors, envelope)
+
+    def origin(self, envelope: Envelope) -> str:
+        """See sharing.origin_of."""
+        return sharing.origin_of(self._store, envelope)
+
+    def stats(self) -> Stats:
+        """See admin.stats."""
+        return admin.stats(self._store)
+
+    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
+        """See admin.redrive."""
+        count = admin.redrive(self._store, ids, limit)
+        self._window.clear()
+        return count
+
+    def purge(self, state: State) -> int:
+        """See admin.purge."""
+        return admin.purge(self._store, state)
+
+    # Life
+
+    def close(self) -> None:
+        """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
+        if self._watch is not None:
+            self._stop_watch()
+        self._watch, self._watch_tried = None, False
+        self._owner.leave()
+
+    def _after_fork(self) -> None:
+        if self._watch is not None:
+            self._stop_watch.detach()  # its thread did not come along
+        self._watch, self._watch_tried = None, False
+        self._lock = threading.Lock()
+        self._arrived = threading.Event()
+        self._stamps.after_fork()
+        self._window.after_fork()
+        self._claims = int.from_bytes(os.urandom(3))
+
+
+def _read_receipt(receipt: str) -> Envelope:
+    """The envelope in a receipt. What parses is a plain file name: no path can be in it."""
+    envelope = names.parse(receipt) if isinstance(receipt, str) else None
+    if envelope is None or not envelope.claim:
+        raise InvalidReceipt(receipt)
+    return envelope
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """What tells one version of a file from the next; None if it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _start_again_in_children(engine: MaildirEngine) -> None:
+    """Give a forked child its own locks, events and claim tokens; a random one must not be drawn twice."""
+    reference = weakref.ref(engine)
+
+    def again() -> None:
+        if (mine := reference()) is not None:
+            mine._after_fork()  # noqa: SLF001 - the engine's own function
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=again)

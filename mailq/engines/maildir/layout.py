@@ -1,0 +1,226 @@
+"""A queue's directories and its marker: made, checked, listed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from mailq import names
+from mailq.errors import QueueNotFound, SettingsError, StorageError
+from mailq.settings import Marker, Settings, edit, new_marker, parse, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mailq.engines.disk import Disk
+    from mailq.message import State
+
+GONE: Final = (errno.ENOENT, errno.ESTALE)
+"""What says that a file is not there any more; NFS says ESTALE."""
+
+MARKER: Final = "mailq.toml"
+_MARKER_BYTES: Final = 65_536
+_DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners")
+
+
+class Layout:
+    """The paths of one queue."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.marker = f"{self.root}/{MARKER}"
+        self.reap_lock = f"{self.root}/.reap.lock"
+        self.tmp, self.new, self.later, self.cur, self.dead, self.errors, self.owners = (
+            f"{self.root}/{name}" for name in _DIRECTORIES
+        )
+        self.origins = f"{self.root}/origins"
+
+    def directory(self, state: State) -> str:
+        """The directory that holds the messages in a state."""
+        return {"ready": self.new, "delayed": self.later, "leased": self.cur, "dead": self.dead}[state]
+
+    def directories(self) -> tuple[str, ...]:
+        """Every directory that a queue needs."""
+        return (self.tmp, self.new, self.later, self.cur, self.dead, self.errors, self.owners)
+
+
+def create(layout: Layout, settings: Settings, disk: Disk) -> None:
+    """Make a queue, durably. Another process may be making the same one: the first marker holds.
+
+    The marker comes last: where it stands, the queue is complete.
+    """
+    _refuse_other_directories(layout)
+    made = []
+    mode = directory_mode(settings)
+    for path in (layout.root, *layout.directories()):
+        made += _make_directory(disk, path, mode)
+    text = render(new_marker(settings))
+    temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
+    try:
+        disk.write_file(temporary, text.encode(), mode=int(settings.file_mode, 8), sync=True)
+        try:
+            # link, not rename: a rename would replace the marker of whoever was first.
+            disk.link(temporary, layout.marker)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            if not os.path.exists(layout.marker):  # a file system without hard links
+                disk.rename(temporary, layout.marker)
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(temporary)
+        for path in {layout.root, *(os.path.dirname(path) for path in made)}:
+            disk.sync_directory(path)
+    except OSError as error:
+        raise StorageError("create the queue", error) from error
+
+
+def _refuse_other_directories(layout: Layout) -> None:
+    try:
+        found = set(os.listdir(layout.root))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
+    except OSError as error:
+        raise StorageError("create the queue", error) from error
+    # What a queue whose creation was interrupted may have left.
+    if strange := sorted(found - set(_DIRECTORIES) - {MARKER, "lost+found"}):
+        raise QueueNotFound(
+            layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
+        )
+
+
+def directory_mode(settings: Settings) -> int:
+    """The permissions of directories: whoever may read files there may also search them."""
+    mode = int(settings.file_mode, 8)
+    return mode | (mode & 0o444) >> 2
+
+
+def _make_directory(disk: Disk, path: str, mode: int) -> list[str]:
+    """Make a directory and its parents; list those that were missing."""
+    made = []
+    if not os.path.isdir(path):
+        made = _make_directory(disk, os.path.dirname(path), mode)
+        try:
+            disk.mkdir(path, mode)
+            if mode & 0o077:  # the umask must not take back what the settings share
+                disk.chmod(path, mode)
+            made.append(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise QueueNotFound(path, "a file is in the way; a queue needs a directory here") from None
+        except OSError as error:
+            raise StorageError("create the queue", error) from error
+    return made
+
+
+def load(layout: Layout, disk: Disk) -> Marker:
+    """Read the marker. Raises QueueNotFound if there is none, SettingsError if it is damaged."""
+    try:
+        fd = disk.open_to_read(layout.marker)
+    except FileNotFoundError:
+        raise QueueNotFound(layout.root) from None
+    except NotADirectoryError:
+        raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
+    except OSError as error:
+        raise StorageError("read the settings", error) from error
+    try:
+        data = disk.read_all(fd, min(os.fstat(fd).st_size, _MARKER_BYTES))
+    except OSError as error:
+        raise StorageError("read the settings", error) from error
+    finally:
+        disk.close(fd)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"this is not UTF-8: {error}; mend the file", path=layout.marker) from error
+    return parse(text, layout.marker)
+
+
+def check(layout: Layout, disk: Disk, settings: Settings) -> None:
+    """Mend missing directories (copies drop empty ones); refuse a queue that spans file systems.
+
+    Between two file systems a rename is not atomic, and everything rests on it.
+    """
+    devices = {}
+    for path in layout.directories():
+        _make_directory(disk, path, directory_mode(settings))
+        devices[os.stat(path).st_dev] = path
+    if len(devices) > 1:
+        apart = " and ".join(sorted(devices.values()))
+        raise QueueNotFound(layout.root, f"{apart} are on different file systems; a queue must be on one")
+
+
+def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
+    """Change settings in the marker, durably, leaving a person's comments as they are."""
+    marker = load(layout, disk)
+    with open(layout.marker, encoding="utf-8") as file:
+        text = edit(file.read(), marker, changes)
+    changed = parse(text, layout.marker)
+    temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
+    try:
+        disk.write_file(temporary, text.encode(), mode=int(changed.settings.file_mode, 8), sync=True)
+        disk.rename(temporary, layout.marker)
+        disk.sync_directory(layout.root)
+    except OSError as error:
+        raise StorageError("change the settings", error) from error
+    return changed
+
+
+def entries(directory: str) -> Iterator[os.DirEntry[str]]:
+    """The files in a directory that can be messages: regular, no symlinks, no dot-names.
+
+    A listing is no snapshot: a file that is renamed meanwhile may be missing from
+    it. Not listed never means gone.
+    """
+    try:
+        scan = os.scandir(directory)
+    except FileNotFoundError:
+        return
+    with scan:
+        for entry in scan:
+            try:
+                if entry.name[0] != "." and entry.is_file(follow_symlinks=False):
+                    yield entry
+            except OSError:  # it went away, on a file system whose listing does not tell the type
+                continue
+
+
+def envelope_of(directory: str, name: str) -> names.Envelope | None:
+    """The envelope of a file: read from its name, or made up for one dropped in by hand.
+
+    None if it is gone or is no regular file. The place of a dropped file is when
+    it came to where it is: a rename sets its ctime.
+    """
+    envelope = names.parse(name)
+    if envelope is not None:
+        return envelope
+    status = status_of(f"{directory}/{name}")
+    return None if status is None else names.adopt(name, place=status.st_ctime_ns, size=status.st_size)
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """lstat(2) of a regular file; None if it is gone or something else."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status if (status.st_mode & 0o170000) == 0o100000 else None  # noqa: PLR2004 - S_ISREG, without importing stat
+
+
+def sort_key(directory: str, name: str) -> str | None:
+    """Where a file stands in line; None if it is no message. ``name_of`` takes it back."""
+    if names.looks_ours(name):
+        return names.sort_key(name)
+    status = status_of(f"{directory}/{name}")
+    return None if status is None else f"9{names.format_time(status.st_ctime_ns)}/{name}"
+
+
+def name_of(key: str) -> str:
+    """The file name in a sort key."""
+    _, slash, name = key.partition("/")
+    return name if slash else key[1:]

@@ -1,0 +1,278 @@
+"""One message file at a time: written, taken, moved, given up on.
+
+What the verbs and the reaper share. Each move is one rename, and the target's
+name is unique: rename replaces in silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mailq import lifecycle, names
+from mailq.engines.disk import can_syncfs
+from mailq.engines.maildir import sharing, texts
+from mailq.engines.maildir.layout import GONE
+from mailq.errors import StorageError
+from mailq.message import checksum, is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.layout import Layout
+    from mailq.lifecycle import Step
+    from mailq.message import Draft, Stamps
+    from mailq.names import Envelope
+    from mailq.settings import Marker, Settings
+
+_BATCH: Final = 16
+"""From this many messages on one syncfs is cheaper than an fsync each."""
+
+
+class Unfit(Exception):
+    """A claimed message cannot be delivered; ``why`` is a word of :data:`mailq.names.DEATHS`."""
+
+    def __init__(self, why: str, text: str) -> None:
+        self.why = why
+        self.text = text
+        super().__init__(text)
+
+
+class Placed(NamedTuple):
+    """A draft that has its name and directory."""
+
+    id: str
+    name: str
+    directory: str
+    data: bytes
+
+
+class Store:
+    """Moves single messages through a queue's directories."""
+
+    def __init__(self, layout: Layout, disk: Disk, clock: Callable[[], int], stamps: Stamps, marker: Marker) -> None:
+        self.layout = layout
+        self.disk = disk
+        self.clock = clock
+        self.stamps = stamps
+        self.marker = marker
+
+    @property
+    def settings(self) -> Settings:
+        """The queue's settings, as last read."""
+        return self.marker.settings
+
+    @property
+    def mark(self) -> str:
+        """What tells this queue's dead letters from others' in a shared dead-letter queue."""
+        return self.marker.queue[:8]
+
+    @property
+    def durable(self) -> bool:
+        """Whether a finished push must survive a power cut."""
+        return self.settings.durability == "power-loss"
+
+    # In
+
+    def put(self, drafts: Sequence[Draft]) -> list[Placed]:
+        """Store new messages: written and synced in ``tmp/``, then renamed, then the directory synced.
+
+        All or nothing on return; whatever a failure may have left is named by it.
+        """
+        placed = [self._place(draft) for draft in drafts]
+        directories = {message.directory for message in placed}
+        together = self.durable and len(placed) >= _BATCH and can_syncfs()
+        written: list[Placed] = []
+        renamed: list[Placed] = []
+        try:
+            self._write(placed, written, together=together)
+            for message in placed:
+                renamed.append(message)
+                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{message.name}")
+            if self.durable:
+                for directory in directories:
+                    self.disk.sync_directory(directory)
+        except BaseException as error:
+            maybe = self._withdraw(written, renamed)
+            if isinstance(error, OSError):
+                raise StorageError("push", error, maybe_pushed=maybe) from error
+            if maybe:
+                error.add_note(f"mailq: these may be in the queue all the same: {', '.join(maybe)}")
+            raise
+        return placed
+
+    def _place(self, draft: Draft) -> Placed:
+        now = self.stamps.next()
+        envelope = names.Envelope(
+            place=now,
+            id=names.new_id(now),
+            ext=draft.ext,
+            size=len(draft.data),
+            crc=checksum(draft.data),
+            head=draft.head,
+            file=draft.file,
+            priority=draft.priority,
+            lease=draft.lease,
+            max_retries=draft.max_retries,
+            ttl=draft.ttl,
+        )
+        state, envelope = lifecycle.pushed(envelope, draft.delay)
+        return Placed(envelope.id, names.format_name(envelope), self.layout.directory(state), draft.data)
+
+    def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
+        mode = int(self.settings.file_mode, 8)
+        # syncfs reports the write errors since its descriptor was opened: so before the first write.
+        fd = self.disk.open(self.layout.tmp, os.O_RDONLY) if together else None
+        try:
+            for message in placed:
+                written.append(message)
+                self.disk.write_file(
+                    f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=self.durable and not together
+                )
+            if fd is not None:
+                self.disk.syncfs(fd)
+        finally:
+            if fd is not None:
+                self.disk.close(fd)
+
+    def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
+        """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
+        maybe = []
+        for message in written:
+            try:
+                self.disk.unlink(f"{self.layout.tmp}/{message.name}")
+            except OSError:
+                # A rename that reported an error may have happened all the same.
+                if message in renamed and not self._unlinked(f"{message.directory}/{message.name}"):
+                    maybe.append(message.id)
+        return maybe
+
+    def _unlinked(self, path: str) -> bool:
+        try:
+            self.disk.unlink(path)
+        except OSError:
+            return False
+        return True
+
+    # Along
+
+    def move(self, source: str, target: str, *, unique: bool = False) -> None:
+        """Rename a message. Raises FileNotFoundError if, and only if, it is gone.
+
+        ``unique`` says that nobody else could have made the target: then its being
+        there proves that the rename happened, whatever it reported. NFS may carry
+        out a rename and report an error.
+        """
+        try:
+            self.disk.rename(source, target)
+        except OSError as error:
+            if unique and os.path.lexists(target):
+                return
+            if error.errno in GONE and not os.path.lexists(source):
+                raise FileNotFoundError(error.errno, error.strerror, source) from error
+            raise StorageError("move the message", error) from error
+
+    def settle(self, path: str, step: Step, *, error: str | None = None, attempt: int | None = None) -> str:
+        """Move a message to where its next step says. Returns its new path.
+
+        Raises FileNotFoundError if it is gone. The error text, of the last attempt
+        unless ``attempt`` says otherwise, is written after the rename, which decides
+        whose message it is: a stale holder must not write.
+        """
+        state, envelope = step
+        number = envelope.attempts_ever if attempt is None else attempt
+        if state == "dead":
+            return self._bury(path, envelope, error, number)
+        self._forget_extension(path)
+        target = f"{self.layout.directory(state)}/{names.format_name(envelope)}"
+        self.move(path, target)
+        if error is not None:
+            texts.write(self.disk, self.layout.errors, envelope.id, number, error)
+        return target
+
+    def _forget_extension(self, path: str) -> None:
+        """Take back a deadline that was extended by mtime, or it would count for the next lease too.
+
+        Not quite to the present: a reaper that looks before the rename would find
+        the lease run out, and the holder would lose the race.
+        """
+        soon = self.clock() + names.NS
+        try:
+            status = os.lstat(path)
+            if status.st_mtime_ns > soon:
+                self.disk.utime(path, soon)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise StorageError("move the message", error) from error
+            raise FileNotFoundError(error.errno, error.strerror, path) from error
+
+    def _bury(self, path: str, envelope: Envelope, error: str | None, number: int) -> str:
+        """Move a message to the dead; to the shared dead-letter queue if there is one."""
+        target = ""
+        home = sharing.home_of(self.layout, self.settings)
+        if home is not None:
+            sent = envelope._replace(origin=self.mark)
+            target = f"{home.new}/{names.format_name(sent)}"
+            try:
+                self.move(path, target)
+            except StorageError:
+                home = None  # it is not there any more, or not on this file system: keep the message at home
+        if home is None:
+            home = self.layout
+            target = f"{self.layout.dead}/{names.format_name(envelope)}"
+            self.move(path, target)
+        with contextlib.suppress(OSError):
+            self.disk.utime(target, self.clock())  # when it died; an extended deadline must not stay either
+        if error is not None:
+            texts.write(self.disk, self.layout.errors, envelope.id, number, error)
+        if home is not self.layout:
+            texts.move(self.disk, self.layout.errors, home.errors, envelope)
+        if self.durable:
+            self.disk.sync_directory(os.path.dirname(target))
+        return target
+
+    # Out
+
+    def read(self, path: str, envelope: Envelope, *, until: int | None = None) -> bytes:
+        """Read a message whole. Raises FileNotFoundError, or Unfit if it is not fit to be delivered.
+
+        ``until`` is given by a claim: an mtime beyond it would lengthen the lease,
+        so it is put back.
+        """
+        try:
+            fd = self.disk.open_to_read(path)
+        except OSError as error:
+            raise self._verdict(error, path) from error
+        try:
+            status = os.fstat(fd)
+            if (status.st_mode & 0o170000) != 0o100000:  # noqa: PLR2004 - S_ISREG, without importing stat
+                raise Unfit("unreadable", "this is not a regular file")
+            if status.st_size > self.settings.max_message_bytes:
+                raise Unfit(
+                    "too-large",
+                    f"the file has {status.st_size} bytes, the queue delivers {self.settings.max_message_bytes}; "
+                    f"raise max_message_bytes and redrive it",
+                )
+            data = self.disk.read_all(fd, status.st_size)
+            if until is not None and status.st_mtime_ns > until:
+                self.disk.utime(path, self.clock())
+        except OSError as error:
+            raise self._verdict(error, path) from error
+        finally:
+            self.disk.close(fd)
+        if not is_whole(envelope, data):
+            raise Unfit(
+                "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"
+            )
+        return data
+
+    def _verdict(self, error: OSError, path: str) -> Exception:
+        """Whose fault it is that a file cannot be read: nobody's, the machine's for now, or the file's."""
+        if error.errno in GONE:
+            return FileNotFoundError(error.errno, error.strerror, path)
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+            return StorageError("read the message", error)
+        return Unfit("unreadable", f"the file cannot be read: {error.strerror}")

@@ -1,0 +1,72 @@
+"""The error texts of failed attempts: ``errors/<id>.<attempt>.txt``, one file an attempt.
+
+They stand in a directory of their own, not in ``dead/``: ``mv dead/* new/``
+would turn them into messages. A text is evidence, not the message: failing to
+keep one is logged and stops nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
+
+from mailq import names
+from mailq.message import OUTCOMES, Attempt
+
+if TYPE_CHECKING:
+    from mailq.engines.disk import Disk
+    from mailq.names import Envelope
+
+_LONGEST: Final = 65_536
+"""A text keeps at most its last this many bytes: a traceback ends with what matters."""
+
+
+def _path(directory: str, id: str, number: int) -> str:  # noqa: A002 - the queue's own word
+    return f"{directory}/{id}.{number}.txt"
+
+
+def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:  # noqa: A002 - the queue's own word
+    """Keep the text of an attempt; number 0 is a death without one (torn, expired)."""
+    path = _path(directory, id, number)
+    data = text.encode(errors="backslashreplace")[-_LONGEST:]
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(path)
+        disk.write_file(path, data, mode=0o600, sync=False)
+    except OSError as error:
+        import logging  # noqa: PLC0415 - slow to load, and only wanted here
+
+        logging.getLogger("mailq").warning("message %s: its error text was not kept: %s", id, error)
+
+
+def _numbers(envelope: Envelope) -> list[int]:
+    return [0, *range(1, envelope.attempts_ever + 1)]
+
+
+def remove(disk: Disk, directory: str, envelope: Envelope) -> None:
+    """Delete the texts of a message that is gone."""
+    for number in _numbers(envelope):
+        with contextlib.suppress(OSError):
+            disk.unlink(_path(directory, envelope.id, number))
+
+
+def move(disk: Disk, source: str, target: str, envelope: Envelope) -> None:
+    """Take the texts along to another queue."""
+    for number in _numbers(envelope):
+        with contextlib.suppress(OSError):
+            disk.rename(_path(source, envelope.id, number), _path(target, envelope.id, number))
+
+
+def read(directory: str, envelope: Envelope) -> list[Attempt]:
+    """The finished attempts of a message, with their texts; one that died without an attempt has number 0."""
+    attempts = []
+    for number, letter in [(0, ""), *names.story(envelope.tries)]:
+        text, at = None, None
+        with contextlib.suppress(OSError):
+            fd = os.open(_path(directory, envelope.id, number), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            with open(fd, encoding="utf-8", errors="backslashreplace") as file:
+                text, at = file.read(_LONGEST), os.fstat(fd).st_mtime
+        if number or text:
+            attempts.append(Attempt(number, OUTCOMES.get(letter, envelope.why), text, at))
+    return attempts

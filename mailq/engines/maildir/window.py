@@ -1,0 +1,63 @@
+"""The next ready messages, held in order, so that a claim need not list the directory."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from typing import Final
+
+SIZE: Final = 32_768
+"""How many names a window holds: about 5 MB."""
+
+
+class Window:
+    """The first names in line, as sort keys.
+
+    It is a memory of a listing and of arrivals since, never the truth: a name in
+    it may be gone (a lost race), and a ready message may be missing from it until
+    the next listing. Safe to share between threads.
+    """
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._size = size
+        self._heap: list[str] = []
+        self._bound: str | None = ""
+        self._lock = threading.Lock()
+
+    def take(self) -> str | None:
+        """Take the first key; None when the window is dry."""
+        with self._lock:
+            return heapq.heappop(self._heap) if self._heap else None
+
+    def fill(self, keys: list[str]) -> None:
+        """Begin again from a listing, keeping the first of it."""
+        if len(keys) > self._size:
+            keys = heapq.nsmallest(self._size, keys)
+            bound = keys[-1]
+        else:
+            keys.sort()
+            bound = None
+        with self._lock:
+            self._heap = keys
+            self._bound = bound
+
+    def offer(self, key: str) -> None:
+        """Add an arrival, if its place is within what the window covers."""
+        with self._lock:
+            if self._bound is not None and key > self._bound:
+                return
+            if len(self._heap) >= 2 * self._size:
+                self._bound = ""  # take no more; the next listing finds it
+                return
+            heapq.heappush(self._heap, key)
+
+    def clear(self) -> None:
+        """Forget everything: the next claim lists the directory."""
+        with self._lock:
+            self._heap = []
+            self._bound = ""
+
+    def after_fork(self) -> None:
+        """Start with a free lock in a forked child: the parent's may have been held."""
+        self._lock = threading.Lock()
+        self.clear()

@@ -1,0 +1,317 @@
+"""The queue in memory: for tests, and to be read as the reference of what the verbs mean.
+
+It keeps the same names in the same states as the directories of a maildir
+queue, as keys of dictionaries under one lock. Nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mailq import lifecycle, names
+from mailq.engine import Claim, Reaped, Record, Stats
+from mailq.errors import InvalidReceipt, LeaseLost, MessageNotFound, QueueFull
+from mailq.message import OUTCOMES, STATES, Attempt, Stamps, checksum, is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mailq.lifecycle import Step
+    from mailq.message import Draft, State
+    from mailq.names import Envelope
+    from mailq.settings import Settings
+
+
+class MemoryEngine:
+    """A queue in this process. ``clock`` tells the time in nanoseconds."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], int] = time.time_ns) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._stamps = Stamps(clock)
+        self._claims = itertools.count(1)
+        self._files: dict[State, dict[str, bytes]] = {state: {} for state in STATES}
+        self._deadlines: dict[str, int] = {}
+        self._died: dict[str, int] = {}
+        self._texts: dict[str, dict[int, tuple[str, float]]] = {}
+        self._changed = threading.Condition(threading.RLock())
+        self._pushes = 0
+        self._seen = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The queue's settings."""
+        return self._settings
+
+    @property
+    def location(self) -> str:
+        """There is only one place in memory."""
+        return "memory://"
+
+    # Producing
+
+    def push(self, drafts: Sequence[Draft]) -> list[str]:
+        """Add them all under the lock."""
+        with self._changed:
+            length = len(self._files["ready"]) + len(self._files["delayed"])
+            limit = self._settings.max_length
+            if limit is not None and length + len(drafts) > limit:
+                raise QueueFull(length, limit, len(drafts))
+            ids = [self._add(draft) for draft in drafts]
+            self._announce()
+            return ids
+
+    def _add(self, draft: Draft) -> str:
+        now = self._stamps.next()
+        envelope = names.Envelope(
+            now, names.new_id(now), draft.ext, len(draft.data), checksum(draft.data), draft.head, draft.file
+        )._replace(priority=draft.priority, lease=draft.lease, max_retries=draft.max_retries, ttl=draft.ttl)
+        state, envelope = lifecycle.pushed(envelope, draft.delay)
+        self._files[state][names.format_name(envelope)] = draft.data
+        return envelope.id
+
+    def _announce(self) -> None:
+        self._pushes += 1
+        self._changed.notify_all()
+
+    # Consuming
+
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:  # noqa: ARG002 - one process
+        """Take the first names in line."""
+        with self._changed:
+            self.reap()
+            self._seen = self._pushes
+            claims: list[Claim] = []
+            for name in sorted(self._files["ready"], key=names.sort_key):
+                if len(claims) >= limit:
+                    break
+                if (claim := self._take(name, lease)) is not None:
+                    claims.append(claim)
+            return claims
+
+    def _take(self, name: str, lease: float | None) -> Claim | None:
+        now = self._clock()
+        envelope = _envelope(name)
+        data = self._files["ready"][name]
+        if lifecycle.has_expired(envelope, self._settings, now):
+            self._settle("ready", name, lifecycle.Step("dead", envelope.buried("expired")))
+            return None
+        if len(data) > self._settings.max_message_bytes:
+            text = f"the message has {len(data)} bytes, the queue delivers {self._settings.max_message_bytes}"
+            self._settle("ready", name, lifecycle.Step("dead", envelope.buried("too-large")), text, attempt=0)
+            return None
+        if not is_whole(envelope, data):
+            self._settle("ready", name, lifecycle.Step("dead", envelope.buried("torn")), "torn", attempt=0)
+            return None
+        until = lifecycle.lease_end(envelope, self._settings, now=now, lease=lease)
+        claimed = envelope.claimed(until=until, owner="", claim=f"{next(self._claims):06x}")
+        receipt = names.format_name(claimed)
+        self._files["leased"][receipt] = self._files["ready"].pop(name)
+        self._deadlines[receipt] = until
+        return Claim(receipt, claimed, data, until)
+
+    def wait(self, timeout: float) -> None:
+        """Wait for a push since the last claim, or for the next due time or deadline."""
+        with self._changed:
+            if self._pushes != self._seen:
+                return
+            times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
+            if times:
+                timeout = min(timeout, max(0.0, (min(times) - self._clock()) / names.NS))
+            self._changed.wait(min(timeout, threading.TIMEOUT_MAX))
+
+    # Settling
+
+    def ack(self, receipt: str) -> None:
+        """Forget the message."""
+        with self._changed:
+            envelope = self._held(receipt, "ack")
+            self._drop("leased", receipt)
+            self._texts.pop(envelope.id, None)
+
+    def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
+        """Count the attempt and put it back."""
+        with self._changed:
+            envelope = self._held(receipt, "nack")
+            step = lifecycle.failed(envelope, letter, self._settings, now=self._stamps.next(), delay=delay)
+            self._settle("leased", receipt, step, error)
+
+    def release(self, receipt: str, *, delay: float) -> None:
+        """Put it back as it was."""
+        with self._changed:
+            envelope = self._held(receipt, "release")
+            self._settle("leased", receipt, lifecycle.released(envelope, now=self._clock(), delay=delay))
+
+    def reject(self, receipt: str, *, reason: str | None) -> None:
+        """Put it to the dead."""
+        with self._changed:
+            envelope = self._held(receipt, "reject")
+            step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
+            self._settle("leased", receipt, step, reason)
+
+    def extend(self, receipt: str, seconds: float) -> int:
+        """Move the deadline."""
+        with self._changed:
+            self._held(receipt, "extend")
+            now = self._clock()
+            if now >= self._deadlines[receipt]:
+                raise LeaseLost(receipt, "extend")
+            self._deadlines[receipt] = max(now + lifecycle.ns(seconds), self._deadlines[receipt])
+            return self._deadlines[receipt]
+
+    def _held(self, receipt: str, verb: str) -> Envelope:
+        envelope = names.parse(receipt) if isinstance(receipt, str) else None
+        if envelope is None or not envelope.claim:
+            raise InvalidReceipt(receipt)
+        if receipt not in self._files["leased"]:
+            raise LeaseLost(receipt, verb)
+        return envelope
+
+    def _settle(
+        self, state: State, name: str, step: Step, error: str | None = None, attempt: int | None = None
+    ) -> None:
+        data = self._drop(state, name)
+        target = names.format_name(step.envelope)
+        self._files[step.state][target] = data
+        if step.state == "dead":
+            self._died[target] = self._clock()
+        if error is not None:
+            number = step.envelope.attempts_ever if attempt is None else attempt
+            self._texts.setdefault(step.envelope.id, {})[number] = (error, self._clock() / names.NS)
+        self._announce()
+
+    def _drop(self, state: State, name: str) -> bytes:
+        self._deadlines.pop(name, None)
+        self._died.pop(name, None)
+        return self._files[state].pop(name)
+
+    # Maintenance
+
+    def reap(self) -> Reaped:
+        """Give back what is overdue and ready what is due."""
+        with self._changed:
+            now = self._clock()
+            due = [name for name in self._files["delayed"] if _envelope(name).place <= now]
+            for name in due:
+                self._settle("delayed", name, lifecycle.came_due(_envelope(name), self._settings))
+            late = [name for name, deadline in self._deadlines.items() if now >= deadline]
+            died = 0
+            for name in late:
+                step = lifecycle.failed(
+                    _envelope(name), names.TIMEOUT, self._settings, now=self._stamps.next(), delay=0
+                )
+                self._settle("leased", name, step)
+                died += step.state == "dead"
+            return Reaped(len(late) - died, died, len(due))
+
+    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
+        """Put the dead back in line."""
+        with self._changed:
+            records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in set(ids)][:limit]
+            for record in records:
+                again = record.envelope.redriven(place=self._stamps.next())
+                self._settle("dead", record.name, lifecycle.Step("ready", again))
+            return len(records)
+
+    def purge(self, state: State) -> int:
+        """Forget every message in a state."""
+        with self._changed:
+            doomed = list(self._files[state])
+            for name in doomed:
+                self._drop(state, name)
+                self._texts.pop(_envelope(name).id, None)
+            return len(doomed)
+
+    def configure(self, changes: Mapping[str, object]) -> Settings:
+        """Change the settings."""
+        with self._changed:
+            self._settings = self._settings.changed(changes)
+            return self._settings
+
+    # Looking and mending
+
+    def look(self, state: State, *, limit: int | None) -> list[Record]:
+        """List a state."""
+        with self._changed:
+            listed = sorted(self._files[state], key=names.sort_key)[:limit]
+            return [self._record(state, name) for name in listed]
+
+    def _record(self, state: State, name: str) -> Record:
+        envelope = _envelope(name)
+        at = {
+            "ready": None,
+            "delayed": envelope.place,
+            "leased": self._deadlines.get(name),
+            "dead": self._died.get(name),
+        }[state]
+        return Record(state, name, envelope, len(self._files[state][name]), at)
+
+    def find(self, id: str) -> Record:  # noqa: A002 - the queue's own word
+        """Look for an id."""
+        with self._changed:
+            for state in STATES:
+                for name in self._files[state]:
+                    if _envelope(name).id == id:
+                        return self._record(state, name)
+        raise MessageNotFound(id)
+
+    def read(self, record: Record) -> bytes:
+        """The bytes of a message, wherever it is by now."""
+        with self._changed:
+            if record.name not in self._files[record.state]:
+                record = self.find(record.envelope.id)
+            return self._files[record.state][record.name]
+
+    def replace(self, record: Record, draft: Draft) -> None:
+        """Put other content in its place."""
+        with self._changed:
+            if record.name not in self._files[record.state]:
+                raise MessageNotFound(record.envelope.id, "memory:// any more in that place")
+            died = self._died.get(record.name)
+            self._drop(record.state, record.name)
+            sealed = record.envelope._replace(
+                size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext
+            )
+            name = names.format_name(sealed)
+            self._files[record.state][name] = draft.data
+            if died is not None:
+                self._died[name] = died
+
+    def history(self, envelope: Envelope) -> list[Attempt]:
+        """The finished attempts, with their texts."""
+        texts = self._texts.get(envelope.id, {})
+        attempts = [Attempt(0, envelope.why, *texts[0])] if 0 in texts else []
+        for number, letter in names.story(envelope.tries):
+            attempts.append(Attempt(number, OUTCOMES[letter], *texts.get(number, (None, None))))
+        return attempts
+
+    def origin(self, envelope: Envelope) -> str:
+        """A queue in memory keeps its own dead."""
+        return envelope.origin or self.location
+
+    def stats(self) -> Stats:
+        """Count."""
+        with self._changed:
+            now = self._clock()
+            ready, delayed = ([_envelope(name).place for name in self._files[s]] for s in ("ready", "delayed"))
+            return Stats(
+                **{state: len(files) for state, files in self._files.items()},
+                bytes=sum(len(data) for files in self._files.values() for data in files.values()),
+                oldest_ready_age=max(0.0, (now - min(ready)) / names.NS) if ready else None,
+                next_due_in=max(0.0, (min(delayed) - now) / names.NS) if delayed else None,
+                overdue=sum(now >= deadline for deadline in self._deadlines.values()),
+            )
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _envelope(name: str) -> Envelope:
+    """The envelope in a name that this engine wrote."""
+    envelope = names.parse(name)
+    if envelope is None:
+        raise AssertionError(name)
+    return envelope

@@ -1,0 +1,177 @@
+"""Everything that mailq raises on purpose, and whose move is next.
+
+::
+
+    MailqError
+    ├── UsageError (ValueError)        the call: change it
+    │   ├── InvalidReceipt             that text is not a receipt
+    │   └── SettingsError              a setting has an impossible value
+    │       └── SettingsConflict       the queue exists with other settings
+    ├── CodecError (ValueError)        the body does not fit its content type
+    ├── QueueNotFound (LookupError)    no queue at that place, or no longer
+    ├── MessageNotFound (LookupError)  no message of that id, or no longer
+    ├── LeaseLost                      the message is not yours any more
+    ├── Refused                        a limit of the queue: wait, or raise it
+    │   ├── MessageTooLarge
+    │   └── QueueFull
+    └── StorageError (OSError)         the disk: see the errno, then try again
+
+``except MailqError`` is always enough. Each error keeps its facts in fields.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class MailqError(Exception):
+    """The root of every error that mailq raises on purpose."""
+
+
+class UsageError(MailqError, ValueError):
+    """The call cannot be carried out as it stands: change it."""
+
+
+class InvalidReceipt(UsageError):
+    """The text is not a receipt: pass the one that the delivery carries, unchanged."""
+
+    def __init__(self, receipt: object) -> None:
+        self.receipt = receipt
+        shown = ascii(receipt)
+        if len(shown) > 80:  # noqa: PLR2004 - as much as fits in one line of a terminal
+            shown = shown[:77] + "..."
+        super().__init__(f"{shown} is not a receipt; pass the one that the delivery carries, unchanged")
+
+
+class SettingsError(UsageError):
+    """A setting is unknown or has an impossible value.
+
+    ``key`` is the setting, ``path`` the settings file and ``line`` the line in
+    it, where they are known.
+    """
+
+    def __init__(self, message: str, *, key: str = "", path: str = "", line: int | None = None) -> None:
+        self.key = key
+        self.path = path
+        self.line = line
+        place = f"{path}, line {line}: " if path and line else f"{path}: " if path else ""
+        super().__init__(place + message)
+
+
+class SettingsConflict(SettingsError):
+    """The queue exists, and its settings differ from those asked for.
+
+    Settings live with the queue: leave the argument out, or change the queue's
+    setting with ``mailq config``.
+    """
+
+    def __init__(self, key: str, *, asked: object, found: object, path: str = "") -> None:
+        self.asked = asked
+        self.found = found
+        super().__init__(
+            f"the queue has {key} = {found!r}, not {asked!r}; leave the argument out, "
+            f"or change the queue with 'mailq config'",
+            key=key,
+            path=path,
+        )
+
+
+class CodecError(MailqError, ValueError):
+    """A body does not fit its content type.
+
+    ``raw`` holds the bytes when a delivery would not decode; the message is
+    still leased and can be nacked or rejected. It is None when a push refused.
+    """
+
+    def __init__(self, message: str, *, content_type: str, raw: bytes | None = None) -> None:
+        self.content_type = content_type
+        self.raw = raw
+        super().__init__(message)
+
+
+class QueueNotFound(MailqError, LookupError):
+    """There is no queue at ``path``, or it is there no longer.
+
+    Either it was never made (``mailq init``), or its disk is not mounted.
+    """
+
+    def __init__(self, path: str, why: str = "there is no queue here") -> None:
+        self.path = path
+        super().__init__(f"{path}: {why}; create it with 'mailq init {path}', or mount its disk")
+
+
+class MessageNotFound(MailqError, LookupError):
+    """No message with this ``id`` is in the queue, in any state."""
+
+    def __init__(self, id: str, where: str = "the queue") -> None:  # noqa: A002 - the queue's own word
+        self.id = id
+        super().__init__(f"no message {ascii(id)[:80]} in {where}; it may be acked or purged already")
+
+
+class LeaseLost(MailqError):
+    """The delivery behind ``receipt`` is no longer yours; nothing was changed.
+
+    Its lease ran out, or it was acked, nacked, released, rejected or purged
+    before. Somebody else may hold the message now: stop working on it.
+    """
+
+    def __init__(self, receipt: str, verb: str) -> None:
+        self.receipt = receipt
+        self.verb = verb
+        super().__init__(f"cannot {verb}: the lease is gone (ran out, or settled before); receipt {receipt}")
+
+
+class Refused(MailqError):
+    """A limit of the queue refused the push; nothing was stored."""
+
+
+class MessageTooLarge(Refused):
+    """The message is larger than the queue takes. ``size`` and ``limit`` in bytes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"the message has {size} bytes with its headers, the queue takes {limit}; "
+            f"push a path to the data instead, or raise max_message_bytes"
+        )
+
+
+class QueueFull(Refused):
+    """The queue holds as many waiting messages as it may. ``length`` and ``limit`` in messages."""
+
+    def __init__(self, length: int, limit: int, asked: int = 1) -> None:
+        self.length = length
+        self.limit = limit
+        self.asked = asked
+        super().__init__(
+            f"the queue is full: {length} of {limit} messages are waiting and {asked} more would pass the limit; "
+            f"try again later, add consumers, or raise max_length"
+        )
+
+
+class StorageError(MailqError, OSError):
+    """The file system refused a call.
+
+    ``errno`` and ``path`` are the system's; ``verb`` is what was asked of the
+    queue. ``maybe_pushed`` holds the ids that may be in the queue although the
+    push raised: everything else that a failed push wrote is gone again.
+    """
+
+    def __init__(self, verb: str, cause: OSError, *, maybe_pushed: Sequence[str] = ()) -> None:
+        self.verb = verb
+        self.maybe_pushed = tuple(maybe_pushed)
+        self.path = cause.filename
+        OSError.__init__(self, cause.errno, cause.strerror, cause.filename)
+
+    def __str__(self) -> str:
+        """Say what failed, where, and what of it may have happened all the same."""
+        text = f"cannot {self.verb}: {self.strerror or 'the system gave no reason'}"
+        if self.path:
+            text += f" ({self.path!a})"
+        if self.maybe_pushed:
+            text += "; these may be in the queue all the same: " + ", ".join(self.maybe_pushed)
+        return text

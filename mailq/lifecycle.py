@@ -1,0 +1,73 @@
+"""The rules of a message's life, the same on every disk.
+
+Each function takes an envelope and says what becomes of it; the engines only
+carry it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mailq.names import NS
+
+if TYPE_CHECKING:
+    from mailq.message import State
+    from mailq.names import Envelope
+    from mailq.settings import Settings
+
+
+class Step(NamedTuple):
+    """Where a message goes, and under which envelope."""
+
+    state: State
+    envelope: Envelope
+
+
+def pushed(envelope: Envelope, delay: float) -> Step:
+    """A new message goes to the end of the line, or waits for its time."""
+    if delay > 0:
+        return Step("delayed", envelope._replace(place=envelope.place + ns(delay)))
+    return Step("ready", envelope)
+
+
+def failed(envelope: Envelope, letter: str, settings: Settings, *, now: int, delay: float) -> Step:
+    """An attempt is over and counted: again after a delay, or never again."""
+    most = settings.max_retries if envelope.max_retries is None else envelope.max_retries
+    if envelope.attempts >= most:
+        return Step("dead", envelope.buried("retries", letter=letter))
+    if delay > 0:
+        return Step("delayed", envelope.returned(place=now + ns(delay), letter=letter))
+    place = envelope.pushed if settings.retry_order == "front" else now
+    return Step("ready", envelope.returned(place=place, letter=letter))
+
+
+def released(envelope: Envelope, *, now: int, delay: float) -> Step:
+    """A claim is taken back: the message stands where it stood, or waits."""
+    if delay > 0:
+        return Step("delayed", envelope.returned(place=now + ns(delay)))
+    return Step("ready", envelope.returned(place=envelope.place))
+
+
+def came_due(envelope: Envelope, settings: Settings) -> Step:
+    """A delayed message is ready: a retry in its first place if so set, any other by its due time."""
+    if envelope.attempts and settings.retry_order == "front":
+        return Step("ready", envelope.returned(place=envelope.pushed))
+    return Step("ready", envelope.returned(place=envelope.place))
+
+
+def has_expired(envelope: Envelope, settings: Settings, now: int) -> bool:
+    """Whether a message is past its time to live. One that died before has none any more."""
+    ttl = settings.ttl if envelope.ttl is None and not envelope.why else envelope.ttl
+    return ttl is not None and now >= envelope.pushed + ns(ttl)
+
+
+def lease_end(envelope: Envelope, settings: Settings, *, now: int, lease: float | None) -> int:
+    """When a lease that begins now ends, in whole milliseconds: the call's word, the message's, the queue's."""
+    if lease is None:
+        lease = settings.lease if envelope.lease is None else envelope.lease
+    return -(-(now + ns(lease)) // 1_000_000) * 1_000_000
+
+
+def ns(seconds: float) -> int:
+    """Seconds as nanoseconds."""
+    return round(seconds * NS)

@@ -1,0 +1,128 @@
+"""What a message is made of, before anybody names a disk or a codec.
+
+A message is a sealed run of bytes: one line of JSON with the headers, if there
+are any, then the body. Its envelope (:mod:`mailq.names`) says how long both
+are and what they sum up to.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+
+from mailq import names
+from mailq.errors import CodecError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mailq.names import Envelope
+
+State = Literal["ready", "delayed", "leased", "dead"]
+STATES: Final[tuple[State, ...]] = get_args(State)
+
+MAX_HEADERS: Final = 65_536
+"""The headers of a message take at most this many bytes."""
+
+CONTENT_TYPE: Final = "content-type"
+FILENAME: Final = "filename"
+
+
+class Attempt(NamedTuple):
+    """One finished attempt. ``at`` is when its error was written, None without one."""
+
+    number: int
+    outcome: str
+    error: str | None = None
+    at: float | None = None
+
+
+OUTCOMES: Final = {
+    names.ERROR: "error",
+    names.NACK: "nack",
+    names.TIMEOUT: "timeout",
+    names.KILLED: "killed",
+    names.REJECT: "rejected",
+}
+"""The word for each letter of ``tries=``."""
+
+
+class Draft(NamedTuple):
+    """A message on its way in: sealed bytes, and what its name shall say."""
+
+    data: bytes
+    ext: str
+    head: int = 0
+    file: str = ""
+    delay: float = 0.0
+    priority: int = 0
+    lease: float | None = None
+    max_retries: int | None = None
+    ttl: float | None = None
+
+
+class Stamps:
+    """Hands out instants that never repeat or go backwards, whatever the clock does.
+
+    ``clock`` is read for each; a clock that stands still or steps back yields
+    the next nanosecond. Safe to share between threads.
+    """
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """Take the next instant, in nanoseconds."""
+        with self._lock:
+            self._last = max(self._last + 1, self._clock())
+            return self._last
+
+    def after_fork(self) -> None:
+        """Start with a free lock in a forked child: the parent's may have been held."""
+        self._lock = threading.Lock()
+
+
+def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
+    """Put headers in front of a body. Returns the bytes and the length of the headers in them."""
+    if not headers:
+        return body, 0
+    for key, value in headers.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise UsageError(f"header {key!r}: {value!r} is not text; headers map text to text")
+    head = json.dumps(dict(headers), ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+    if len(head) > MAX_HEADERS:
+        raise UsageError(
+            f"the headers take {len(head)} bytes, at most {MAX_HEADERS} are allowed; put the rest in the body"
+        )
+    return head + body, len(head)
+
+
+def unseal(data: bytes, head: int) -> tuple[dict[str, str], bytes]:
+    """Take headers and body apart. Raises CodecError if the headers are not what ``seal`` wrote."""
+    if not head:
+        return {}, data
+    try:
+        headers = json.loads(data[:head])
+    except ValueError:
+        headers = None
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        raise CodecError("the headers in front of the body are damaged", content_type="", raw=data)
+    return headers, data[head:]
+
+
+def checksum(data: bytes) -> int:
+    """The CRC-32 that a name carries for its file."""
+    return zlib.crc32(data)
+
+
+def is_whole(envelope: Envelope, data: bytes) -> bool:
+    """Whether these bytes are what the name promises, as far as it promises anything."""
+    if envelope.size is not None and envelope.size != len(data):
+        return False
+    if envelope.head > len(data):
+        return False
+    return envelope.crc is None or envelope.crc == checksum(data)

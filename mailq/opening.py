@@ -1,0 +1,66 @@
+"""From what a user calls a queue to the queue."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mailq.errors import SettingsError, UsageError
+from mailq.queue import Queue
+from mailq.settings import Settings
+
+
+def open(  # noqa: A001 - the verb of files, on purpose: mailq.open("jobs")
+    target: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    **settings: Any,  # noqa: ANN401 - checked by name
+) -> Queue:
+    """Open a queue: a path, ``maildir://`` and a path, or ``memory://`` for tests.
+
+    It is created if there is none, durably; with ``create=False`` QueueNotFound is
+    raised instead, which is what a consumer wants: an unmounted disk must not look
+    like an empty queue. ``settings`` are those of :class:`mailq.Settings`, for a
+    new queue; asking for others than an existing queue has raises SettingsConflict.
+    ``dead_letters`` is another queue's path, created too if there is none.
+    """
+    text = os.fspath(target)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{target!r} is no queue; pass the path of a directory, or memory://")
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "memory":
+        return _open_memory(settings)
+    if separator and scheme != "maildir":
+        raise UsageError(f"{text!r}: there is no {scheme}:// here; pass a path, maildir:// and a path, or memory://")
+    path = rest if separator else text
+    if not path:
+        raise UsageError(f"{text!r} names no directory; pass the path of the queue")
+    return _open_maildir(os.path.abspath(os.path.expanduser(path)), settings, create=create)
+
+
+def _open_memory(settings: dict[str, Any]) -> Queue:
+    from mailq.engines.memory import MemoryEngine  # noqa: PLC0415 - only who asks for it loads it
+
+    merged = Settings().merged(settings)
+    if merged.dead_letters is not None:
+        raise SettingsError("a queue in memory keeps its dead letters itself", key="dead_letters")
+    return Queue(MemoryEngine(merged))
+
+
+def _open_maildir(path: str, settings: dict[str, Any], *, create: bool) -> Queue:
+    from mailq.engines.disk import Disk  # noqa: PLC0415 - only who asks for it loads it
+    from mailq.engines.maildir import layout as layouts  # noqa: PLC0415
+    from mailq.engines.maildir import sharing  # noqa: PLC0415
+    from mailq.engines.maildir.engine import MaildirEngine  # noqa: PLC0415
+
+    settings = dict(settings)
+    if settings.get("dead_letters") is not None:
+        settings["dead_letters"] = sharing.relative_path(path, settings["dead_letters"])
+    layout = layouts.Layout(path)
+    disk = Disk()
+    if create and not os.path.exists(layout.marker):
+        layouts.create(layout, Settings().merged(settings), disk)
+    engine = MaildirEngine(path, disk=disk)
+    engine.settings.refuse_others(settings, layout.marker)
+    sharing.require_home(layout, engine.settings, disk, create=create)
+    return Queue(engine)

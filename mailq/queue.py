@@ -1,0 +1,329 @@
+"""The queue as Python programs use it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from mailq import codecs, names
+from mailq.delivery import Delivery, Message
+from mailq.errors import MessageTooLarge, UsageError
+from mailq.message import CONTENT_TYPE, STATES, Draft, State, seal
+from mailq.settings import MAX_RETRIES, seconds, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from mailq.engine import Engine, Reaped, Stats
+    from mailq.settings import Settings
+
+_MOMENT: Final = 0.001  # the shortest lease and ttl, in seconds
+
+
+class Queue:
+    """A durable queue. Open one with :func:`mailq.open`.
+
+    Durations are seconds. Every verb may raise StorageError (the disk refused)
+    and QueueNotFound (the queue is gone, perhaps unmounted). Safe to share
+    between threads, and to use in a forked child.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __repr__(self) -> str:
+        """Name the queue."""
+        return f"<mailq.Queue {self.location}>"
+
+    @property
+    def location(self) -> str:
+        """Where the queue is: its directory, or ``memory://``."""
+        return self._engine.location
+
+    @property
+    def settings(self) -> Settings:
+        """The queue's settings."""
+        return self._engine.settings
+
+    def configure(self, **changes: object) -> Settings:
+        """Change settings of the queue for everybody; None puts one back to its default.
+
+        Durable on return; other processes notice within their reap interval.
+        Raises SettingsError.
+        """
+        return self._engine.configure(changes)
+
+    # Push
+
+    def push(
+        self,
+        body: Any,  # noqa: ANN401 - any JSON value is a body
+        *,
+        delay: float = 0.0,
+        priority: int = 0,
+        lease: float | None = None,
+        max_retries: int | None = None,
+        ttl: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> str:
+        """Store a message and return its id.
+
+        When this returns, the message survives what the queue's ``durability``
+        names; when it raises, nothing was stored, or StorageError.maybe_pushed says
+        what may have been. ``bytes`` are pushed raw, ``str`` as text, everything else
+        as JSON, unless ``content_type`` says otherwise. ``delay``, ``lease`` and
+        ``ttl`` in seconds; ``priority`` 0 to 9, higher first. Raises CodecError,
+        MessageTooLarge, QueueFull and UsageError.
+        """
+        return self.push_many(
+            [body],
+            delay=delay,
+            priority=priority,
+            lease=lease,
+            max_retries=max_retries,
+            ttl=ttl,
+            headers=headers,
+            content_type=content_type,
+        )[0]
+
+    def push_many(
+        self,
+        bodies: Iterable[Any],
+        *,
+        delay: float = 0.0,
+        priority: int = 0,
+        lease: float | None = None,
+        max_retries: int | None = None,
+        ttl: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> list[str]:
+        """Store messages in order, durable as a whole on return; return their ids.
+
+        One flush for all of them, so much faster than as many pushes. Consumers may
+        see the first before the last is stored. The options are those of push, for
+        each message.
+        """
+        options = _checked_options(delay, priority, lease, max_retries, ttl)
+        drafts = []
+        for body in bodies:
+            raw, kind = codecs.encode(body, content_type)
+            drafts.append(self._draft(raw, kind, codecs.ext_of(kind), headers)._replace(**options))
+        return self._engine.push(drafts)
+
+    def push_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        delay: float = 0.0,
+        priority: int = 0,
+        lease: float | None = None,
+        max_retries: int | None = None,
+        ttl: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store a copy of a file; its extension stays, and says the content type.
+
+        Its name is in ``headers["filename"]`` on delivery. Raises OSError if the file
+        cannot be read; the rest is as for push.
+        """
+        options = _checked_options(delay, priority, lease, max_retries, ttl)
+        ext = names.safe_ext(os.path.basename(path))
+        headers = {"filename": os.path.basename(path), **(headers or {})}
+        draft = self._draft(Path(path).read_bytes(), codecs.type_of(ext), ext, headers)
+        return self._engine.push([draft._replace(**options)])[0]
+
+    def _draft(self, raw: bytes, content_type: str, ext: str, headers: Mapping[str, str] | None) -> Draft:
+        """Seal a body with its headers; a type that the extension does not tell goes among them."""
+        headers = dict(headers or {})
+        if any(key.lower() == CONTENT_TYPE for key in headers):
+            raise UsageError("content-type is not a header here; pass content_type=")
+        if codecs.type_of(ext) != content_type:
+            headers[CONTENT_TYPE] = content_type
+        data, head = seal(headers, raw)
+        limit = self.settings.max_message_bytes
+        if len(data) > limit:
+            raise MessageTooLarge(len(data), limit)
+        return Draft(data, ext, head)
+
+    # Pop
+
+    def pop(self, *, lease: float | None = None, wait: float = 0.0, detached: bool = False) -> Delivery | None:
+        """Lease the next ready message, or None.
+
+        ``wait`` is how many seconds to block until there is one; ``math.inf`` waits
+        for ever. The lease lasts ``lease`` seconds (else the message's own, else the
+        queue's) and ends at once if this process dies; a ``detached`` lease outlives
+        the process and ends by time alone.
+        """
+        deliveries = self.pop_many(1, lease=lease, wait=wait, detached=detached)
+        return deliveries[0] if deliveries else None
+
+    def pop_many(
+        self, limit: int, *, lease: float | None = None, wait: float = 0.0, detached: bool = False
+    ) -> list[Delivery]:
+        """Lease up to ``limit`` messages: those that are ready as soon as one is. See pop."""
+        whole(limit, "limit", least=1, most=1_000_000)
+        if lease is not None:
+            lease = seconds(lease, "lease", least=_MOMENT)
+        if isinstance(wait, bool) or not wait >= 0:
+            raise UsageError(f"wait is {wait!r}; it must be seconds from 0, or math.inf")
+        until = time.monotonic() + wait
+        while True:
+            claims = self._engine.claim(limit, lease=lease, detached=detached)
+            left = until - time.monotonic()
+            if claims or left <= 0:
+                return [Delivery(self, self._engine, claim) for claim in claims]
+            self._engine.wait(left)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Deliver messages for ever, waiting when there are none."""
+        while True:
+            delivery = self.pop(wait=math.inf)
+            if delivery is not None:
+                yield delivery
+
+    def drain(self, *, lease: float | None = None) -> Iterator[Delivery]:
+        """Deliver messages until none is ready. Delayed and leased ones are not waited for."""
+        while (delivery := self.pop(lease=lease)) is not None:
+            yield delivery
+
+    # Settle
+
+    def ack(self, receipt: str) -> None:
+        """Remove a message for good: it is done. Raises LeaseLost if it is not yours any more.
+
+        Not synced: a power cut may bring an acked message back, never lose one.
+        """
+        self._engine.ack(receipt)
+
+    def nack(self, receipt: str, *, delay: float | None = None, error: str | None = None) -> None:
+        """Give a message back after a failed attempt, which is counted.
+
+        It is ready again after ``delay`` seconds, by default the queue's back-off;
+        it dies when its retries are used up. ``error`` is kept for its history.
+        Raises LeaseLost.
+        """
+        if delay is None:
+            envelope = names.parse(receipt) if isinstance(receipt, str) else None
+            attempt = 1 if envelope is None else envelope.attempts + 1
+            chance = int.from_bytes(os.urandom(4)) / 2**32
+            delay = self.settings.backoff.delay(attempt, chance)
+        letter = names.NACK if error is None else names.ERROR
+        self._engine.nack(receipt, letter=letter, delay=seconds(delay, "delay"), error=error)
+
+    def release(self, receipt: str, *, delay: float = 0.0) -> None:
+        """Give a message back as if it had never been popped; no attempt is counted. Raises LeaseLost."""
+        self._engine.release(receipt, delay=seconds(delay, "delay"))
+
+    def reject(self, receipt: str, reason: str | None = None) -> None:
+        """Give up on a message at once: it goes to the dead with the reason. Raises LeaseLost."""
+        self._engine.reject(receipt, reason=reason)
+
+    def extend(self, receipt: str, seconds: float) -> float:
+        """Hold a message until at least ``seconds`` from now; return the new deadline (seconds since 1970).
+
+        Never shortens a lease. Raises LeaseLost as soon as the old deadline has
+        passed, even if nobody else has the message yet.
+        """
+        return self._engine.extend(receipt, _seconds(seconds, "seconds")) / names.NS
+
+    # Look and mend
+
+    def stats(self) -> Stats:
+        """Count the messages by state, with sizes and ages. Lists the whole queue."""
+        return self._engine.stats()
+
+    def __len__(self) -> int:
+        """How many messages are not done: ready, delayed and leased."""
+        stats = self.stats()
+        return stats.ready + stats.delayed + stats.leased
+
+    def __bool__(self) -> bool:
+        """A queue is true, also an empty one: ``if queue:`` asks whether there is one."""
+        return True
+
+    def peek(self, state: State = "ready", limit: int | None = 10) -> list[Message]:
+        """Look at the first messages in a state without leasing them; None lists all."""
+        _checked_state(state)
+        return [Message(self._engine, record) for record in self._engine.look(state, limit=limit)]
+
+    def get(self, id: str) -> Message:  # noqa: A002 - the queue's own word
+        """Look at a message by its id, in whatever state. Raises MessageNotFound."""
+        return Message(self._engine, self._engine.find(id))
+
+    def edit(self, message: Message, body: bytes) -> None:
+        """Give a ready, delayed or dead message another body, sealed anew; headers and type stay.
+
+        Raises MessageNotFound if somebody took it since it was looked at, and
+        MessageTooLarge.
+        """
+        if message.state == "leased":
+            raise UsageError(f"message {message.id} is leased; edit it when it is ready or dead")
+        record = message._record  # noqa: SLF001 - the queue made it
+        stored = dict(message._unsealed()[0])  # noqa: SLF001
+        data, head = seal(stored, body)
+        if len(data) > self.settings.max_message_bytes:
+            raise MessageTooLarge(len(data), self.settings.max_message_bytes)
+        self._engine.replace(record, Draft(data, record.envelope.ext, head))
+
+    def redrive(self, ids: Iterable[str] | None = None, limit: int | None = None) -> int:
+        """Put dead messages back in line, oldest first, to be tried afresh from attempt 1.
+
+        All of them, or those with the given ids. Returns how many.
+        """
+        chosen: Sequence[str] | None = [ids] if isinstance(ids, str) else None if ids is None else list(ids)
+        return self._engine.redrive(chosen, limit=limit)
+
+    def purge(self, state: State) -> int:
+        """Delete every message in a state for good. Returns how many.
+
+        Purging ``leased`` takes messages out of their holders' hands.
+        """
+        _checked_state(state)
+        return self._engine.purge(state)
+
+    def reap(self) -> Reaped:
+        """Give back what late and dead consumers hold, now; every consumer does so by itself."""
+        return self._engine.reap()
+
+    # Life
+
+    def close(self) -> None:
+        """Let go of locks and threads; leases still held and not detached end at once, as ``killed``."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        """Close on leaving."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+_seconds = seconds  # the checker, where a parameter has its name
+
+
+def _checked_options(
+    delay: float, priority: int, lease: float | None, max_retries: int | None, ttl: float | None
+) -> dict[str, Any]:
+    return {
+        "delay": seconds(delay or 0.0, "delay"),
+        "priority": whole(priority, "priority", least=0, most=names.MAX_PRIORITY),
+        "lease": None if lease is None else seconds(lease, "lease", least=_MOMENT),
+        "max_retries": None if max_retries is None else whole(max_retries, "max_retries", least=0, most=MAX_RETRIES),
+        "ttl": None if ttl is None else seconds(ttl, "ttl", least=_MOMENT),
+    }
+
+
+def _checked_state(state: str) -> None:
+    if state not in STATES:
+        raise UsageError(f"{state!r} is no state; there are {', '.join(STATES)}")

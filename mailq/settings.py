@@ -1,0 +1,280 @@
+"""A queue's settings: their names, units, defaults, and the file they live in.
+
+The settings belong to the queue, not to a process: they stand in
+``mailq.toml``, written for a person to edit. A process that asks for something
+else is told so.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import uuid
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from mailq.errors import SettingsConflict, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FORMAT: Final = 1
+"""The version of the disk format; see docs/disk-format.md for how it may change."""
+
+LONGEST: Final = 10 * 365 * 86_400.0
+"""No duration is longer than this, in seconds: ten years."""
+
+MAX_RETRIES: Final = 99_999
+_MAX_BYTES: Final = 9_999_999_999
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Backoff(NamedTuple):
+    """The delay before a retry: ``first`` seconds, doubled each time, up to ``longest``.
+
+    Each delay is shortened by a random part of up to a half, so that messages
+    that failed together do not come back together.
+    """
+
+    first: float = 1.0
+    longest: float = 600.0
+
+    def delay(self, attempt: int, chance: float) -> float:
+        """Seconds to wait after failed attempt number ``attempt``; ``chance`` is in 0 to 1."""
+        exponent = min(attempt - 1, 64)
+        return float(min(self.longest, self.first * 2.0**exponent) * (1.0 - chance / 2))
+
+
+_BACKOFF: Final = Backoff()
+
+
+def parse_duration(text: str) -> float:
+    """Read ``30``, ``30s``, ``1.5m``, ``2h`` or ``1d`` as seconds. Raises SettingsError."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise SettingsError(f"{text!a} is not a duration; write 30, 30s, 5m, 2h or 1d")
+    return float(found[1]) * _UNITS[found[2].lower()]
+
+
+def seconds(value: object, what: str, *, least: float = 0.0) -> float:
+    """Check a duration in seconds; it keeps three decimals. Raises SettingsError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LONGEST:
+        raise SettingsError(f"{what} is {value!r}; it must be seconds from {least:g} to {LONGEST:.0f}", key=what)
+    return round(float(value), 3)
+
+
+def whole(value: object, what: str, *, least: int, most: int) -> int:
+    """Check a whole number. Raises SettingsError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise SettingsError(f"{what} is {value!r}; it must be a whole number from {least} to {most}", key=what)
+    return value
+
+
+def _lease(value: object, what: str) -> float:
+    return seconds(value, what, least=0.001)
+
+
+def _retries(value: object, what: str) -> int:
+    return whole(value, what, least=0, most=MAX_RETRIES)
+
+
+def _bytes(value: object, what: str) -> int:
+    return whole(value, what, least=1, most=_MAX_BYTES)
+
+
+def _length(value: object, what: str) -> int:
+    return whole(value, what, least=1, most=_MAX_BYTES)
+
+
+def _backoff(value: object, what: str) -> Backoff:
+    if not isinstance(value, list | tuple) or len(value) != 2:  # noqa: PLR2004 - first and longest
+        raise SettingsError(f"{what} is {value!r}; it must be two numbers, the first and the longest delay", key=what)
+    first, longest = (seconds(part, what) for part in value)
+    if first > longest:
+        raise SettingsError(f"{what} is {value!r}; the first delay must not be above the longest", key=what)
+    return Backoff(first, longest)
+
+
+def _one_of(*choices: str) -> Callable[[object, str], str]:
+    def check(value: object, what: str) -> str:
+        if value not in choices:
+            raise SettingsError(f"{what} is {value!r}; it must be {' or '.join(map(repr, choices))}", key=what)
+        return str(value)
+
+    return check
+
+
+def _path(value: object, what: str) -> str:
+    text = str(value)
+    if not text or not text.isprintable():
+        raise SettingsError(f"{what} is {value!r}; it must be a path", key=what)
+    return text
+
+
+def _mode(value: object, what: str) -> str:
+    text = str(value)
+    if not re.fullmatch(r"0?[67][0-7][0-7]", text):
+        raise SettingsError(f"{what} is {value!r}; it must be a mode in octal like '0600' or '0660'", key=what)
+    return text.rjust(4, "0")
+
+
+def _setting(default: Any, check: Callable[[object, str], Any], help: str, example: str = "") -> Any:  # noqa: A002, ANN401
+    return field(default=default, metadata={"check": check, "help": help, "example": example})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of a queue, each with its default. Durations are seconds."""
+
+    lease: float = _setting(
+        60.0, _lease, "How long a consumer holds a message before it is given to another, in seconds."
+    )
+    max_retries: int = _setting(
+        5, _retries, "How often a failed message is tried again; then it goes to dead/. 3 allows four attempts."
+    )
+    backoff: Backoff = _setting(
+        _BACKOFF,
+        _backoff,
+        "The delay before a retry: the first and the longest, in seconds. It doubles from one to the other.",
+    )
+    retry_order: str = _setting(
+        "front", _one_of("front", "back"), 'Where a retry stands in line: "front" (its first place) or "back".'
+    )
+    ttl: float | None = _setting(
+        None,
+        _lease,
+        "How long after its push a message is worth delivering, in seconds; then it goes to dead/.",
+        "86400.0",
+    )
+    max_message_bytes: int = _setting(1_048_576, _bytes, "The largest message, in bytes with its headers.")
+    max_length: int | None = _setting(
+        None, _length, "How many messages may wait (ready and delayed) before a push is refused.", "100000"
+    )
+    durability: str = _setting(
+        "power-loss",
+        _one_of("power-loss", "process-crash"),
+        'What a finished push survives: "power-loss", or only "process-crash" (faster: nothing is synced).',
+    )
+    reap_interval: float = _setting(
+        2.0, _lease, "How often consumers look for leases that ran out and owners that died, in seconds."
+    )
+    dead_letters: str | None = _setting(
+        None, _path, "Another queue that gets the dead letters; a path relative to this directory.", '"../failed"'
+    )
+    file_mode: str = _setting(
+        "0600", _mode, 'Permissions of message files, in octal; "0660" shares them with the group.'
+    )
+
+    def changed(self, changes: Mapping[str, object]) -> Settings:
+        """These settings with some changed; None puts one back to its default. Raises SettingsError."""
+        resets: dict[str, Any] = {
+            f.name: f.default for f in fields(self) if f.name in changes and changes[f.name] is None
+        }
+        return replace(self.merged(changes), **resets)
+
+    def merged(self, changes: Mapping[str, object]) -> Settings:
+        """These settings with some changed; None means not asked for. Raises SettingsError."""
+        known = {f.name: f.metadata["check"] for f in fields(self)}
+        values: dict[str, Any] = {}
+        for key, value in changes.items():
+            if key not in known:
+                raise SettingsError(f"there is no setting {key!r}; there are {', '.join(known)}", key=key)
+            if value is not None:
+                values[key] = known[key](value, key)
+        return replace(self, **values)
+
+    def refuse_others(self, changes: Mapping[str, object], path: str) -> None:
+        """Raise SettingsConflict if the queue was asked for with settings that differ from these."""
+        asked = self.merged(changes)
+        for f in fields(self):
+            if changes.get(f.name) is not None and getattr(asked, f.name) != getattr(self, f.name):
+                raise SettingsConflict(f.name, asked=getattr(asked, f.name), found=getattr(self, f.name), path=path)
+
+
+class Marker(NamedTuple):
+    """What ``mailq.toml`` holds: the identity of the queue and its settings."""
+
+    queue: str
+    settings: Settings
+
+
+def new_marker(settings: Settings) -> Marker:
+    """An identity for a new queue."""
+    return Marker(uuid.uuid4().hex, settings)
+
+
+def render(marker: Marker) -> str:
+    """Write ``mailq.toml`` for a person to read and edit."""
+    lines = [
+        "# This directory is a mailq queue. Edit the settings below while it runs: consumers notice.",
+        "# Durations are seconds. A line that begins with # is not set.",
+        "",
+        f"format = {FORMAT}  # of the files in this directory; do not edit",
+        f'queue = "{marker.queue}"  # the identity of this queue; do not edit',
+    ]
+    for f in fields(marker.settings):
+        lines += ["", f"# {f.metadata['help']}", _line(f.name, getattr(marker.settings, f.name), f.metadata["example"])]
+    return "\n".join(lines) + "\n"
+
+
+def edit(text: str, marker: Marker, changes: Mapping[str, object]) -> str:
+    """Change settings in the text of a ``mailq.toml`` and leave the rest as it was written.
+
+    A value of None puts the setting back to its default.
+    """
+    changed = marker.settings.changed(changes)
+    for f in fields(changed):
+        if f.name not in changes:
+            continue
+        line = _line(f.name, getattr(changed, f.name), f.metadata["example"])
+        found = re.search(rf"^#?[ \t]*{f.name}[ \t]*=.*$", text, re.MULTILINE)
+        text = f"{text[: found.start()]}{line}{text[found.end() :]}" if found else f"{text.rstrip()}\n{line}\n"
+    return text
+
+
+def parse(text: str, path: str) -> Marker:
+    """Read a ``mailq.toml``. Raises SettingsError with the line where something is wrong."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        line = int(found[1]) if found else None
+        raise SettingsError(f"this is not TOML: {error}; mend the line", path=path, line=line) from error
+    version = table.pop("format", None)
+    if version != FORMAT:
+        raise SettingsError(
+            f"format is {version!r}, this version of mailq reads {FORMAT}; use the mailq that wrote it",
+            key="format",
+            path=path,
+            line=_line_of(text, "format"),
+        )
+    queue = table.pop("queue", "")
+    if not isinstance(queue, str) or not re.fullmatch(r"[0-9a-f]{32}", queue):
+        raise SettingsError(
+            "queue must be 32 hex digits; put back what was there", key="queue", path=path, line=_line_of(text, "queue")
+        )
+    try:
+        settings = Settings().merged(table)
+    except SettingsError as error:
+        raise SettingsError(str(error), key=error.key, path=path, line=_line_of(text, error.key)) from None
+    return Marker(queue, settings)
+
+
+def _line(key: str, value: object, example: str) -> str:
+    if value is None:
+        return f"# {key} = {example}"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{key} = "{escaped}"'
+    if isinstance(value, tuple):
+        return f"{key} = [{', '.join(str(part) for part in value)}]"
+    return f"{key} = {value}"
+
+
+def _line_of(text: str, key: str) -> int | None:
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*[\"']?{re.escape(key)}\b", line):
+            return number
+    return None
