@@ -134,7 +134,7 @@ class Settings:
     max_retries: int = _setting(
         5, _retries, "How often a failed message is tried again; then it goes to dead/. 3 allows four attempts."
     )
-    backoff: Backoff = _setting(
+    backoff: Backoff = _setting(  # noqa: RUF009 - a field, like its neighbours
         _BACKOFF,
         _backoff,
         "The delay before a retry: the first and the longest, in seconds. It doubles from one to the other.",
