@@ -1,0 +1,1 @@
+"""The shell door: translates words into verbs and back, and decides nothing."""

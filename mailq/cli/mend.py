@@ -1,0 +1,70 @@
+"""redrive, purge, reap: put a queue in order."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from mailq.cli.options import DURATION, STATE, open_queue, queue_argument
+
+if TYPE_CHECKING:
+    from mailq.message import State
+
+
+@click.command()
+@queue_argument
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All dead messages.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many, oldest first.")
+def redrive(queue: str, ids: tuple[str, ...], *, everything: bool, limit: int | None) -> int:
+    """Put dead messages back in line, to be tried afresh; print how many.
+
+    \b
+        mailq redrive jobs --all --limit 10
+    """
+    if bool(ids) == everything:
+        raise click.UsageError("name the messages by ID, or pass --all")
+    with open_queue(queue) as target:
+        count = target.redrive(ids or None, limit)
+        click.echo(count)
+        return 0 if count or everything else 1
+
+
+@click.command()
+@queue_argument
+@click.option("--state", type=STATE, required=True, help="Delete the messages in this state.")
+@click.option("--yes", is_flag=True, help="Do not ask on a terminal.")
+def purge(queue: str, *, state: State, yes: bool) -> None:
+    """Delete every message in a state for good; print how many.
+
+    \b
+        mailq purge jobs --state dead
+    """
+    with open_queue(queue) as target:
+        if sys.stdin.isatty() and not yes:
+            click.confirm(f"Delete every {state} message in {target.location}?", abort=True, err=True)
+        click.echo(target.purge(state))
+
+
+@click.command()
+@queue_argument
+@click.option("--every", type=DURATION, help="Again and again, this far apart, until interrupted.")
+def reap(queue: str, *, every: float | None) -> None:
+    """Give back what late and dead consumers hold; print what was done.
+
+    Every consumer does so by itself: this is for a queue that has none running.
+
+    \b
+        mailq reap jobs
+    """
+    with open_queue(queue) as target:
+        while True:
+            done = target.reap()
+            click.echo(f"returned {done.returned}, died {done.died}, due {done.due}")
+            if every is None:
+                return
+            sys.stdout.flush()
+            time.sleep(every)

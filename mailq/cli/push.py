@@ -1,0 +1,140 @@
+"""push: messages in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from mailq import codecs
+from mailq.cli.options import message_options, parse_headers, queue_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mailq.queue import Queue
+
+_BATCH: Final = 1000
+"""So many lines are pushed with one flush."""
+
+
+@click.command()
+@queue_argument
+@click.argument("bodies", metavar="[BODY]...", nargs=-1)
+@click.option(
+    "--file", "files", type=click.Path(), multiple=True, help="Push a file's content; keeps its extension. Repeatable."
+)
+@click.option("--lines", is_flag=True, help="A message a line of standard input; empty lines are skipped.")
+@click.option("--text", is_flag=True, help="Text, even if it would parse as JSON.")
+@click.option("--content-type", metavar="TYPE", help="What the body is, such as image/png.")
+@message_options
+def push(
+    queue: str,
+    bodies: tuple[str, ...],
+    files: tuple[str, ...],
+    *,
+    lines: bool,
+    text: bool,
+    content_type: str | None,
+    headers: tuple[str, ...],
+    **options: Any,  # noqa: ANN401 - the message options, checked by push
+) -> None:
+    """Push messages; print their ids.
+
+    Each BODY is one message: JSON if it parses as JSON, else text. Without BODY
+    standard input is one message. What is printed is stored: it survives a power
+    cut. The queue is created if there is none.
+
+    \b
+        mailq push jobs '{"resize": "cat.jpg"}' '{"resize": "dog.jpg"}'
+        mailq push jobs --file cat.jpg --priority 5
+        seq 1000 | mailq push jobs --lines --delay 5m
+    """
+    if lines and (bodies or files):
+        raise click.UsageError("--lines reads standard input: leave out BODY and --file")
+    if text and content_type:
+        raise click.UsageError("--text and --content-type exclude each other: choose one")
+    from mailq.opening import open as open_queue  # noqa: PLC0415 - help needs no engine
+
+    options["headers"] = parse_headers(headers)
+    with open_queue(queue) as target:
+        pushed: Iterable[str]
+        if lines:
+            pushed = _push_lines(target, text=text, content_type=content_type, options=options)
+        elif bodies or files:
+            pushed = _push_each(target, bodies, files, text=text, content_type=content_type, options=options)
+        else:
+            _hint_at_terminal()
+            whole = sys.stdin.buffer.read()
+            pushed = [_push_one(target, whole, text=text, content_type=content_type, options=options)]
+        for id in pushed:  # noqa: A001 - the queue's own word
+            click.echo(id)
+
+
+def _push_each(
+    queue: Queue,
+    bodies: tuple[str, ...],
+    files: tuple[str, ...],
+    *,
+    text: bool,
+    content_type: str | None,
+    options: dict[str, Any],
+) -> Iterator[str]:
+    for body in bodies:
+        yield _push_one(queue, os.fsencode(body), text=text, content_type=content_type, options=options)
+    for path in files:
+        if content_type or text:
+            with open(path, "rb") as file:
+                yield _push_one(queue, file.read(), text=text, content_type=content_type, options=options)
+        else:
+            yield queue.push_file(path, **options)
+
+
+def _push_one(queue: Queue, raw: bytes, *, text: bool, content_type: str | None, options: dict[str, Any]) -> str:
+    return queue.push(raw, content_type=content_type or _kind(raw, text=text), **options)
+
+
+def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: dict[str, Any]) -> Iterator[str]:
+    """Push line by line, in batches of one flush; a batch holds lines of one type."""
+    lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    lines = (line for line in lines if line)
+    while batch := list(islice(lines, _BATCH)):
+        run: list[bytes] = []
+        kind = ""
+        for line in batch:
+            this = content_type or _kind(line, text=text)
+            if run and this != kind:
+                yield from queue.push_many(run, content_type=kind, **options)
+                run = []
+            kind = this
+            run.append(line)
+        yield from queue.push_many(run, content_type=kind, **options)
+
+
+def _kind(raw: bytes, *, text: bool) -> str:
+    """The content type of a body given as it is: JSON if it parses, else text, else bytes."""
+    try:
+        decoded = raw.decode()
+    except UnicodeDecodeError:
+        return codecs.BYTES
+    if text:
+        return codecs.TEXT
+    try:
+        json.loads(decoded, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return codecs.TEXT
+    return codecs.JSON
+
+
+def _no_constant(text: str) -> NoReturn:
+    """NaN and Infinity are no JSON, though Python reads them."""
+    raise ValueError(text)
+
+
+def _hint_at_terminal() -> None:
+    if sys.stdin.isatty():
+        click.echo("mailq: type the message; Ctrl-D ends it", err=True)
