@@ -142,7 +142,7 @@ class Engine(Protocol):
     def look(self, state: State, *, limit: int | None) -> list[Record]:
         """List messages in a state, first in line first."""
 
-    def find(self, id: str) -> Record:  # noqa: A002 - the queue's own word
+    def find(self, id: str) -> Record:
         """Look for a message by its id, in every state. Raises MessageNotFound."""
 
     def read(self, record: Record) -> bytes:

@@ -106,7 +106,7 @@ class QueueNotFound(MailqError, LookupError):
 class MessageNotFound(MailqError, LookupError):
     """No message with this ``id`` is in the queue, in any state."""
 
-    def __init__(self, id: str, where: str = "the queue") -> None:  # noqa: A002 - the queue's own word
+    def __init__(self, id: str, where: str = "the queue") -> None:
         self.id = id
         super().__init__(f"no message {ascii(id)[:80]} in {where}; it may be acked or purged already")
 

@@ -235,7 +235,7 @@ def new_id(ns: int, salt: int | None = None) -> str:
     return f"{high << 64 | low:032x}"
 
 
-def id_time(id: str) -> int | None:  # noqa: A002 - the queue's own word
+def id_time(id: str) -> int | None:
     """The instant that an id of ours carries, in nanoseconds; None for ids made otherwise."""
     if id[12] != "7":
         return None
@@ -305,7 +305,7 @@ def parse(name: str) -> Envelope | None:
     found = _CANONICAL.fullmatch(name) if len(name) <= MAX_NAME else None
     if not found:
         return None
-    second, fraction, id, fields, ext = found.groups()  # noqa: A001 - the queue's own word
+    second, fraction, id, fields, ext = found.groups()
     values: dict[str, object] = {}
     try:
         place = _read_second(second) * NS + int(fraction)

@@ -253,7 +253,7 @@ class Queue:
         _checked_state(state)
         return [Message(self._engine, record) for record in self._engine.look(state, limit=limit)]
 
-    def get(self, id: str) -> Message:  # noqa: A002 - the queue's own word
+    def get(self, id: str) -> Message:
         """Look at a message by its id, in whatever state. Raises MessageNotFound."""
         return Message(self._engine, self._engine.find(id))
 

@@ -16,7 +16,7 @@ from mailq.errors import MailqError
 @click.command()
 @queue_argument
 @click.argument("id", metavar="ID")
-def edit(queue: str, id: str) -> None:  # noqa: A002 - the queue's own word
+def edit(queue: str, id: str) -> None:
     """Edit a ready, delayed or dead message's body in $EDITOR and seal it anew.
 
     If somebody takes the message meanwhile, it is left as it was and your text is

@@ -81,7 +81,7 @@ def _summary(message: Message) -> dict[str, Any]:
 @queue_argument
 @_id
 @_json
-def show(queue: str, id: str, *, as_json: bool) -> None:  # noqa: A002 - the queue's own word
+def show(queue: str, id: str, *, as_json: bool) -> None:
     """Show all that is known of a message: its fields, its failed attempts, its errors.
 
     \b
@@ -123,7 +123,7 @@ def show(queue: str, id: str, *, as_json: bool) -> None:  # noqa: A002 - the que
 @click.command()
 @queue_argument
 @_id
-def cat(queue: str, id: str) -> None:  # noqa: A002 - the queue's own word
+def cat(queue: str, id: str) -> None:
     """Print the bytes of a message's body.
 
     \b

@@ -71,7 +71,7 @@ def push(
             _hint_at_terminal()
             whole = sys.stdin.buffer.read()
             pushed = [_push_one(target, whole, text=text, content_type=content_type, options=options)]
-        for id in pushed:  # noqa: A001 - the queue's own word
+        for id in pushed:
             click.echo(id)
 
 

@@ -249,7 +249,7 @@ class MemoryEngine:
         }[state]
         return Record(state, name, envelope, len(self._files[state][name]), at)
 
-    def find(self, id: str) -> Record:  # noqa: A002 - the queue's own word
+    def find(self, id: str) -> Record:
         """Look for an id."""
         with self._changed:
             for state in STATES:

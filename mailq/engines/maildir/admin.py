@@ -85,7 +85,7 @@ def look(store: Store, state: State, limit: int | None) -> list[Record]:
     return listed
 
 
-def find(store: Store, id: str) -> Record:  # noqa: A002 - the queue's own word
+def find(store: Store, id: str) -> Record:
     """Look for a message in every state; a second time, since it may have moved meanwhile."""
     for _ in range(2):
         for state in STATES:

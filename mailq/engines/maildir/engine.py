@@ -359,7 +359,7 @@ class MaildirEngine:
         """See admin.look."""
         return admin.look(self._store, state, limit)
 
-    def find(self, id: str) -> Record:  # noqa: A002 - the queue's own word
+    def find(self, id: str) -> Record:
         """See admin.find."""
         return admin.find(self._store, id)
 

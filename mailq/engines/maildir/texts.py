@@ -22,11 +22,11 @@ _LONGEST: Final = 65_536
 """A text keeps at most its last this many bytes: a traceback ends with what matters."""
 
 
-def _path(directory: str, id: str, number: int) -> str:  # noqa: A002 - the queue's own word
+def _path(directory: str, id: str, number: int) -> str:
     return f"{directory}/{id}.{number}.txt"
 
 
-def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:  # noqa: A002 - the queue's own word
+def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:
     """Keep the text of an attempt; number 0 is a death without one (torn, expired)."""
     path = _path(directory, id, number)
     data = text.encode(errors="backslashreplace")[-_LONGEST:]
