@@ -30,7 +30,7 @@ class Message:
         self._engine = engine
         self._record = record
         self._data: bytes | None = None
-        self._parts: tuple[dict[str, str], bytes] | None = None
+        self._parts: tuple[dict[str, str] | None, bytes] | None = None
 
     def __repr__(self) -> str:
         """Name the message and where it stands."""
@@ -45,9 +45,14 @@ class Message:
             self._data = self._engine.read(self._record)
         return self._data
 
-    def _unsealed(self) -> tuple[dict[str, str], bytes]:
+    def _unsealed(self) -> tuple[dict[str, str] | None, bytes]:
+        """Headers and body. Where the headers are damaged: None, and all the bytes there are."""
         if self._parts is None:
-            self._parts = unseal(self._read(), self._envelope.head)
+            data = self._read()
+            try:
+                self._parts = unseal(data, self._envelope.head)
+            except CodecError:
+                self._parts = None, data
         return self._parts
 
     @property
@@ -67,18 +72,21 @@ class Message:
 
     @property
     def raw(self) -> bytes:
-        """The body as it was stored."""
+        """The body as it was stored; everything, where damaged headers leave no telling where it begins."""
         return self._unsealed()[1]
 
     @property
     def body(self) -> Any:  # noqa: ANN401 - any JSON value is a body
         """The body decoded as the content type says: a JSON value, str or bytes. Raises CodecError."""
-        return codecs.decode(self.raw, self.content_type)
+        headers, raw = self._unsealed()
+        if headers is None:
+            raise CodecError("the headers in front of the body are damaged", content_type=self.content_type, raw=raw)
+        return codecs.decode(raw, self.content_type)
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers; ``filename`` is the name of a file that was pushed or dropped in by hand."""
-        headers = {key: value for key, value in self._unsealed()[0].items() if key != CONTENT_TYPE}
+        headers = {key: value for key, value in (self._unsealed()[0] or {}).items() if key != CONTENT_TYPE}
         if self._envelope.file:
             headers.setdefault(FILENAME, self._envelope.file)
         return headers
@@ -86,8 +94,8 @@ class Message:
     @property
     def content_type(self) -> str:
         """The content type: as it was pushed, else what the file's extension stands for."""
-        stored = self._unsealed()[0].get(CONTENT_TYPE) if self._envelope.head else None
-        return stored or codecs.type_of(self._envelope.ext)
+        stored = self._unsealed()[0] if self._envelope.head else None
+        return (stored or {}).get(CONTENT_TYPE) or codecs.type_of(self._envelope.ext)
 
     @property
     def size(self) -> int:

@@ -73,7 +73,8 @@ class Stamps:
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._last = 0
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler that pushes may interrupt its own thread in here.
+        self._lock = threading.RLock()
 
     def next(self) -> int:
         """Take the next instant, in nanoseconds."""
@@ -83,7 +84,7 @@ class Stamps:
 
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:

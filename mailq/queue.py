@@ -258,7 +258,7 @@ class Queue:
         return Message(self._engine, self._engine.find(id))
 
     def edit(self, message: Message, body: bytes) -> None:
-        """Give a ready, delayed or dead message another body, sealed anew; headers and type stay.
+        """Give a ready, delayed or dead message another body, sealed anew; undamaged headers stay.
 
         Raises MessageNotFound if somebody took it since it was looked at, and
         MessageTooLarge.
@@ -266,8 +266,8 @@ class Queue:
         if message.state == "leased":
             raise UsageError(f"message {message.id} is leased; edit it when it is ready or dead")
         record = message._record  # noqa: SLF001 - the queue made it
-        stored = dict(message._unsealed()[0])  # noqa: SLF001
-        data, head = seal(stored, body)
+        headers = message._unsealed()[0] or {}  # noqa: SLF001 - with the content type, which .headers leaves out
+        data, head = seal(headers, body)
         if len(data) > self.settings.max_message_bytes:
             raise MessageTooLarge(len(data), self.settings.max_message_bytes)
         self._engine.replace(record, Draft(data, record.envelope.ext, head))

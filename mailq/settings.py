@@ -7,6 +7,7 @@ else is told so.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 import uuid
@@ -110,7 +111,7 @@ def _path(value: object, what: str) -> str:
     text = str(value)
     if not text or not text.isprintable():
         raise SettingsError(f"{what} is {value!r}; it must be a path", key=what)
-    return text
+    return os.path.normpath(text)
 
 
 def _mode(value: object, what: str) -> str:

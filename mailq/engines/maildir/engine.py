@@ -41,6 +41,9 @@ _LOOK_UNWATCHED: Final = 0.25
 _FRESH: Final = 1.0
 _LISTING_SHARE: Final = 20.0
 
+# A count of the waiting messages lets this producer fill a tenth of the room that it found, for as long.
+_COUNT_SHARE: Final = 10
+
 
 class MaildirEngine:
     """A queue on a file system.
@@ -61,6 +64,8 @@ class MaildirEngine:
         self._reaper = Reaper(self._store)
         self._window = Window()
         self._fresh_until = 0.0
+        self._room = 0
+        self._counted_until = 0.0
         self._claims = int.from_bytes(os.urandom(3))
         self._tended: int | None = None
         self._marker_seen = _stamp(self._layout.marker)
@@ -106,9 +111,16 @@ class MaildirEngine:
         limit = self.settings.max_length
         if limit is None:
             return
+        now = time.monotonic()
+        if asked <= self._room and now < self._counted_until:
+            self._room -= asked
+            return
         length = sum(1 for path in (self._layout.new, self._layout.later) for _ in layout.entries(path))
         if length + asked > limit:
             raise QueueFull(length, limit, asked)
+        # Not exact under other producers anyway: while there is much room, count only once in a while.
+        self._room = (limit - length - asked) // _COUNT_SHARE
+        self._counted_until = now + _FRESH
 
     # Consuming
 
@@ -184,7 +196,9 @@ class MaildirEngine:
     def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
         try:
             return self._store.read(held, claimed, until=until)
-        except StorageError:
+        except (Unfit, FileNotFoundError):
+            raise
+        except BaseException:  # an interrupt too: nobody will have the receipt
             with contextlib.suppress(OSError, MailqError):
                 self._store.settle(held, lifecycle.released(claimed, now=self._clock(), delay=0))
             raise

@@ -88,7 +88,8 @@ def _refuse_other_directories(layout: Layout) -> None:
     except OSError as error:
         raise StorageError("create the queue", error) from error
     # What a queue whose creation was interrupted may have left.
-    if strange := sorted(found - set(_DIRECTORIES) - {MARKER, "lost+found"}):
+    strange = sorted(name for name in found - {*_DIRECTORIES, MARKER, "lost+found"} if name[0] != ".")
+    if strange:
         raise QueueNotFound(
             layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
         )

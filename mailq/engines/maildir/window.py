@@ -22,7 +22,8 @@ class Window:
         self._size = size
         self._heap: list[str] = []
         self._bound: str | None = ""
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler that pushes may interrupt its own thread in here.
+        self._lock = threading.RLock()
 
     def take(self) -> str | None:
         """Take the first key; None when the window is dry."""
@@ -59,5 +60,5 @@ class Window:
 
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.clear()

@@ -1,0 +1,41 @@
+"""The README's code blocks run as they stand, top to bottom, in one directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"(<!-- ci: \w+ -->\n)?```(python|sh)\n(.*?)```", README.read_text(), re.DOTALL)
+RUN = [(kind, code) for mark, kind, code in BLOCKS if not mark]  # the marked ones are CI's own commands
+
+
+def test_the_blocks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {kind for kind, _ in RUN} == {"python", "sh"}
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
+    for kind, code in RUN:
+        if kind == "python":
+            exec(compile(code, str(README), "exec"), namespace)
+        else:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", code], env=environment, capture_output=True, check=False, timeout=60
+            )
+            assert done.returncode == 0, (code, done.stderr)
+
+
+def test_both_commands_of_ci_are_one_line_each() -> None:
+    marked = [code for mark, _, code in BLOCKS if mark]
+    assert [code.count("\n") for code in marked] == [1, 1]
+
+
+def test_every_link_within_the_project_leads_somewhere() -> None:
+    for text in (README, *(README.parent / "docs").glob("*.md"), README.parent / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text.read_text()):
+            assert (text.parent / target).exists(), (text.name, target)
