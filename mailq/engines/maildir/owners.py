@@ -8,7 +8,6 @@ recognised at once, immune to reused process ids and across containers.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -17,8 +16,6 @@ import time
 import weakref
 from functools import cache
 from typing import TYPE_CHECKING
-
-from mailq.errors import StorageError
 
 try:
     import fcntl
@@ -38,37 +35,45 @@ class Owner:
         self._disk = disk
         self._fd: int | None = None
         self._token = ""
+        self._complained = False
         _forget_in_children(self)
 
     def token(self) -> str:
         """The name of this owner, for the ``by=`` of its claims; from the first call on it is locked.
 
-        Empty where files cannot be locked: leases end by time alone there.
+        Empty where that cannot be had (no locks here, or the disk is full): leases
+        end by time alone then, and a full queue can still be emptied.
         """
         if not self._token and fcntl is not None:
-            self._enter()
+            try:
+                self._enter()
+            except OSError as error:
+                self._complain(error)
         return self._token
+
+    def _complain(self, error: OSError) -> None:
+        """Say once that this process cannot be an owner."""
+        if not self._complained:
+            import logging  # noqa: PLC0415 - slow to load, and only wanted here
+
+            logging.getLogger("mailq").warning("leases end by time alone: cannot register as an owner: %s", error)
+            self._complained = True
 
     def _enter(self) -> None:
         token = os.urandom(4).hex()
         temporary = f"{self._layout.tmp}/.owner.{token}"
         story = {"host": platform.node(), "boot": boot_id(), "pid": os.getpid(), "since": time.time()}
+        fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            try:
-                self._disk.write(fd, (json.dumps(story) + "\n").encode())
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
-                self._disk.rename(temporary, f"{self._layout.owners}/{token}")
-            except BaseException as error:
-                self._disk.close(fd)
-                with contextlib.suppress(OSError):
-                    self._disk.unlink(temporary)
-                if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                    return
-                raise
-        except OSError as error:
-            raise StorageError("register as an owner of leases", error) from error
+            self._disk.write(fd, (json.dumps(story) + "\n").encode())
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
+            self._disk.rename(temporary, f"{self._layout.owners}/{token}")
+        except BaseException:
+            self._disk.close(fd)
+            with contextlib.suppress(OSError):
+                self._disk.unlink(temporary)
+            raise
         self._fd, self._token = fd, token
 
     def leave(self) -> None:

@@ -11,17 +11,16 @@ SIZE: Final = 32_768
 
 
 class Window:
-    """The first names in line, as sort keys.
+    """The first names in line, as sort keys, up to the last that a listing found.
 
     It is a memory of a listing and of arrivals since, never the truth: a name in
-    it may be gone (a lost race), and a ready message may be missing from it until
-    the next listing. Safe to share between threads.
+    it may be gone (a lost race). Safe to share between threads.
     """
 
     def __init__(self, size: int = SIZE) -> None:
         self._size = size
         self._heap: list[str] = []
-        self._bound: str | None = ""
+        self._bound = ""
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
 
@@ -34,23 +33,21 @@ class Window:
         """Begin again from a listing, keeping the first of it."""
         if len(keys) > self._size:
             keys = heapq.nsmallest(self._size, keys)
-            bound = keys[-1]
         else:
             keys.sort()
-            bound = None
         with self._lock:
             self._heap = keys
-            self._bound = bound
+            self._bound = keys[-1] if keys else ""
 
     def offer(self, key: str) -> None:
-        """Add an arrival, if its place is within what the window covers."""
+        """Add an arrival that belongs before the last name of the listing.
+
+        Any other waits for the next listing: between the two may stand messages of
+        other producers that this window has not heard of.
+        """
         with self._lock:
-            if self._bound is not None and key > self._bound:
-                return
-            if len(self._heap) >= 2 * self._size:
-                self._bound = ""  # take no more; the next listing finds it
-                return
-            heapq.heappush(self._heap, key)
+            if key < self._bound and len(self._heap) < 2 * self._size:
+                heapq.heappush(self._heap, key)
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
