@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from mailq import codecs
@@ -221,6 +220,8 @@ class Delivery(Message):
     def _fail(self, error: BaseException) -> None:
         try:
             if isinstance(error, Exception):
+                import traceback  # noqa: PLC0415 - slow to load, and only wanted here
+
                 self.nack(error="".join(traceback.format_exception(error)))
             else:
                 self.release()

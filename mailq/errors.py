@@ -21,14 +21,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class MailqError(Exception):
-    """The root of every error that mailq raises on purpose."""
+    """The root of every error that mailq raises on purpose.
+
+    Errors can be pickled, so that they cross from a worker process whole.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from fields: the arguments that made it are not those that Exception kept."""
+        return _rebuild, (type(self), self.args, dict(vars(self)))
+
+
+def _rebuild(kind: type[MailqError], args: tuple[Any, ...], fields: dict[str, Any]) -> MailqError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(fields)
+    return error
 
 
 class UsageError(MailqError, ValueError):
@@ -167,6 +181,10 @@ class StorageError(MailqError, OSError):
         self.path = cause.filename
         OSError.__init__(self, cause.errno, cause.strerror, cause.filename)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from the system's error, which OSError keeps out of the fields."""
+        return _storage_error, (self.verb, (self.errno, self.strerror, self.path), self.maybe_pushed)
+
     def __str__(self) -> str:
         """Say what failed, where, and what of it may have happened all the same."""
         text = f"cannot {self.verb}: {self.strerror or 'the system gave no reason'}"
@@ -175,3 +193,7 @@ class StorageError(MailqError, OSError):
         if self.maybe_pushed:
             text += "; these may be in the queue all the same: " + ", ".join(self.maybe_pushed)
         return text
+
+
+def _storage_error(verb: str, cause: tuple[Any, ...], maybe_pushed: Sequence[str]) -> StorageError:
+    return StorageError(verb, OSError(*cause), maybe_pushed=maybe_pushed)

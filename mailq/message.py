@@ -108,7 +108,7 @@ def unseal(data: bytes, head: int) -> tuple[dict[str, str], bytes]:
         return {}, data
     try:
         headers = json.loads(data[:head])
-    except ValueError:
+    except (ValueError, RecursionError):
         headers = None
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise CodecError("the headers in front of the body are damaged", content_type="", raw=data)

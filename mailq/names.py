@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_NAME: Final = 240
+MAX_NAME: Final = 250
 """No name that mailq writes is longer, in bytes. File systems allow 255."""
 
 NS: Final = 1_000_000_000
@@ -42,16 +42,16 @@ DEATHS: Final = {
 _MARKS: Final = {word: mark for mark, word in DEATHS.items()}
 
 _TRIES_LENGTH: Final = 16
-_FILE_LENGTH: Final = 60
+_FILE_LENGTH: Final = 48
 _CANONICAL: Final = re.compile(
-    r"(\d{8}T\d{6})\.(\d{9})Z,([0-9a-f]{32})((?:,[a-z]+=[A-Za-z0-9._+-]+)*)\.([a-z0-9]{1,7})"
+    r"([0-9]{8}T[0-9]{6})\.([0-9]{9})Z,([0-9a-f]{32})((?:,[a-z]+=[A-Za-z0-9._+-]+)*)\.([a-z0-9]{1,7})"
 )
-_INSTANT: Final = re.compile(r"(\d{8}T\d{6})(?:\.(\d{3}))?Z")
-_RUN: Final = re.compile(r"([A-Za-z])(\d*)")
-_TRIES: Final = re.compile(r"(?:[ENTKRX]\d{0,9}|[rjxtul])+")
+_INSTANT: Final = re.compile(r"([0-9]{8}T[0-9]{6})(?:\.([0-9]{3}))?Z")
+_RUN: Final = re.compile(r"([A-Za-z])([0-9]*)")
+_TRIES: Final = re.compile(r"(?:[ENTKRX][0-9]{0,9}|[rjxtul])+")
 _HEX: Final = re.compile(r"[0-9a-f]{1,8}")
-_DIGITS: Final = re.compile(r"\d{1,10}")
-_SECONDS: Final = re.compile(r"\d{1,8}(?:\.\d{1,3})?")
+_DIGITS: Final = re.compile(r"[0-9]{1,10}")
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?")
 _EXT: Final = re.compile(r"[a-z0-9]{1,7}")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+-]")
 

@@ -141,7 +141,7 @@ class Queue:
     def _draft(self, raw: bytes, content_type: str, ext: str, headers: Mapping[str, str] | None) -> Draft:
         """Seal a body with its headers; a type that the extension does not tell goes among them."""
         headers = dict(headers or {})
-        if any(key.lower() == CONTENT_TYPE for key in headers):
+        if any(str(key).lower() == CONTENT_TYPE for key in headers):
             raise UsageError("content-type is not a header here; pass content_type=")
         if codecs.type_of(ext) != content_type:
             headers[CONTENT_TYPE] = content_type

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-import uuid
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,7 +27,7 @@ LONGEST: Final = 10 * 365 * 86_400.0
 MAX_RETRIES: Final = 99_999
 _MAX_BYTES: Final = 9_999_999_999
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
 _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -60,10 +59,10 @@ def parse_duration(text: str) -> float:
 
 
 def seconds(value: object, what: str, *, least: float = 0.0) -> float:
-    """Check a duration in seconds; it keeps three decimals. Raises SettingsError."""
+    """Check a duration in seconds. From 1000 on it is whole, below it keeps three decimals. Raises SettingsError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LONGEST:
         raise SettingsError(f"{what} is {value!r}; it must be seconds from {least:g} to {LONGEST:.0f}", key=what)
-    return round(float(value), 3)
+    return float(round(value)) if value >= 1000 else round(float(value), 3)  # noqa: PLR2004 - a name has room for so much
 
 
 def whole(value: object, what: str, *, least: int, most: int) -> int:
@@ -108,8 +107,8 @@ def _one_of(*choices: str) -> Callable[[object, str], str]:
 
 
 def _path(value: object, what: str) -> str:
-    text = str(value)
-    if not text or not text.isprintable():
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text or not text.isprintable():
         raise SettingsError(f"{what} is {value!r}; it must be a path", key=what)
     return os.path.normpath(text)
 
@@ -203,7 +202,7 @@ class Marker(NamedTuple):
 
 def new_marker(settings: Settings) -> Marker:
     """An identity for a new queue."""
-    return Marker(uuid.uuid4().hex, settings)
+    return Marker(os.urandom(16).hex(), settings)
 
 
 def render(marker: Marker) -> str:
@@ -227,12 +226,40 @@ def edit(text: str, marker: Marker, changes: Mapping[str, object]) -> str:
     """
     changed = marker.settings.changed(changes)
     for f in fields(changed):
-        if f.name not in changes:
-            continue
-        line = _line(f.name, getattr(changed, f.name), f.metadata["example"])
-        found = re.search(rf"^#?[ \t]*{f.name}[ \t]*=.*$", text, re.MULTILINE)
-        text = f"{text[: found.start()]}{line}{text[found.end() :]}" if found else f"{text.rstrip()}\n{line}\n"
+        if f.name in changes:
+            text = _put(text, f.name, getattr(changed, f.name), f.metadata["example"])
     return text
+
+
+def _put(text: str, key: str, value: object, example: str) -> str:
+    """Write a setting where it stands, or where it stands unset, or at the end."""
+    line = _line(key, value, example)
+    lines = text.splitlines(keepends=True)
+    for start, first in enumerate(lines):
+        if re.match(rf"\s*([\"']?){key}\1\s*=", first):
+            # A value may go over several lines: it ends where what was read so far is TOML.
+            for end in range(start + 1, len(lines) + 1):
+                if (comment := _comment("".join(lines[start:end]))) is not None:
+                    return "".join([*lines[:start], f"{line}{comment}\n", *lines[end:]])
+        elif re.match(rf"# {key} = {re.escape(example)}\s*(#|$)", first):
+            return "".join([*lines[:start], f"{line}\n", *lines[start + 1 :]])
+    return f"{text.rstrip()}\n{line}\n"
+
+
+def _comment(assignment: str) -> str | None:
+    """The comment behind an assignment, with the space before it; None if this is not a whole assignment."""
+    try:
+        table = tomllib.loads(assignment)
+    except tomllib.TOMLDecodeError:
+        return None
+    assignment = assignment.rstrip()
+    for found in re.finditer(r"\s*#", assignment):
+        try:
+            if tomllib.loads(assignment[: found.start()]) == table and "\n" not in assignment[found.start() :]:
+                return assignment[found.start() :]
+        except tomllib.TOMLDecodeError:  # this # is within a string
+            continue
+    return ""
 
 
 def parse(text: str, path: str) -> Marker:

@@ -104,10 +104,17 @@ class Disk:
             # the lost pages clean, and the next would report success.
             with contextlib.suppress(OSError):
                 self.close(fd)
-            with contextlib.suppress(OSError):
-                self.unlink(path)
+            self._give_up(path)
             raise
-        self.close(fd)
+        try:
+            self.close(fd)
+        except BaseException:  # network file systems report a failed write here
+            self._give_up(path)
+            raise
+
+    def _give_up(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            self.unlink(path)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         written = self.write(fd, data)
@@ -121,7 +128,7 @@ class Disk:
         return self.open(path, _READ)
 
     def read_all(self, fd: int, size: int) -> bytes:
-        """Read a file of about ``size`` bytes to its end."""
+        """Read a file of ``size`` bytes, as fstat says; of one that changes meanwhile what there is, more or less."""
         data = self.read(fd, min(size + 1, _READ_AT_ONCE))
         if len(data) == size < _READ_AT_ONCE:
             return data

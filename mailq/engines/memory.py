@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mailq import lifecycle, names
 from mailq.engine import Claim, Reaped, Record, Stats
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mailq.settings import Settings
 
 
+_OWNER: Final = "1"
+"""The only owner there is."""
+
+
 class MemoryEngine:
     """A queue in this process. ``clock`` tells the time in nanoseconds."""
 
@@ -38,8 +42,6 @@ class MemoryEngine:
         self._died: dict[str, int] = {}
         self._texts: dict[str, dict[int, tuple[str, float]]] = {}
         self._changed = threading.Condition(threading.RLock())
-        self._pushes = 0
-        self._seen = 0
 
     @property
     def settings(self) -> Settings:
@@ -61,7 +63,7 @@ class MemoryEngine:
             if limit is not None and length + len(drafts) > limit:
                 raise QueueFull(length, limit, len(drafts))
             ids = [self._add(draft) for draft in drafts]
-            self._announce()
+            self._changed.notify_all()
             return ids
 
     def _add(self, draft: Draft) -> str:
@@ -73,26 +75,21 @@ class MemoryEngine:
         self._files[state][names.format_name(envelope)] = draft.data
         return envelope.id
 
-    def _announce(self) -> None:
-        self._pushes += 1
-        self._changed.notify_all()
-
     # Consuming
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:  # noqa: ARG002 - one process
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
         """Take the first names in line."""
         with self._changed:
             self.reap()
-            self._seen = self._pushes
             claims: list[Claim] = []
             for name in sorted(self._files["ready"], key=names.sort_key):
                 if len(claims) >= limit:
                     break
-                if (claim := self._take(name, lease)) is not None:
+                if (claim := self._take(name, lease, "" if detached else _OWNER)) is not None:
                     claims.append(claim)
             return claims
 
-    def _take(self, name: str, lease: float | None) -> Claim | None:
+    def _take(self, name: str, lease: float | None, owner: str) -> Claim | None:
         now = self._clock()
         envelope = _envelope(name)
         data = self._files["ready"][name]
@@ -107,16 +104,16 @@ class MemoryEngine:
             self._settle("ready", name, lifecycle.Step("dead", envelope.buried("torn")), "torn", attempt=0)
             return None
         until = lifecycle.lease_end(envelope, self._settings, now=now, lease=lease)
-        claimed = envelope.claimed(until=until, owner="", claim=f"{next(self._claims):06x}")
+        claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims):06x}")
         receipt = names.format_name(claimed)
         self._files["leased"][receipt] = self._files["ready"].pop(name)
         self._deadlines[receipt] = until
         return Claim(receipt, claimed, data, until)
 
     def wait(self, timeout: float) -> None:
-        """Wait for a push since the last claim, or for the next due time or deadline."""
+        """Wait for something ready, or for the next due time or deadline."""
         with self._changed:
-            if self._pushes != self._seen:
+            if self._files["ready"]:
                 return
             times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
             if times:
@@ -181,7 +178,7 @@ class MemoryEngine:
         if error is not None:
             number = step.envelope.attempts_ever if attempt is None else attempt
             self._texts.setdefault(step.envelope.id, {})[number] = (error, self._clock() / names.NS)
-        self._announce()
+        self._changed.notify_all()
 
     def _drop(self, state: State, name: str) -> bytes:
         self._deadlines.pop(name, None)
@@ -306,7 +303,11 @@ class MemoryEngine:
             )
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """End the leases that are bound to this process."""
+        with self._changed:
+            for name in [name for name in self._files["leased"] if _envelope(name).owner]:
+                step = lifecycle.failed(_envelope(name), names.KILLED, self._settings, now=self._stamps.next(), delay=0)
+                self._settle("leased", name, step)
 
 
 def _envelope(name: str) -> Envelope:

@@ -89,7 +89,7 @@ def look(store: Store, state: State, limit: int | None) -> list[Record]:
 
 def find(store: Store, id: str) -> Record:
     """Look for a message in every state; a second time, since it may have moved meanwhile."""
-    for _ in range(2):
+    for _ in range(2 if isinstance(id, str) else 0):
         for state in STATES:
             for found in _files(store, state, id):
                 if found.envelope.id == id and (record := _record(store, state, found)) is not None:
@@ -139,6 +139,8 @@ def replace(store: Store, record: Record, draft: Draft) -> None:
         store.disk.unlink(temporary)
     try:
         store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        if record.state == "dead" and record.at is not None:
+            store.disk.utime(temporary, record.at)  # when it died is its mtime
         store.move(record.name, hold)
         store.disk.rename(temporary, hold)
         store.disk.rename(hold, f"{place}/{names.format_name(sealed)}")

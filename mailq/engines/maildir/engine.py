@@ -151,21 +151,33 @@ class MaildirEngine:
         self._arrived.clear()
         self._reaper.promote()
         begun = time.monotonic()
-        for _ in range(2):  # a listing is no snapshot: the queue is empty when two in a row say so
-            keys = [
-                key
-                for entry in layout.entries(self._layout.new)
-                if (key := layout.sort_key(self._layout.new, entry.name)) is not None
-            ]
-            if keys:
-                break
-        else:
+        keys = self._list_ready()
+        if not keys:
             self._require_marker()
             return None
         self._window.fill(keys)
         now = time.monotonic()
         self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
         return self._window.take()
+
+    def _list_ready(self) -> list[str]:
+        """The sort keys of the ready messages; none only when two listings in a row find none.
+
+        A listing is no snapshot: of what is pushed while it goes on, it may miss one
+        message and see the next. So what is younger than its beginning waits for the
+        next one, or the younger would overtake the older.
+        """
+        for _ in range(2):
+            self._window.begin()
+            begun = names.format_time(self._clock())
+            keys = [
+                key
+                for entry in layout.entries(self._layout.new)
+                if (key := layout.sort_key(self._layout.new, entry.name)) is not None
+            ]
+            if older := [key for key in keys if layout.time_of(key) < begun]:
+                return older
+        return keys  # nothing, or only what claims to be from the future
 
     def _take(self, name: str, lease: float | None, *, detached: bool) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""
@@ -316,7 +328,9 @@ class MaildirEngine:
     def reap(self) -> Reaped:
         """See Reaper.reap."""
         self._require_marker()
-        return self._reaper.reap()
+        reaped = self._reaper.reap()
+        self._window.clear()  # what came back may belong in front of what it holds
+        return reaped
 
     def _tend(self) -> None:
         """What every consumer does from time to time: read changed settings, reap, ready what is due."""

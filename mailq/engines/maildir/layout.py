@@ -221,6 +221,11 @@ def sort_key(directory: str, name: str) -> str | None:
     return None if status is None else f"9{names.format_time(status.st_ctime_ns)}/{name}"
 
 
+def time_of(key: str) -> str:
+    """The time in a sort key, as names spell it."""
+    return key[1:27]
+
+
 def name_of(key: str) -> str:
     """The file name in a sort key."""
     _, slash, name = key.partition("/")

@@ -52,7 +52,9 @@ class Reaper:
         """One reaping at a time a queue, and one an interval."""
         from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to load, and a producer never needs it
 
-        lock = FileLock(self._store.layout.reap_lock, timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False)
+        path = self._store.layout.reap_lock
+        first = not os.path.exists(path)  # a lock file that is only just made is no stamp
+        lock = FileLock(path, timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False)
         try:
             lock.acquire()
         except Timeout:
@@ -65,8 +67,8 @@ class Reaper:
             now = self._store.clock()
             interval = lifecycle.ns(self._store.settings.reap_interval)
             # A stamp from the future is one from before the clock stepped back.
-            if mine := not 0 <= now - os.stat(lock.lock_file).st_mtime_ns < interval:
-                self._store.disk.utime(os.fspath(lock.lock_file), now)
+            if mine := first or not 0 <= now - os.stat(path).st_mtime_ns < interval:
+                self._store.disk.utime(path, now)
             yield mine
         finally:
             lock.release()

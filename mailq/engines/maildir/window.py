@@ -21,6 +21,7 @@ class Window:
         self._size = size
         self._heap: list[str] = []
         self._bound = ""
+        self._meanwhile: list[str] = []
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
 
@@ -29,15 +30,25 @@ class Window:
         with self._lock:
             return heapq.heappop(self._heap) if self._heap else None
 
+    def begin(self) -> None:
+        """A listing begins: what arrives from now on it may miss."""
+        with self._lock:
+            self._meanwhile = []
+
     def fill(self, keys: list[str]) -> None:
-        """Begin again from a listing, keeping the first of it."""
+        """Take over a listing, keeping the first of it, and what arrived during it."""
+        with self._lock:
+            self._keep(keys)
+            for key in self._meanwhile:
+                self.offer(key)
+
+    def _keep(self, keys: list[str]) -> None:
         if len(keys) > self._size:
             keys = heapq.nsmallest(self._size, keys)
         else:
             keys.sort()
-        with self._lock:
-            self._heap = keys
-            self._bound = keys[-1] if keys else ""
+        self._heap = keys
+        self._bound = keys[-1] if keys else ""
 
     def offer(self, key: str) -> None:
         """Add an arrival that belongs before the last name of the listing.
@@ -46,8 +57,12 @@ class Window:
         other producers that this window has not heard of.
         """
         with self._lock:
-            if key < self._bound and len(self._heap) < 2 * self._size:
+            if len(self._meanwhile) < self._size:
+                self._meanwhile.append(key)
+            if key < self._bound:
                 heapq.heappush(self._heap, key)
+                if len(self._heap) > 2 * self._size:
+                    self._keep(self._heap)
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
