@@ -87,8 +87,10 @@ def _refuse_other_directories(layout: Layout) -> None:
         raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
     except OSError as error:
         raise StorageError("create the queue", error) from error
+    if MARKER in found:
+        return  # somebody else was first: it is a queue by now
     # What a queue whose creation was interrupted may have left.
-    strange = sorted(name for name in found - {*_DIRECTORIES, MARKER, "lost+found"} if name[0] != ".")
+    strange = sorted(name for name in found - {*_DIRECTORIES, "lost+found"} if name[0] != ".")
     if strange:
         raise QueueNotFound(
             layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
