@@ -135,7 +135,9 @@ class LeaseLost(MailqError):
     def __init__(self, receipt: str, verb: str) -> None:
         self.receipt = receipt
         self.verb = verb
-        super().__init__(f"cannot {verb}: the lease is gone (ran out, or settled before); leave the message to its new holder; receipt {receipt}")
+        super().__init__(
+            f"cannot {verb}: the lease is gone (ran out, or settled before); leave the message to its new holder; receipt {receipt}"
+        )
 
 
 class Refused(MailqError):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_NAME: Final = 250
 """No name that mailq writes is longer, in bytes. File systems allow 255."""
 
+MAX_STORY: Final = 1000
+"""So many attempts of a message are told one by one; the others are only counted."""
+
 NS: Final = 1_000_000_000
 MAX_PRIORITY: Final = 9
 
@@ -48,7 +51,8 @@ _CANONICAL: Final = re.compile(
 )
 _INSTANT: Final = re.compile(r"([0-9]{8}T[0-9]{6})(?:\.([0-9]{3}))?Z")
 _RUN: Final = re.compile(r"([A-Za-z])([0-9]*)")
-_TRIES: Final = re.compile(r"(?:[ENTKRX][0-9]{0,9}|[rjxtul])+")
+_TRIES: Final = re.compile(r"(?:X[0-9]{0,9}|[ENTKR][0-9]{0,6}|[rjxtul])+")
+_PRIORITIES: Final = frozenset("123456789")
 _HEX: Final = re.compile(r"[0-9a-f]{1,8}")
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?")
@@ -167,15 +171,21 @@ def _fold(runs: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def story(tries: str) -> list[tuple[int, str]]:
-    """List the attempts of a whole life as (number from 1, letter); folded ones are left out."""
+    """List the last attempts of a whole life as (number from 1, letter); folded ones are left out.
+
+    At most ``MAX_STORY``: a name can claim any number of attempts.
+    """
     attempts: list[tuple[int, str]] = []
-    number = 0
-    for letter, times in _runs(tries):
-        if letter in ATTEMPT_LETTERS:
-            if letter != FOLDED:
-                attempts.extend((number + i + 1, letter) for i in range(times))
-            number += times
-    return attempts
+    number = sum(times for letter, times in _runs(tries) if letter in ATTEMPT_LETTERS)
+    for letter, times in reversed(_runs(tries)):
+        if letter in DEATHS:
+            continue
+        if letter == FOLDED or len(attempts) >= MAX_STORY:
+            break
+        listed = min(times, MAX_STORY - len(attempts))
+        attempts.extend((number - i, letter) for i in range(listed))
+        number -= times
+    return attempts[::-1]
 
 
 # Times
@@ -309,6 +319,8 @@ def parse(name: str) -> Envelope | None:
     values: dict[str, object] = {}
     try:
         place = _read_second(second) * NS + int(fraction)
+        if place < 0:  # before 1970: years are not spelled with four digits far back
+            return None
         for field in fields.split(",")[1:]:
             key, _, text = field.partition("=")
             attribute, read = _FIELDS[key]
@@ -351,7 +363,7 @@ def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in
     if e.claim:
         parts.append(f"claim={e.claim}")
     if e.dead:
-        parts.append(f"why={e.why}")
+        parts.append(f"why={e.why or 'unknown'}")
     return ",".join(parts) + "." + e.ext
 
 
@@ -378,9 +390,8 @@ def sort_key(name: str) -> str:
 
     Cheap on purpose, since a listing calls it for each name: it does not parse.
     """
-    at = name.find(",prio=") + 6
-    priority = name[at] if at > 5 else "0"  # noqa: PLR2004 - find says -1 when there is none
-    return (str(MAX_PRIORITY - int(priority)) if priority in "123456789" else "9") + name
+    _, found, rest = name.partition(",prio=")
+    return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
 
 
 def looks_ours(name: str) -> bool:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sysconfig
 from pathlib import Path
 
+import hypothesis
 import pytest
+from command import MAILQ, Shell
 
-import mailq
+import mailq as library
+
+# The same examples every time, and no clock over them: CI must not fail by chance.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +36,53 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def queue(path: Path) -> mailq.Queue:
+def queue(path: Path) -> library.Queue:
     """A fresh queue on disk, with the default settings."""
-    return mailq.open(path)
+    return library.open(path)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which a shell finds mailq, and nothing of the developer's own settings."""
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("MAILQ", "EDITOR", "VISUAL"))}
+    return {**keep, "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def mailq(tmp_path: Path, environment: dict[str, str]) -> Shell:
+    """Run ``mailq`` with these arguments."""
+
+    def run(*arguments: str, stdin: bytes = b"", code: int = 0, **env: str) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(
+            [MAILQ, *arguments],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env={**environment, **env},
+            timeout=60,
+        )
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        assert b"Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
+    """Run a line of shell."""
+
+    def run(line: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(
+            ["bash", "-c", line],
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env={**environment, **env},
+            timeout=60,
+        )
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    return run

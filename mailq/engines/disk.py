@@ -123,6 +123,11 @@ class Disk:
             while rest:
                 rest = rest[self.write(fd, rest) :]
 
+    def drop(self, fd: int) -> None:
+        """Close a descriptor that nothing was written through: whatever close reports, nothing is lost."""
+        with contextlib.suppress(OSError):
+            self.close(fd)
+
     def open_to_read(self, path: str) -> int:
         """Open a file for reading; never follows a symlink, never blocks."""
         return self.open(path, _READ)
@@ -146,7 +151,7 @@ class Disk:
         try:
             self.fsync(fd)
         finally:
-            self.close(fd)
+            self.drop(fd)
 
 
 @cache

@@ -112,7 +112,7 @@ def read(store: Store, record: Record) -> bytes:
         except OSError as error:
             raise StorageError("read the message", error) from error
         finally:
-            store.disk.close(fd)
+            store.disk.drop(fd)
     raise MessageNotFound(record.envelope.id, store.layout.root)
 
 

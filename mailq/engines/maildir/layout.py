@@ -136,7 +136,7 @@ def load(layout: Layout, disk: Disk) -> Marker:
     except OSError as error:
         raise StorageError("read the settings", error) from error
     finally:
-        disk.close(fd)
+        disk.drop(fd)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -70,7 +70,7 @@ class Owner:
             # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
             self._disk.rename(temporary, f"{self._layout.owners}/{token}")
         except BaseException:
-            self._disk.close(fd)
+            self._disk.drop(fd)
             with contextlib.suppress(OSError):
                 self._disk.unlink(temporary)
             raise
@@ -91,8 +91,7 @@ class Owner:
         """Close the lock file and forget the token, without a trace on disk."""
         fd, self._fd, self._token = self._fd, None, ""
         if fd is not None:
-            with contextlib.suppress(OSError):
-                self._disk.close(fd)
+            self._disk.drop(fd)
 
 
 def _forget_in_children(owner: Owner) -> None:
@@ -136,13 +135,13 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
         # Not ours, or torn by a power cut: whoever held the lock is gone with the kernel.
         return True
     finally:
-        disk.close(fd)
+        disk.drop(fd)
 
 
 @cache
 def boot_id() -> str:
     """What tells this start of this kernel from any other; empty where the system does not say."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
     return ""

@@ -136,7 +136,7 @@ class Store:
                 self.disk.syncfs(fd)
         finally:
             if fd is not None:
-                self.disk.close(fd)
+                self.disk.drop(fd)
 
     def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
         """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
@@ -262,7 +262,7 @@ class Store:
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:
-            self.disk.close(fd)
+            self.disk.drop(fd)
         if not is_whole(envelope, data):
             raise Unfit(
                 "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"

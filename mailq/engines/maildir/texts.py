@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _LONGEST: Final = 65_536
 """A text keeps at most its last this many bytes: a traceback ends with what matters."""
 
+_KEPT: Final = 100
+"""So many attempts of a message keep their texts, the last ones."""
+
 
 def _path(directory: str, id: str, number: int) -> str:
     return f"{directory}/{id}.{number}.txt"
@@ -31,8 +34,9 @@ def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:
     path = _path(directory, id, number)
     data = text.encode(errors="backslashreplace")[-_LONGEST:]
     try:
-        with contextlib.suppress(FileNotFoundError):
-            disk.unlink(path)
+        for former in (path, _path(directory, id, number - _KEPT)):
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(former)
         disk.write_file(path, data, mode=0o600, sync=False)
     except OSError as error:
         import logging  # noqa: PLC0415 - slow to load, and only wanted here
@@ -41,7 +45,9 @@ def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:
 
 
 def _numbers(envelope: Envelope) -> list[int]:
-    return [0, *range(1, envelope.attempts_ever + 1)]
+    """The attempts that may have a text: a few, whatever number the name claims."""
+    last = envelope.attempts_ever
+    return [0, *range(max(1, last - _KEPT + 1), last + 1)]
 
 
 def remove(disk: Disk, directory: str, envelope: Envelope) -> None:

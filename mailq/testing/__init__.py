@@ -1,0 +1,24 @@
+"""For tests: a clock that is moved by hand, and the contract that every engine must pass.
+
+An engine exists when a subclass of :class:`EngineContract` passes::
+
+    class TestMyEngine(EngineContract):
+        @pytest.fixture
+        def make_engine(self, tmp_path):
+            return lambda settings, clock: MyEngine(tmp_path, settings, clock=clock)
+
+This package imports pytest, which mailq itself does not need.
+"""
+
+import pytest
+
+# Before the imports below: a failed assertion of the contract then shows its values.
+pytest.register_assert_rewrite(
+    *(f"{__name__}.contract_{part}" for part in ("push", "pop", "lease", "receipts", "retry", "scope", "dead", "look"))
+)
+
+from mailq.testing.base import EngineFactory, OpenQueue, take  # noqa: E402 - after the registration above
+from mailq.testing.clock import ManualClock  # noqa: E402
+from mailq.testing.contract import EngineContract  # noqa: E402
+
+__all__ = ["EngineContract", "EngineFactory", "ManualClock", "OpenQueue", "take"]

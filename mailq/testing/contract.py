@@ -1,0 +1,29 @@
+"""The contract in one class."""
+
+from __future__ import annotations
+
+from mailq.testing.contract_dead import DeadContract
+from mailq.testing.contract_lease import LeaseContract
+from mailq.testing.contract_look import LookContract
+from mailq.testing.contract_pop import PopContract
+from mailq.testing.contract_push import PushContract
+from mailq.testing.contract_receipts import ReceiptsContract
+from mailq.testing.contract_retry import RetryContract
+from mailq.testing.contract_scope import ScopeContract
+
+
+class EngineContract(
+    PushContract,
+    PopContract,
+    LeaseContract,
+    ReceiptsContract,
+    RetryContract,
+    ScopeContract,
+    DeadContract,
+    LookContract,
+):
+    """What a queue promises, whatever disk is below it.
+
+    Subclass it in a test module and override the fixture ``make_engine``. Each
+    call of what it returns must give an engine on an empty queue.
+    """

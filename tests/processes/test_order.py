@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from together import Child, wait_until
+
+import mailq
+from mailq.engines.maildir import arrivals, engine
+from mailq.engines.maildir import layout as layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+COUNT = 10_000
+
+
+def produce(pipe: Connection[Any, Any], path: str, batch: int) -> None:
+    queue = mailq.open(path, create=False)
+    for start in range(0, COUNT, batch):
+        if batch == 1:
+            queue.push(start)
+        else:
+            queue.push_many(range(start, start + batch))
+    pipe.send("done")
+
+
+def consume(pipe: Connection[Any, Any], path: str, wait: float) -> None:
+    queue = mailq.open(path, create=False)
+    bodies: list[int] = []
+    while len(bodies) < COUNT:
+        for delivery in queue.pop_many(10, wait=wait):
+            bodies.append(delivery.body)
+            delivery.ack()
+    pipe.send(bodies)
+
+
+@pytest.mark.parametrize(
+    ("batch", "wait", "backlog"),
+    [
+        pytest.param(1, 5.0, 0, id="from-the-start"),
+        pytest.param(1, 0.0, 3000, id="with-a-backlog"),
+        pytest.param(500, 5.0, 1, id="in-batches"),
+    ],
+)
+def test_one_producer_and_one_consumer_keep_exact_order(path: Path, batch: int, wait: float, backlog: int) -> None:
+    queue = mailq.open(path, durability="process-crash")
+    with Child(produce, queue.location, batch) as producer:
+        wait_until(lambda: len(os.listdir(path / "new")) >= backlog, "there is a backlog")
+        with Child(consume, queue.location, wait) as consumer:
+            bodies = consumer.hear()
+        assert producer.hear() == "done"
+    strays = [(before, body) for before, body in zip([-1, *bodies], bodies, strict=False) if body != before + 1]
+    assert strays == []
+
+
+def test_a_listing_that_missed_a_name_does_not_break_the_order(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing is no snapshot: it may show a message and not the one renamed there just before."""
+    queue.push("first")
+    producer = mailq.open(queue.location)
+    real = layouts.entries
+    listings = 0
+
+    def entries(directory: str) -> Iterator[os.DirEntry[str]]:
+        nonlocal listings
+        if not directory.endswith("/new"):
+            yield from real(directory)
+            return
+        listings += 1
+        if listings > 1:
+            yield from real(directory)
+            return
+        yield from real(directory)
+        missed = producer.push("second")
+        producer.push("third")
+        yield from (entry for entry in real(directory) if missed not in entry.name and "first" not in entry.name)
+
+    monkeypatch.setattr(layouts, "entries", entries)
+    assert [d.body for d in queue.pop_many(3)][:2] == ["first", "second"]
+
+
+def test_what_comes_while_the_watch_is_set_up_keeps_its_order(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch announces what comes after its start; what came just before must not be passed over."""
+    monkeypatch.setattr(engine, "_FRESH", 60.0)
+    queue.push("earlier")
+    delivery = queue.pop()
+    assert delivery is not None
+    delivery.ack()
+    producer = mailq.open(queue.location)
+    real = arrivals.watch
+
+    def watch(
+        directories: Sequence[str], arrived: Callable[[str, str], None], missed: Callable[[], None]
+    ) -> arrivals.Watch | None:
+        announced: list[str] = []
+
+        def announce(directory: str, name: str) -> None:
+            arrived(directory, name)
+            announced.append(name)
+
+        producer.push("before the watch")
+        watch = real(directories, announce, missed)
+        producer.push("after it")
+        wait_until(lambda: watch is None or bool(announced), "the second is announced")
+        return watch
+
+    monkeypatch.setattr(arrivals, "watch", watch)
+    assert [d.body for d in queue.pop_many(2, wait=10)] == ["before the watch", "after it"]
+    queue.close()

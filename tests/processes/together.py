@@ -1,0 +1,110 @@
+"""Processes that a test starts, talks to over a pipe, and sees off."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+import mailq
+from mailq import names
+from mailq.engines.maildir.engine import MaildirEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from types import TracebackType
+
+SPAWN: Final = multiprocessing.get_context("spawn")
+PATIENCE: Final = 60.0
+
+
+class _Failure(NamedTuple):
+    text: str
+
+
+class Child:
+    """A fresh interpreter that runs ``target(pipe, *arguments)``; killed on leaving, if it is still there."""
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        self._pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_main, args=(target, theirs, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def say(self, word: object) -> None:
+        self._pipe.send(word)
+
+    def hear(self, timeout: float = PATIENCE) -> Any:
+        """The next thing that it says; fails if it died, raised, or says nothing for too long."""
+        assert self._pipe.poll(timeout), f"{self._process.name} said nothing for {timeout} s"
+        try:
+            word = self._pipe.recv()
+        except EOFError:
+            raise AssertionError(f"{self._process.name} died without a word") from None
+        assert not isinstance(word, _Failure), word.text
+        return word
+
+    def kill(self) -> None:
+        """SIGKILL; it is gone when this returns."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.join()
+
+    def join(self) -> None:
+        self._process.join(PATIENCE)
+        assert self._process.exitcode == 0, f"{self._process.name} ended with {self._process.exitcode}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.is_alive():
+            self.kill()
+        self._pipe.close()
+
+
+def _main(target: Callable[..., None], pipe: Connection[Any, Any], arguments: tuple[object, ...]) -> None:
+    try:
+        target(pipe, *arguments)
+    except BaseException:  # noqa: BLE001 - the test that started this process reports it
+        pipe.send(_Failure(traceback.format_exc()))
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look again and again until it is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"not so after {PATIENCE} s: {what}"
+        time.sleep(0.001)
+
+
+def asleep(pid: int) -> bool:
+    """Whether every thread of a process waits for something."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+        if state != "S":
+            return False
+    return True
+
+
+def ahead(path: Path, seconds: float) -> mailq.Queue:
+    """The queue as a process sees it whose clock is ahead."""
+    return mailq.Queue(MaildirEngine(str(path), clock=lambda: time.time_ns() + round(seconds * names.NS)))
+
+
+def owner_of(receipt: str) -> str:
+    """The token in a receipt of the process that claimed it."""
+    envelope = names.parse(receipt)
+    assert envelope is not None
+    return envelope.owner

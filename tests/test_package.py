@@ -1,0 +1,173 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import mailq
+from mailq.cli.main import _COMMANDS
+
+ROOT = Path(mailq.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Each layer may import from itself as far as there is no circle, and from those below it.
+LAYERS = [
+    ["errors"],
+    ["names"],
+    ["message", "settings"],
+    ["lifecycle", "engine"],
+    ["engines"],
+    ["codecs"],
+    ["delivery"],
+    ["queue"],
+    ["opening"],
+    ["__init__"],
+    ["testing", "cli"],
+    ["__main__"],
+]
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+DURABLE = {"rename", "replace", "unlink", "remove", "fsync", "link", "utime", "mkdir", "makedirs", "rmdir", "chmod"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("mailq", *(parts[:-1] if parts[-1] == "__init__" and parts[:-1] else parts)))
+
+
+def level_of(module: str) -> int:
+    return LEVEL[module.split(".")[1] if "." in module else "__init__"]
+
+
+def imports(path: Path, *, at_top: bool) -> set[str]:
+    """The modules of mailq that a file imports when it runs; those within functions only if asked for."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(node)
+        for outer in ast.walk(tree)
+        if (isinstance(outer, ast.If) and "TYPE_CHECKING" in ast.unparse(outer.test))
+        or (at_top and isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef))
+        for node in ast.walk(outer)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mailq":
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                found.add(deeper if deeper in MODULES else str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "mailq"}
+    return found
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def parsed(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> list[tuple[str, ast.AST]]:
+    return [
+        (module, node)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, kind)
+    ]
+
+
+def test_the_public_names_are_sorted_complete_and_no_more() -> None:
+    assert mailq.__all__ == sorted(mailq.__all__)
+    public = {name for name, value in vars(mailq).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert set(mailq.__all__) == public
+    assert len(mailq.__all__) <= 25
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {module.split(".")[1] for module in MODULES if "." in module} <= set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downward_only(module: str) -> None:
+    for imported in imports(MODULES[module], at_top=False):
+        assert level_of(imported) <= level_of(module), f"{module} imports {imported}"
+
+
+def test_there_are_no_circles() -> None:
+    graph = {module: imports(path, at_top=True) for module, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for imported in graph.get(module, ()):
+                visit(imported, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_only_the_opening_names_an_engine() -> None:
+    for module, path in MODULES.items():
+        if not module.startswith(("mailq.engines", "mailq.opening")):
+            assert not {name for name in imports(path, at_top=False) if name.startswith("mailq.engines")}, module
+
+
+def test_every_durable_call_stands_in_one_module() -> None:
+    for module, node in parsed(ast.Attribute):
+        assert isinstance(node, ast.Attribute)
+        if isinstance(node.value, ast.Name) and node.value.id in {"os", "shutil"} and node.attr in DURABLE:
+            # The command's own temporary file, for the editor, is no file of the queue.
+            assert module in {"mailq.engines.disk", "mailq.cli.edit"}, f"{module}: os.{node.attr}"
+
+
+def test_there_is_no_global_state() -> None:
+    assert parsed(ast.Global) == []
+    for module in MODULES:
+        for name, value in vars(import_module(module if module != "mailq.__init__" else "mailq")).items():
+            if not name.startswith("__") and isinstance(value, list | set | bytearray):
+                raise AssertionError(f"{module}.{name} can be changed")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_fit(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 55, f"{path.name}: {node.name}"
+
+
+def test_everything_public_says_what_it_is() -> None:
+    for module, path in MODULES.items():
+        assert ast.get_docstring(ast.parse(path.read_text())), module
+    for module, node in parsed((ast.ClassDef, ast.FunctionDef)):
+        assert isinstance(node, ast.ClassDef | ast.FunctionDef)
+        engine_verb = module.startswith("mailq.engines.")  # the waist documents them
+        if not node.name.startswith(("_", "test_")) and not engine_verb and not module.startswith("mailq.testing"):
+            assert (
+                ast.get_docstring(node)
+                or node.name in {"list_commands", "get_command", "convert"}
+                or _is_local(module, node)
+            ), f"{module}: {node.name}"
+
+
+def _is_local(module: str, node: ast.AST) -> bool:
+    """Whether a definition stands within a function."""
+    tree = ast.parse(MODULES[module].read_text())
+    return any(
+        inner.lineno == node.lineno  # type: ignore[attr-defined]
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and inner is not outer
+    )
+
+
+def test_the_command_offers_what_the_readme_lists() -> None:
+    readme = (ROOT.parent / "README.md").read_text()
+    for command in _COMMANDS:
+        assert f"`{command}" in readme, command

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from faults import FaultyDisk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailq.engines.disk import Disk, can_syncfs
+
+DATA = b"message" * 1000
+
+
+# write_file
+
+
+def test_a_written_file_has_its_content_and_nobody_else_may_read_it(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    disk.write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
+    assert disk.calls == ["open", "write", "fsync", "close"]
+    assert disk.open_files == set()
+
+
+def test_an_unsynced_file_is_not_synced(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    disk.write_file(str(tmp_path / "x"), b"", mode=0o600, sync=False)
+    assert disk.calls == ["open", "write", "close"]
+
+
+def test_a_shared_mode_holds_against_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        Disk().write_file(str(tmp_path / "x"), DATA, mode=0o664, sync=False)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o664
+
+
+@pytest.mark.parametrize("most", [1, 7, 999, 6999, 7000])
+def test_short_writes_are_continued(tmp_path: Path, most: int) -> None:
+    disk = FaultyDisk(most=most)
+    disk.write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert disk.calls.count("write") == -(-len(DATA) // most)
+
+
+@pytest.mark.parametrize("call", ["open", "chmod", "write", "fsync", "close"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_file_that_could_not_be_written_is_not_there(tmp_path: Path, call: str, error: BaseException) -> None:
+    disk = FaultyDisk(call, error=error)
+    with pytest.raises(type(error)) as raised:
+        disk.write_file(str(tmp_path / "x"), DATA, mode=0o660, sync=True)
+    assert raised.value is error
+    assert os.listdir(tmp_path) == []
+    assert disk.open_files == set()
+
+
+def test_a_failed_sync_is_never_tried_again_on_the_same_file(tmp_path: Path) -> None:
+    """The kernel reports a lost page once; a second fsync of the descriptor would report success."""
+    disk = FaultyDisk("fsync")
+    with pytest.raises(OSError, match="Input/output"):
+        disk.write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+    assert disk.calls == ["open", "write", "fsync", "close", "unlink"]
+
+
+def test_the_first_failure_is_the_one_that_is_told(tmp_path: Path) -> None:
+    class Worse(FaultyDisk):
+        def unlink(self, path: str) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    with pytest.raises(OSError, match="Input/output"):
+        Worse("write").write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+
+
+def test_a_failed_write_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    class FullAfterTwo(FaultyDisk):
+        def write(self, fd: int, data: bytes | memoryview) -> int:
+            if self.calls.count("write") == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(fd, data)
+
+    with pytest.raises(OSError, match="No space"):
+        FullAfterTwo(most=100).write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_is_there_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"before")
+    with pytest.raises(FileExistsError):
+        Disk().write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=False)
+    assert (tmp_path / "x").read_bytes() == b"before"
+
+
+def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to(tmp_path / "target")
+    with pytest.raises(FileExistsError):
+        Disk().write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=False)
+    assert not (tmp_path / "target").exists()
+
+
+# Reading
+
+
+@given(st.integers(0, 3000), st.integers(0, 4000))
+def test_a_file_is_read_to_its_end_whatever_its_size_was_thought_to_be(
+    tmp_path_factory: pytest.TempPathFactory, size: int, thought: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "read-to-its-end"
+    path.write_bytes(DATA[:size])
+    disk = Disk()
+    fd = disk.open_to_read(str(path))
+    assert disk.read_all(fd, thought) == DATA[:size]
+    disk.close(fd)
+
+
+@pytest.mark.parametrize("most", [1, 10, 999, 6999, 7000])
+def test_short_reads_are_continued(tmp_path: Path, most: int) -> None:
+    (tmp_path / "x").write_bytes(DATA)
+    disk = FaultyDisk(most=most)
+    fd = disk.open_to_read(str(tmp_path / "x"))
+    assert disk.read_all(fd, len(DATA)) == DATA
+    disk.close(fd)
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_a_large_file_is_read_whole(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    (tmp_path / "x").write_bytes(data)
+    disk = Disk()
+    fd = disk.open_to_read(str(tmp_path / "x"))
+    assert disk.read_all(fd, size) == data
+    disk.close(fd)
+
+
+def test_a_symlink_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic") as refused:
+        Disk().open_to_read(str(tmp_path / "x"))
+    assert refused.value.errno == errno.ELOOP
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    disk = Disk()
+    disk.close(disk.open_to_read(str(tmp_path / "x")))
+
+
+# Names
+
+
+def test_a_directory_is_synced_and_let_go(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    disk.sync_directory(str(tmp_path))
+    assert disk.calls == ["open", "fsync", "close"]
+
+
+def test_a_directory_that_could_not_be_synced_is_let_go_and_not_synced_again(tmp_path: Path) -> None:
+    disk = FaultyDisk("fsync")
+    with pytest.raises(OSError, match="Input/output"):
+        disk.sync_directory(str(tmp_path))
+    assert disk.calls == ["open", "fsync", "close"]
+    assert disk.open_files == set()
+
+
+def test_a_link_never_replaces(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    (tmp_path / "y").write_bytes(b"y")
+    with pytest.raises(FileExistsError):
+        Disk().link(str(tmp_path / "x"), str(tmp_path / "y"))
+
+
+def test_a_time_is_set_on_a_symlink_itself(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"")
+    os.utime(tmp_path / "target", ns=(5, 5))
+    (tmp_path / "x").symlink_to(tmp_path / "target")
+    Disk().utime(str(tmp_path / "x"), 1_000_000_007)
+    assert (tmp_path / "target").stat().st_mtime_ns == 5
+    assert (tmp_path / "x").lstat().st_mtime_ns == 1_000_000_007
+
+
+@pytest.mark.skipif(not can_syncfs(), reason="there is no syncfs here that reports errors")
+def test_syncfs_syncs_and_reports_its_errors(tmp_path: Path) -> None:
+    disk = Disk()
+    fd = disk.open(str(tmp_path), os.O_RDONLY)
+    disk.syncfs(fd)
+    disk.close(fd)
+    with pytest.raises(OSError, match=r".*") as failed:
+        disk.syncfs(fd)
+    assert failed.value.errno == errno.EBADF

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pytest
+from envelopes import durations, instants
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailq import lifecycle, names
+from mailq.names import NS, Envelope
+from mailq.settings import Backoff, Settings
+
+PUSHED = 1_795_225_925_123_456_789
+NOW = PUSHED + 1000 * NS
+
+
+def held(**fields: object) -> Envelope:
+    """A message pushed at PUSHED, standing in line a little later, and leased."""
+    envelope = Envelope(PUSHED + 5, names.new_id(PUSHED))._replace(**fields)  # type: ignore[arg-type]
+    return envelope.claimed(until=NOW, owner="ab", claim="cd")
+
+
+def test_a_push_goes_to_the_end_of_the_line() -> None:
+    envelope = Envelope(NOW, names.new_id(NOW))
+    assert lifecycle.pushed(envelope, 0.0) == ("ready", envelope)
+
+
+def test_a_delayed_push_waits_under_its_due_time_and_keeps_the_time_of_its_push() -> None:
+    state, envelope = lifecycle.pushed(Envelope(NOW, names.new_id(NOW)), 1.5)
+    assert (state, envelope.place, envelope.pushed) == ("delayed", NOW + 1_500_000_000, NOW)
+
+
+# Failed
+
+
+def test_a_failed_message_goes_to_its_first_place() -> None:
+    step = lifecycle.failed(held(), "N", Settings(), now=NOW, delay=0)
+    assert (step.state, step.envelope.place, step.envelope.tries) == ("ready", PUSHED, "N")
+    assert (step.envelope.until, step.envelope.owner, step.envelope.claim) == (None, "", "")
+
+
+def test_a_failed_message_goes_to_the_end_if_so_set() -> None:
+    step = lifecycle.failed(held(), "N", Settings(retry_order="back"), now=NOW, delay=0)
+    assert (step.state, step.envelope.place) == ("ready", NOW)
+
+
+@pytest.mark.parametrize("order", ["front", "back"])
+def test_a_failed_message_waits_out_its_delay(order: str) -> None:
+    step = lifecycle.failed(held(), "E", Settings(retry_order=order), now=NOW, delay=2.0)
+    assert (step.state, step.envelope.place, step.envelope.tries) == ("delayed", NOW + 2 * NS, "E")
+
+
+@pytest.mark.parametrize(
+    ("of_the_queue", "of_the_message", "tries", "state"),
+    [
+        (3, None, "", "ready"),
+        (3, None, "EN", "ready"),
+        (3, None, "ENT", "dead"),
+        (0, None, "", "dead"),
+        (5, 0, "", "dead"),
+        (0, 1, "", "ready"),
+        (0, 1, "K", "dead"),
+        (1, None, "EErE", "dead"),
+        (1, None, "EEr", "ready"),
+    ],
+)
+def test_a_message_dies_when_its_retries_are_used_up(
+    of_the_queue: int, of_the_message: int | None, tries: str, state: str
+) -> None:
+    step = lifecycle.failed(
+        held(tries=tries, max_retries=of_the_message), "N", Settings(max_retries=of_the_queue), now=NOW, delay=0
+    )
+    assert step.state == state
+    assert step.envelope.dead == (state == "dead")
+    if state == "dead":
+        assert step.envelope.why == "retries"
+        assert step.envelope.tries == names.add_try(tries, "Nr")
+
+
+@given(st.integers(0, 20), st.lists(st.sampled_from("ENTK"), min_size=25, max_size=25))
+def test_a_message_is_delivered_once_and_once_a_retry(most: int, letters: list[str]) -> None:
+    envelope = Envelope(PUSHED, names.new_id(PUSHED))
+    for deliveries, letter in enumerate(letters, start=1):
+        step = lifecycle.failed(envelope, letter, Settings(max_retries=most), now=NOW, delay=0)
+        envelope = step.envelope
+        if step.state == "dead":
+            assert deliveries == most + 1
+            return
+    assert most >= 25
+
+
+# Released
+
+
+def test_a_released_message_stands_where_it_stood() -> None:
+    step = lifecycle.released(held(tries="E"), now=NOW, delay=0)
+    assert (step.state, step.envelope.place, step.envelope.tries) == ("ready", PUSHED + 5, "E")
+    assert (step.envelope.until, step.envelope.owner, step.envelope.claim) == (None, "", "")
+
+
+def test_a_released_message_waits_out_its_delay() -> None:
+    step = lifecycle.released(held(), now=NOW, delay=2.0)
+    assert (step.state, step.envelope.place, step.envelope.tries) == ("delayed", NOW + 2 * NS, "")
+
+
+# Due
+
+
+@pytest.mark.parametrize(
+    ("order", "tries", "place"),
+    [("front", "", NOW), ("front", "E", PUSHED), ("front", "Er", NOW), ("back", "", NOW), ("back", "E", NOW)],
+)
+def test_a_retry_comes_due_in_its_first_place_if_so_set_and_all_else_by_its_due_time(
+    order: str, tries: str, place: int
+) -> None:
+    delayed = Envelope(NOW, names.new_id(PUSHED), tries=tries)
+    assert lifecycle.came_due(delayed, Settings(retry_order=order)) == ("ready", delayed._replace(place=place))
+
+
+# Expiry
+
+
+@pytest.mark.parametrize(
+    ("of_the_queue", "of_the_message", "ends_after"),
+    [(None, 10.0, 10), (10.0, None, 10), (99.0, 10.0, 10), (10.0, 99.0, 99)],
+)
+def test_a_message_expires_at_the_end_of_its_time_to_live_and_not_before(
+    of_the_queue: float | None, of_the_message: float | None, ends_after: int
+) -> None:
+    envelope = Envelope(NOW, names.new_id(PUSHED), ttl=of_the_message)
+    settings = Settings(ttl=of_the_queue)
+    assert not lifecycle.has_expired(envelope, settings, PUSHED + ends_after * NS - 1)
+    assert lifecycle.has_expired(envelope, settings, PUSHED + ends_after * NS)
+
+
+def test_a_message_without_a_time_to_live_never_expires() -> None:
+    assert not lifecycle.has_expired(Envelope(PUSHED, names.new_id(PUSHED)), Settings(), PUSHED + 10**18)
+
+
+@pytest.mark.parametrize("why", names.DEATHS.values())
+def test_a_message_that_died_once_never_expires_again(why: str) -> None:
+    envelope = Envelope(PUSHED, names.new_id(PUSHED), ttl=1.0).buried(why).redriven(place=NOW)
+    assert not lifecycle.has_expired(envelope, Settings(ttl=1.0), PUSHED + 10**18)
+
+
+# Leases
+
+
+@pytest.mark.parametrize(
+    ("of_the_call", "of_the_message", "seconds"),
+    [(None, None, 60), (None, 30.0, 30), (10.0, None, 10), (10.0, 30.0, 10)],
+)
+def test_the_calls_lease_comes_first_then_the_messages_then_the_queues(
+    of_the_call: float | None, of_the_message: float | None, seconds: int
+) -> None:
+    now = PUSHED // 1_000_000 * 1_000_000
+    envelope = Envelope(PUSHED, names.new_id(PUSHED), lease=of_the_message)
+    assert lifecycle.lease_end(envelope, Settings(), now=now, lease=of_the_call) == now + seconds * NS
+
+
+@given(instants, durations)
+def test_a_lease_is_never_shorter_than_asked_for_and_its_end_can_be_spelled(now: int, lease: float) -> None:
+    end = lifecycle.lease_end(Envelope(0, names.new_id(0)), Settings(), now=now, lease=lease)
+    assert 0 <= end - (now + lifecycle.ns(lease)) < 1_000_000
+    assert names.parse_instant(names.format_instant(end)) == end
+
+
+# Back-off
+
+
+def test_a_delay_doubles_from_the_first_to_the_longest() -> None:
+    assert [Backoff(1.0, 10.0).delay(attempt, 0.0) for attempt in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 8, 10, 10]
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_chance_takes_off_up_to_a_half_and_no_attempt_is_too_many(attempt: int, chance: float) -> None:
+    full = Backoff(0.5, 600.0).delay(attempt, 0.0)
+    assert full / 2 <= Backoff(0.5, 600.0).delay(attempt, chance) <= full <= 600
+
+
+def test_no_backoff_is_no_delay() -> None:
+    assert Backoff(0.0, 0.0).delay(7, 0.5) == 0.0

@@ -1,0 +1,79 @@
+"""What a claim makes of listings, which are no snapshots: the kernel is played here by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mailq
+from mailq.engines.maildir import layout
+
+
+def listing(monkeypatch: pytest.MonkeyPatch, directory: Path, during: Callable[[], set[str]]) -> None:
+    """While ``directory`` is listed for the first time ``during`` is called; the ids that it returns are missed."""
+    entries = layout.entries
+    missed: list[set[str]] = []
+
+    def stub(path: str) -> Iterator[os.DirEntry[str]]:
+        if path != str(directory) or missed:
+            yield from entries(path)
+            return
+        missed.append(set())
+        missed[0] |= during()
+        yield from (entry for entry in entries(path) if entry.name.split(",")[1] not in missed[0])
+
+    monkeypatch.setattr(layout, "entries", stub)
+
+
+def bodies(queue: mailq.Queue) -> list[object]:
+    out = []
+    for delivery in queue.drain():
+        out.append(delivery.body)
+        delivery.ack()
+    return out
+
+
+@pytest.fixture
+def producer(path: Path) -> mailq.Queue:
+    return mailq.open(path, durability="process-crash")
+
+
+@pytest.fixture
+def consumer(producer: mailq.Queue, path: Path) -> mailq.Queue:
+    return mailq.open(path)
+
+
+def test_what_a_listing_missed_is_not_overtaken_by_what_it_saw(
+    monkeypatch: pytest.MonkeyPatch, path: Path, producer: mailq.Queue, consumer: mailq.Queue
+) -> None:
+    """A long directory is read piece by piece: a push behind the reader is missed, the next one is seen."""
+    producer.push_many(range(500))
+
+    def push_two() -> set[str]:
+        missed, _ = producer.push_many(["500", "501"])
+        return {missed}
+
+    listing(monkeypatch, path / "new", push_two)
+    assert bodies(consumer) == [*range(500), "500", "501"]
+
+
+def test_what_was_pushed_during_a_listing_is_not_overtaken_by_what_is_pushed_after_it(
+    monkeypatch: pytest.MonkeyPatch, path: Path, consumer: mailq.Queue
+) -> None:
+    consumer.push_many(range(500))
+    listing(monkeypatch, path / "new", lambda: {consumer.push("first", priority=1)})
+    first = consumer.pop()
+    consumer.push("second", priority=1)
+    assert first is not None
+    assert [body for body in [first.body, *bodies(consumer)] if isinstance(body, str)] == ["first", "second"]
+
+
+def test_a_message_that_every_listing_of_a_claim_missed_is_delivered_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, path: Path, producer: mailq.Queue, consumer: mailq.Queue
+) -> None:
+    producer.push_many(["a", "b"])
+    listing(monkeypatch, path / "new", lambda: {producer.push("late")})
+    assert bodies(consumer) == ["a", "b", "late"]

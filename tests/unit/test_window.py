@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import heapq
+import threading
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mailq.engines.maildir.window import Window
+
+keys = st.text("abcdef", min_size=1, max_size=3)
+listings = st.lists(keys, max_size=20, unique=True)
+
+LAST = "~"
+"""A key that sorts behind every other here: a listing that holds it covers all of them."""
+
+
+def taken(window: Window) -> list[str]:
+    keys = []
+    while (key := window.take()) is not None:
+        keys.append(key)
+    return keys
+
+
+def test_a_new_window_is_dry_and_takes_nothing_before_the_first_listing() -> None:
+    window = Window()
+    window.offer("a")
+    assert window.take() is None
+
+
+@given(listings)
+def test_a_listing_comes_out_in_order(listed: list[str]) -> None:
+    window = Window()
+    window.fill(list(listed))
+    assert taken(window) == sorted(listed)
+
+
+@given(listings, listings)
+def test_arrivals_before_the_end_of_the_listing_come_out_in_their_place(listed: list[str], arrived: list[str]) -> None:
+    window = Window()
+    window.fill([*listed, LAST])
+    for key in arrived:
+        window.offer(key)
+    assert sorted(set(taken(window))) == sorted({*listed, *arrived, LAST})
+
+
+@given(listings, listings)
+def test_arrivals_behind_the_listing_wait_for_the_next_one(listed: list[str], arrived: list[str]) -> None:
+    """Between the two may stand what others pushed, of which this window has not heard."""
+    window = Window()
+    window.fill(list(listed))
+    for key in arrived:
+        window.offer(key)
+    assert set(taken(window)) == {*listed, *(key for key in arrived if listed and key < max(listed))}
+
+
+@given(listings, listings, st.integers(1, 8))
+@example(["a", "c"], ["a", "b", "aa"], 2)
+def test_a_small_window_leaves_out_the_end_of_the_line_and_nothing_in_the_middle(
+    listed: list[str], arrived: list[str], size: int
+) -> None:
+    window = Window(size)
+    window.fill(list(listed))
+    for key in arrived:
+        window.offer(key)
+    out = taken(window)
+    assert out == sorted(out)
+    assert set(out) == {key for key in (*listed, *arrived) if out and key <= out[-1]}
+
+
+@given(st.lists(keys, min_size=1, max_size=30, unique=True), st.integers(1, 10))
+def test_a_long_listing_is_kept_as_far_as_it_fits(listed: list[str], size: int) -> None:
+    window = Window(size)
+    window.fill(list(listed))
+    assert taken(window) == heapq.nsmallest(size, listed)
+
+
+def test_arrivals_cannot_grow_it_without_end() -> None:
+    window = Window(10)
+    window.fill([LAST])
+    for n in range(1000):
+        window.offer(f"{n:04}")
+    out = taken(window)
+    assert len(out) <= 21
+    assert out[:10] == [f"{n:04}" for n in range(10)]
+
+
+def test_a_cleared_window_waits_for_a_listing() -> None:
+    window = Window()
+    window.fill(["a", LAST])
+    window.clear()
+    window.offer("b")
+    assert window.take() is None
+    window.fill(["a", "b"])
+    assert taken(window) == ["a", "b"]
+
+
+def test_a_forked_child_begins_with_nothing_and_a_free_lock() -> None:
+    window = Window()
+    window.fill(["a"])
+    holder = threading.Thread(target=window._lock.acquire)
+    holder.start()
+    holder.join()
+    window.after_fork()
+    assert window.take() is None
+
+
+def test_several_threads_take_each_key_once() -> None:
+    window = Window()
+    window.fill([*(f"{n:04}" for n in range(2000)), LAST])
+    out: list[str] = []
+
+    threads = [threading.Thread(target=lambda: out.extend(taken(window))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for n in range(2000, 2500):
+        window.offer(f"{n:04}")
+    for thread in threads:
+        thread.join(30)
+    out.extend(taken(window))
+    assert sorted(out) == [*(f"{n:04}" for n in range(2500)), LAST]
