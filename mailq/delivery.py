@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mailq import codecs
-from mailq.errors import CodecError, LeaseLost
+from mailq.errors import CodecError, MailqError
 from mailq.message import CONTENT_TYPE, FILENAME, unseal
 from mailq.names import NS
 
@@ -225,5 +225,5 @@ class Delivery(Message):
                 self.nack(error="".join(traceback.format_exception(error)))
             else:
                 self.release()
-        except LeaseLost as lost:
-            error.add_note(f"mailq: the message was not given back: {lost}")
+        except MailqError as failure:  # the caller's own exception is the one that goes on
+            error.add_note(f"mailq: the message was not given back: {failure}")

@@ -23,21 +23,25 @@ class Step(NamedTuple):
     envelope: Envelope
 
 
-def pushed(envelope: Envelope, delay: float) -> Step:
-    """A new message goes to the end of the line, or waits for its time."""
+def pushed(envelope: Envelope, *, now: int, delay: float) -> Step:
+    """A new message goes to the end of the line, or waits for its time.
+
+    What waits does so by the clock (``now``). Places in line never go backwards
+    even if the clock does: a time to wait for must not be reckoned from them.
+    """
     if delay > 0:
-        return Step("delayed", envelope._replace(place=envelope.place + ns(delay)))
+        return Step("delayed", envelope._replace(place=now + ns(delay)))
     return Step("ready", envelope)
 
 
-def failed(envelope: Envelope, letter: str, settings: Settings, *, now: int, delay: float) -> Step:
-    """An attempt is over and counted: again after a delay, or never again."""
+def failed(envelope: Envelope, letter: str, settings: Settings, *, now: int, end: int, delay: float) -> Step:
+    """An attempt is over and counted: again after a delay, or never again. ``end`` is the end of the line."""
     most = settings.max_retries if envelope.max_retries is None else envelope.max_retries
     if envelope.attempts >= most:
         return Step("dead", envelope.buried("retries", letter=letter))
     if delay > 0:
         return Step("delayed", envelope.returned(place=now + ns(delay), letter=letter))
-    place = envelope.pushed if settings.retry_order == "front" else now
+    place = envelope.pushed if settings.retry_order == "front" else end
     return Step("ready", envelope.returned(place=place, letter=letter))
 
 

@@ -44,6 +44,7 @@ DEATHS: Final = {
 }
 _MARKS: Final = {word: mark for mark, word in DEATHS.items()}
 
+_END_OF_TIME: Final = 253_402_300_800 * NS  # the year 10000, which a name has no room for
 _TRIES_LENGTH: Final = 16
 _FILE_LENGTH: Final = 48
 _CANONICAL: Final = re.compile(
@@ -208,6 +209,14 @@ def format_time(ns: int) -> str:
     return f"{_spell_second(second)}.{fraction:09d}Z"
 
 
+def parse_time(text: str) -> int | None:
+    """Read an instant as the front of a name spells it; None if it is none."""
+    try:
+        return _read_second(text[:15]) * NS + int(text[16:25])
+    except ValueError:
+        return None
+
+
 def format_instant(ns: int) -> str:
     """Spell an instant as in a field: UTC, rounded up to the millisecond."""
     second, fraction = divmod(-(-ns // 1_000_000), 1000)
@@ -247,10 +256,11 @@ def new_id(ns: int, salt: int | None = None) -> str:
 
 def id_time(id: str) -> int | None:
     """The instant that an id of ours carries, in nanoseconds; None for ids made otherwise."""
-    if id[12] != "7":
+    if id[12] != "7" or id[16] not in "89ab":
         return None
     nano = int(id[13:16], 16) << 8 | int(id[16:20], 16) >> 6 & 0xFF
-    return int(id[:12], 16) * 1_000_000 + min(nano, 999_999)
+    ns = int(id[:12], 16) * 1_000_000 + min(nano, 999_999)
+    return ns if ns < _END_OF_TIME else None
 
 
 # Names
@@ -364,7 +374,9 @@ def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in
         parts.append(f"claim={e.claim}")
     if e.dead:
         parts.append(f"why={e.why or 'unknown'}")
-    return ",".join(parts) + "." + e.ext
+    name = ",".join(parts) + "." + e.ext
+    # Only the name of a dropped file can make it too long; the record must fit.
+    return name if len(name) <= MAX_NAME or not e.file else format_name(e._replace(file=""))
 
 
 def adopt(name: str, *, place: int, size: int) -> Envelope:

@@ -59,8 +59,10 @@ def _open_maildir(path: str, settings: dict[str, Any], *, create: bool) -> Queue
     layout = layouts.Layout(path)
     disk = Disk()
     if create and not os.path.exists(layout.marker):
-        layouts.create(layout, Settings().merged(settings), disk)
+        wanted = Settings().merged(settings)
+        sharing.require_home(layout, wanted, disk)
+        layouts.create(layout, wanted, disk)
     engine = MaildirEngine(path, disk=disk)
     engine.settings.refuse_others(settings, layout.marker)
-    sharing.require_home(layout, engine.settings, disk, create=create)
+    sharing.warn_if_missing(layout, engine.settings)
     return Queue(engine)

@@ -110,6 +110,8 @@ class Queue:
         each message.
         """
         options = _checked_options(delay, priority, lease, max_retries, ttl)
+        if not isinstance(content_type, str | None):
+            raise UsageError(f"content_type is {content_type!r}; it must be text like 'image/png'")
         drafts = []
         for body in bodies:
             raw, kind = codecs.encode(body, content_type)
@@ -171,7 +173,7 @@ class Queue:
         whole(limit, "limit", least=1, most=1_000_000)
         if lease is not None:
             lease = seconds(lease, "lease", least=_MOMENT)
-        if isinstance(wait, bool) or not wait >= 0:
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {wait!r}; it must be seconds from 0, or math.inf")
         until = time.monotonic() + wait
         while True:
@@ -214,6 +216,8 @@ class Queue:
             attempt = 1 if envelope is None else envelope.attempts + 1
             chance = int.from_bytes(os.urandom(4)) / 2**32
             delay = self.settings.backoff.delay(attempt, chance)
+        if not isinstance(error, str | None):
+            raise UsageError(f"error is {error!r}; it must be text: str(error), or a formatted traceback")
         letter = names.NACK if error is None else names.ERROR
         self._engine.nack(receipt, letter=letter, delay=seconds(delay, "delay"), error=error)
 
@@ -223,6 +227,8 @@ class Queue:
 
     def reject(self, receipt: str, reason: str | None = None) -> None:
         """Give up on a message at once: it goes to the dead with the reason. Raises LeaseLost."""
+        if not isinstance(reason, str | None):
+            raise UsageError(f"reason is {reason!r}; it must be text")
         self._engine.reject(receipt, reason=reason)
 
     def extend(self, receipt: str, seconds: float) -> float:
@@ -265,9 +271,12 @@ class Queue:
         """
         if message.state == "leased":
             raise UsageError(f"message {message.id} is leased; edit it when it is ready or dead")
-        record = message._record  # noqa: SLF001 - the queue made it
-        headers = message._unsealed()[0] or {}  # noqa: SLF001 - with the content type, which .headers leaves out
-        data, head = seal(headers, body)
+        if not isinstance(body, bytes):
+            raise UsageError(f"the body must be bytes, not {type(body).__name__}; encode it first")
+        record, former = message._record, message._read()  # noqa: SLF001 - the queue made it
+        # The headers stay to the letter. Damaged ones are part of what was edited.
+        head = record.envelope.head if message._unsealed()[0] is not None else 0  # noqa: SLF001
+        data = former[:head] + body
         if len(data) > self.settings.max_message_bytes:
             raise MessageTooLarge(len(data), self.settings.max_message_bytes)
         self._engine.replace(record, Draft(data, record.envelope.ext, head))
@@ -278,6 +287,10 @@ class Queue:
         All of them, or those with the given ids. Returns how many.
         """
         chosen: Sequence[str] | None = [ids] if isinstance(ids, str) else None if ids is None else list(ids)
+        if not all(isinstance(id, str) for id in chosen or ()):
+            raise UsageError("ids are text: pass those that push returned")
+        if limit is not None:
+            whole(limit, "limit", least=0, most=1 << 62)
         return self._engine.redrive(chosen, limit=limit)
 
     def purge(self, state: State) -> int:

@@ -30,7 +30,7 @@ def edit(queue: str, id: str) -> None:
         message = target.get(id)
         if message.state == "leased":
             raise click.ClickException(f"message {id} is leased; edit it when it is ready or dead")
-        suffix = "." + message.name.rpartition(".")[2]
+        suffix = os.path.splitext(os.path.basename(message.name))[1]
         handle, path = tempfile.mkstemp(prefix="mailq-", suffix=suffix)
         with open(handle, "wb") as file:
             file.write(message.raw)

@@ -6,6 +6,7 @@ starts fast.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -91,6 +92,7 @@ def complain(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit. No traceback reaches a shell user, but with MAILQ_DEBUG=1 set."""
+    _ready_streams()
     try:
         code = cli.main(arguments, prog_name="mailq", standalone_mode=False)
         sys.stdout.flush()
@@ -99,6 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         code = _report(error)
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _ready_streams() -> None:
+    """Have all three streams, even if the shell closed one, and spell what an encoding cannot."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _report(error: BaseException) -> int:

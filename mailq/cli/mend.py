@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mailq.cli.main import FAILED, complain
 from mailq.cli.options import DURATION, STATE, open_queue, queue_argument
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def redrive(queue: str, ids: tuple[str, ...], *, everything: bool, limit: int | 
     with open_queue(queue) as target:
         count = target.redrive(ids or None, limit)
         click.echo(count)
-        return 0 if count or everything else 1
+        if not everything and count < len(set(ids)) and limit is None:
+            complain(
+                f"{len(set(ids)) - count} of these are not dead; 'mailq ls {queue} --state dead' lists those that are"
+            )
+            return FAILED
+        return 0
 
 
 @click.command()

@@ -40,14 +40,14 @@ def pop(queue: str, *, number: int, lease: float | None, wait: float, body_only:
         raise click.UsageError("--body prints one message: leave out -n, or pop JSON lines")
     with open_queue(queue) as source:
         deliveries = source.pop_many(number, lease=lease, wait=wait, detached=True)
-        unseen = list(deliveries)
+        printed = 0
         try:
             for delivery in deliveries:
                 _print(delivery, body_only=body_only)
-                unseen.remove(delivery)
+                printed += 1
         except BaseException:
             # Nobody has the receipts of these: give them back now rather than at the end of the lease.
-            for delivery in unseen:
+            for delivery in deliveries[printed:]:
                 with contextlib.suppress(MailqError):
                     delivery.release()
             raise
@@ -60,7 +60,8 @@ def _print(delivery: Delivery, *, body_only: bool) -> None:
         sys.stdout.buffer.flush()
         click.echo(delivery.receipt, err=True)
     else:
-        sys.stdout.write(json.dumps(as_object(delivery), ensure_ascii=False) + "\n")
+        # ASCII: a body that this terminal cannot spell must not block the queue.
+        sys.stdout.write(json.dumps(as_object(delivery)) + "\n")
         sys.stdout.flush()
 
 

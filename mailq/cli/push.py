@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
     from mailq.queue import Queue
 
-_BATCH: Final = 1000
-"""So many lines are pushed with one flush."""
+_CHUNK: Final = 65_536
+"""Lines within so many bytes are pushed with one flush."""
 
 
 @click.command()
@@ -31,6 +30,7 @@ _BATCH: Final = 1000
 @click.option("--lines", is_flag=True, help="A message a line of standard input; empty lines are skipped.")
 @click.option("--text", is_flag=True, help="Text, even if it would parse as JSON.")
 @click.option("--content-type", metavar="TYPE", help="What the body is, such as image/png.")
+@click.option("--no-create", is_flag=True, help="Fail if there is no queue: for one on a disk that may be unmounted.")
 @message_options
 def push(
     queue: str,
@@ -40,6 +40,7 @@ def push(
     lines: bool,
     text: bool,
     content_type: str | None,
+    no_create: bool,
     headers: tuple[str, ...],
     **options: Any,  # noqa: ANN401 - the message options, checked by push
 ) -> None:
@@ -61,7 +62,7 @@ def push(
     from mailq.opening import open as open_queue  # noqa: PLC0415 - help needs no engine
 
     options["headers"] = parse_headers(headers)
-    with open_queue(queue) as target:
+    with open_queue(queue, create=not no_create) as target:
         pushed: Iterable[str]
         if lines:
             pushed = _push_lines(target, text=text, content_type=content_type, options=options)
@@ -99,19 +100,30 @@ def _push_one(queue: Queue, raw: bytes, *, text: bool, content_type: str | None,
 
 
 def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: dict[str, Any]) -> Iterator[str]:
-    """Push line by line, in batches of one flush; a batch holds lines of one type."""
-    lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
-    lines = (line for line in lines if line)
-    while batch := list(islice(lines, _BATCH)):
-        run: list[bytes] = []
-        kind = ""
-        for line in batch:
+    """Push a message a line."""
+    rest = b""
+    while chunk := os.read(
+        sys.stdin.fileno(), _CHUNK
+    ):  # what there is: a slow producer's lines are stored as they come
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from _push_batch(queue, lines, text=text, content_type=content_type, options=options)
+    yield from _push_batch(queue, [rest], text=text, content_type=content_type, options=options)
+
+
+def _push_batch(
+    queue: Queue, lines: list[bytes], *, text: bool, content_type: str | None, options: dict[str, Any]
+) -> Iterator[str]:
+    run: list[bytes] = []
+    kind = ""
+    for line in (line.rstrip(b"\r") for line in lines):
+        if line:
             this = content_type or _kind(line, text=text)
             if run and this != kind:
                 yield from queue.push_many(run, content_type=kind, **options)
                 run = []
             kind = this
             run.append(line)
+    if run:
         yield from queue.push_many(run, content_type=kind, **options)
 
 

@@ -16,7 +16,7 @@ import click
 
 from mailq.cli.main import FAILED, LOST, NOTHING, complain
 from mailq.cli.options import DURATION, open_queue, queue_argument
-from mailq.errors import LeaseLost
+from mailq.errors import LeaseLost, MailqError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -70,24 +70,32 @@ class _Job:
         with tempfile.TemporaryFile() as body:
             body.write(self._delivery.raw)
             body.seek(0)
-            previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+            stopping = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+            previous = {number: signal.signal(number, self._stop) for number in stopping}
             try:
-                code = self._run(body)
-            except OSError as error:
-                self._delivery.release()
-                complain(f"cannot start {self._command[0]!r}: {error.strerror}; the message is released")
-                return FAILED
+                try:
+                    self._start(body)
+                except (OSError, ValueError) as error:
+                    self._delivery.release()
+                    complain(f"cannot start {self._command[0]!r}: {error}; the message is released")
+                    return FAILED
+                code = self._wait()
             finally:
                 for number, handler in previous.items():
                     signal.signal(number, handler)
         return self._settle(code)
 
-    def _run(self, body: IO[bytes]) -> int:
-        self._process = process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
+    def _start(self, body: IO[bytes]) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
             self._command, stdin=body, stderr=subprocess.PIPE, env={**os.environ, **self._environment()}
         )
         if self._stopped_by:  # the signal came before there was a process to pass it on to
-            process.send_signal(self._stopped_by)
+            self._process.send_signal(self._stopped_by)
+
+    def _wait(self) -> int:
+        process = self._process
+        if process is None or process.stderr is None:
+            raise AssertionError
         reader = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
         reader.start()
         while True:
@@ -109,13 +117,21 @@ class _Job:
         except LeaseLost as error:
             self._lost = True
             complain(f"{error}; the command goes on, its result will not count")
+        except MailqError as error:  # the command is at work: try again at the next beat
+            complain(str(error))
 
     def _pass_on(self, stream: IO[bytes]) -> None:
         """Let the command's stderr through, and keep the end of it."""
+        echo = True
         while chunk := os.read(stream.fileno(), 65_536):
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
             self._tail = (self._tail + chunk)[-_TAIL:]
+            try:
+                if echo:
+                    sys.stderr.buffer.write(chunk)
+                    sys.stderr.flush()
+            except OSError:
+                # Whoever read our stderr is gone. Go on reading, or the command would block on a full pipe.
+                echo = False
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopped_by = number
@@ -125,12 +141,12 @@ class _Job:
     def _settle(self, code: int) -> int:
         if self._lost:
             return LOST
+        if code == 0:  # also when it was told to stop, and finished its work first
+            self._delivery.ack()
+            return 0
         if self._stopped_by:
             self._delivery.release()
             return 128 + self._stopped_by
-        if code == 0:
-            self._delivery.ack()
-            return 0
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         tail = self._tail.decode(errors="backslashreplace")
         self._delivery.nack(error=f"{tail}{'' if tail.endswith(chr(10)) or not tail else chr(10)}{how}")
@@ -148,5 +164,15 @@ class _Job:
         }
         for name, value in d.headers.items():
             key = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).upper()
-            environment[f"MAILQ_HEADER_{key}"] = value.replace("\0", "")
+            environment[f"MAILQ_HEADER_{key}"] = _spell(value)
         return environment
+
+
+def _spell(value: str) -> str:
+    """A header as an environment can hold it."""
+    value = value.replace("\0", "")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return value.encode(errors="backslashreplace").decode()
+    return value

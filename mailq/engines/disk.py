@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from functools import cache
 from typing import Final
@@ -159,8 +160,8 @@ def can_syncfs() -> bool:
     """Whether syncfs exists and reports write errors: Linux since 5.8, says syncfs(2)."""
     if sys.platform != "linux":
         return False
-    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
-    return (major, minor) >= (5, 8) and hasattr(_libc(), "syncfs")
+    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return version is not None and (int(version[1]), int(version[2])) >= (5, 8) and hasattr(_libc(), "syncfs")
 
 
 @cache

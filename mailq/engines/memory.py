@@ -71,7 +71,7 @@ class MemoryEngine:
         envelope = names.Envelope(
             now, names.new_id(now), draft.ext, len(draft.data), checksum(draft.data), draft.head, draft.file
         )._replace(priority=draft.priority, lease=draft.lease, max_retries=draft.max_retries, ttl=draft.ttl)
-        state, envelope = lifecycle.pushed(envelope, draft.delay)
+        state, envelope = lifecycle.pushed(envelope, now=self._clock(), delay=draft.delay)
         self._files[state][names.format_name(envelope)] = draft.data
         return envelope.id
 
@@ -132,9 +132,8 @@ class MemoryEngine:
     def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
         """Count the attempt and put it back."""
         with self._changed:
-            envelope = self._held(receipt, "nack")
-            step = lifecycle.failed(envelope, letter, self._settings, now=self._stamps.next(), delay=delay)
-            self._settle("leased", receipt, step, error)
+            self._held(receipt, "nack")
+            self._settle("leased", receipt, self._failed(receipt, letter, delay), error)
 
     def release(self, receipt: str, *, delay: float) -> None:
         """Put it back as it was."""
@@ -167,6 +166,11 @@ class MemoryEngine:
             raise LeaseLost(receipt, verb)
         return envelope
 
+    def _failed(self, name: str, letter: str, delay: float = 0.0) -> Step:
+        return lifecycle.failed(
+            _envelope(name), letter, self._settings, now=self._clock(), end=self._stamps.next(), delay=delay
+        )
+
     def _settle(
         self, state: State, name: str, step: Step, error: str | None = None, attempt: int | None = None
     ) -> None:
@@ -197,9 +201,7 @@ class MemoryEngine:
             late = [name for name, deadline in self._deadlines.items() if now >= deadline]
             died = 0
             for name in late:
-                step = lifecycle.failed(
-                    _envelope(name), names.TIMEOUT, self._settings, now=self._stamps.next(), delay=0
-                )
+                step = self._failed(name, names.TIMEOUT)
                 self._settle("leased", name, step)
                 died += step.state == "dead"
             return Reaped(len(late) - died, died, len(due))
@@ -207,7 +209,7 @@ class MemoryEngine:
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """Put the dead back in line."""
         with self._changed:
-            records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in set(ids)][:limit]
+            records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in ids][:limit]
             for record in records:
                 again = record.envelope.redriven(place=self._stamps.next())
                 self._settle("dead", record.name, lifecycle.Step("ready", again))
@@ -306,7 +308,7 @@ class MemoryEngine:
         """End the leases that are bound to this process."""
         with self._changed:
             for name in [name for name in self._files["leased"] if _envelope(name).owner]:
-                step = lifecycle.failed(_envelope(name), names.KILLED, self._settings, now=self._stamps.next(), delay=0)
+                step = self._failed(name, names.KILLED)
                 self._settle("leased", name, step)
 
 

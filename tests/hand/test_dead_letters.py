@@ -88,11 +88,23 @@ def test_a_queue_cannot_be_its_own_dead_letter_queue(tmp_path: Path) -> None:
         mailq.open(tmp_path / "one", dead_letters=tmp_path / "one")
 
 
-def test_consumers_want_the_shared_queue_to_be_there(queues: tuple[mailq.Queue, mailq.Queue, mailq.Queue]) -> None:
+def test_a_missing_shared_queue_is_logged_and_stops_nobody(
+    queues: tuple[mailq.Queue, mailq.Queue, mailq.Queue], caplog: pytest.LogCaptureFixture
+) -> None:
     one, _, dead = queues
     shutil.rmtree(dead.location)
+    again = mailq.open(one.location, create=False)
+    assert "the dead stay here" in caplog.text
+    again.configure(dead_letters=None)
+    assert again.settings.dead_letters is None
+
+
+def test_a_shared_queue_that_cannot_be_had_leaves_no_queue_behind(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").touch()
     with pytest.raises(mailq.SettingsError, match="dead_letters"):
-        mailq.open(one.location, create=False)
+        mailq.open(tmp_path / "one", dead_letters=tmp_path / "full")
+    assert not (tmp_path / "one").exists()
 
 
 def test_both_queues_can_move_together(queues: tuple[mailq.Queue, mailq.Queue, mailq.Queue], tmp_path: Path) -> None:

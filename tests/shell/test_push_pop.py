@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command import Shell
 
 import mailq as library
@@ -149,3 +150,30 @@ def test_a_reader_that_goes_away_is_no_traceback(mailq: Shell, shell: Shell) -> 
 def test_pipes_into_jq(mailq: Shell, shell: Shell) -> None:
     mailq("push", "jobs", '{"resize": "cat.jpg"}')
     assert shell("mailq pop jobs | jq -r .body.resize").stdout == b"cat.jpg\n"
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_what_a_terminal_cannot_spell_does_not_block_the_queue(mailq: Shell, tmp_path: Path, locale: str) -> None:
+    environment = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}
+    mailq("push", "jobs", '"\\ud800"', "世界", **environment)
+    done = mailq("pop", "jobs", "-n", "2", **environment)
+    assert [json.loads(line)["body"] for line in done.stdout.splitlines()] == ["\ud800", "世界"]
+    mailq("ls", "jobs", **environment)
+
+
+def test_lines_are_stored_as_they_come(mailq: Shell, shell: Shell) -> None:
+    done = shell(
+        "mkfifo lines; mailq push jobs --lines < lines > ids & exec 3> lines; echo first >&3; "
+        "until mailq pop jobs --wait 20 --body; do :; done; exec 3>&-; wait"
+    )
+    assert done.stdout == b"first"
+
+
+def test_a_closed_stream_is_no_bug(mailq: Shell, shell: Shell) -> None:
+    mailq("init", "jobs")
+    assert shell("mailq push jobs x <&-; mailq pop jobs --body 2>&- >&- | cat; mailq ls jobs").stderr == b""
+
+
+def test_push_can_be_told_not_to_make_a_queue(mailq: Shell, tmp_path: Path) -> None:
+    assert b"there is no queue here" in mailq("push", "--no-create", "mnt", "x", code=1).stderr
+    assert not (tmp_path / "mnt").exists()

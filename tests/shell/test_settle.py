@@ -166,3 +166,23 @@ def test_a_killed_run_gives_its_message_back_at_once(mailq: Shell, shell: Shell,
     delivery = library.open(tmp_path / "jobs").pop(wait=5)
     assert delivery is not None
     assert [a.outcome for a in delivery.history] == ["killed"]
+
+
+def test_a_command_that_finishes_its_work_when_told_to_stop_is_acked(
+    mailq: Shell, shell: Shell, tmp_path: Path
+) -> None:
+    mailq("push", "jobs", "x")
+    done = shell(
+        "mkfifo started stop; mailq run jobs -- sh -c 'trap \"\" TERM; echo > started; read end < stop; exit 0' & "
+        "read begun < started; kill -TERM $!; echo > stop; wait $!; echo $?"
+    )
+    assert done.stdout == b"0\n"
+    assert len(library.open(tmp_path / "jobs")) == 0
+
+
+def test_a_reader_of_stderr_that_goes_away_does_not_hang_the_command(
+    mailq: Shell, shell: Shell, tmp_path: Path
+) -> None:
+    mailq("push", "jobs", "x")
+    shell("mailq run jobs -- sh -c 'for i in $(seq 20000); do echo line $i >&2; done' 2>&1 | head -n 1")
+    assert len(library.open(tmp_path / "jobs")) == 0

@@ -21,11 +21,11 @@ def held(**fields: object) -> Envelope:
 
 def test_a_push_goes_to_the_end_of_the_line() -> None:
     envelope = Envelope(NOW, names.new_id(NOW))
-    assert lifecycle.pushed(envelope, 0.0) == ("ready", envelope)
+    assert lifecycle.pushed(envelope, now=NOW, delay=0.0) == ("ready", envelope)
 
 
 def test_a_delayed_push_waits_under_its_due_time_and_keeps_the_time_of_its_push() -> None:
-    state, envelope = lifecycle.pushed(Envelope(NOW, names.new_id(NOW)), 1.5)
+    state, envelope = lifecycle.pushed(Envelope(NOW, names.new_id(NOW)), now=NOW, delay=1.5)
     assert (state, envelope.place, envelope.pushed) == ("delayed", NOW + 1_500_000_000, NOW)
 
 
@@ -33,19 +33,19 @@ def test_a_delayed_push_waits_under_its_due_time_and_keeps_the_time_of_its_push(
 
 
 def test_a_failed_message_goes_to_its_first_place() -> None:
-    step = lifecycle.failed(held(), "N", Settings(), now=NOW, delay=0)
+    step = lifecycle.failed(held(), "N", Settings(), now=NOW, end=NOW, delay=0)
     assert (step.state, step.envelope.place, step.envelope.tries) == ("ready", PUSHED, "N")
     assert (step.envelope.until, step.envelope.owner, step.envelope.claim) == (None, "", "")
 
 
 def test_a_failed_message_goes_to_the_end_if_so_set() -> None:
-    step = lifecycle.failed(held(), "N", Settings(retry_order="back"), now=NOW, delay=0)
+    step = lifecycle.failed(held(), "N", Settings(retry_order="back"), now=NOW, end=NOW, delay=0)
     assert (step.state, step.envelope.place) == ("ready", NOW)
 
 
 @pytest.mark.parametrize("order", ["front", "back"])
 def test_a_failed_message_waits_out_its_delay(order: str) -> None:
-    step = lifecycle.failed(held(), "E", Settings(retry_order=order), now=NOW, delay=2.0)
+    step = lifecycle.failed(held(), "E", Settings(retry_order=order), now=NOW, end=NOW, delay=2.0)
     assert (step.state, step.envelope.place, step.envelope.tries) == ("delayed", NOW + 2 * NS, "E")
 
 
@@ -67,7 +67,12 @@ def test_a_message_dies_when_its_retries_are_used_up(
     of_the_queue: int, of_the_message: int | None, tries: str, state: str
 ) -> None:
     step = lifecycle.failed(
-        held(tries=tries, max_retries=of_the_message), "N", Settings(max_retries=of_the_queue), now=NOW, delay=0
+        held(tries=tries, max_retries=of_the_message),
+        "N",
+        Settings(max_retries=of_the_queue),
+        now=NOW,
+        end=NOW,
+        delay=0,
     )
     assert step.state == state
     assert step.envelope.dead == (state == "dead")
@@ -80,7 +85,7 @@ def test_a_message_dies_when_its_retries_are_used_up(
 def test_a_message_is_delivered_once_and_once_a_retry(most: int, letters: list[str]) -> None:
     envelope = Envelope(PUSHED, names.new_id(PUSHED))
     for deliveries, letter in enumerate(letters, start=1):
-        step = lifecycle.failed(envelope, letter, Settings(max_retries=most), now=NOW, delay=0)
+        step = lifecycle.failed(envelope, letter, Settings(max_retries=most), now=NOW, end=NOW, delay=0)
         envelope = step.envelope
         if step.state == "dead":
             assert deliveries == most + 1

@@ -6,8 +6,9 @@ All of it works while producers and consumers run; nothing here holds a lock.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import lifecycle, names
 from mailq.engine import Record, Stats
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.store import Store
     from mailq.message import Draft, State
     from mailq.names import Envelope
+
+
+_EDIT_LEASE: Final = 60.0
+"""The least lease of a message that is being edited, in seconds: it takes milliseconds."""
+
+_SPARE: Final = 100
 
 
 class Found(NamedTuple):
@@ -63,20 +70,26 @@ def _record(store: Store, state: State, found: Found) -> Record | None:
     status = layouts.status_of(found.path)
     if status is None:
         return None
-    at = {
-        "ready": None,
-        "delayed": found.envelope.place,
-        "leased": max(found.envelope.until or 0, status.st_mtime_ns),
-        "dead": status.st_mtime_ns,
-    }[state]
-    if state == "leased" and found.envelope.until is None:
-        at = reaper.deadline(store, found.name, found.envelope)
+    at = None
+    match state:
+        case "delayed":
+            at = found.envelope.place
+        case "leased":
+            at = reaper.deadline(store, found.name, found.envelope)
+        case "dead":
+            at = status.st_mtime_ns
     return Record(state, found.path, found.envelope, status.st_size, at)
 
 
 def look(store: Store, state: State, limit: int | None) -> list[Record]:
     """List messages in a state, first in line first; the dead as they were in line."""
-    files = sorted(_files(store, state), key=lambda found: (-found.envelope.priority, found.envelope.place, found.name))
+
+    def in_line(found: Found) -> tuple[int, int, str]:
+        return -found.envelope.priority, found.envelope.place, found.name
+
+    found = _files(store, state)
+    # Of a long queue only as many as are wanted; a few more, for those that go away before they are looked at.
+    files = sorted(found, key=in_line) if limit is None else heapq.nsmallest(limit + _SPARE, found, key=in_line)
     records = (_record(store, state, found) for found in files)
     listed: list[Record] = []
     for record in records:
@@ -116,34 +129,31 @@ def read(store: Store, record: Record) -> bytes:
     raise MessageNotFound(record.envelope.id, store.layout.root)
 
 
-def replace(store: Store, record: Record, draft: Draft) -> None:
+def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     """Put other content into a message that nobody holds.
 
-    At every moment there is one file with this id, and its name tells the truth:
-    the message is first held under a name that promises no checksum, then the new
-    content is renamed over it, then it goes back sealed.
+    The message is held like a claim, under a name that promises no checksum but
+    tells where the body begins; the new content is renamed over it, and it goes
+    back sealed. So at every moment there is one file with this id, whole, and
+    whoever dies on the way leaves a lease that is reaped.
     """
-    sealed = record.envelope._replace(
-        size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext, file=record.envelope.file
-    )
-    held = record.envelope._replace(size=None, crc=None, head=0)
     place = os.path.dirname(record.name)
-    if record.state == "dead":
-        hold = f"{place}/{names.format_name(held)}"
-    else:
-        until = lifecycle.lease_end(held, store.settings, now=store.clock(), lease=None)
-        held = held.claimed(until=until, owner="", claim=os.urandom(3).hex())
-        hold = f"{store.layout.cur}/{names.format_name(held)}"
-    temporary = f"{store.layout.tmp}/{names.format_name(sealed)}"
-    with contextlib.suppress(OSError):
-        store.disk.unlink(temporary)
+    sealed = record.envelope._replace(size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext)
+    until = store.clock() + lifecycle.ns(max(_EDIT_LEASE, store.settings.lease))
+    held = sealed._replace(size=None, crc=None).claimed(until=until, owner=owner, claim=os.urandom(3).hex())
+    hold = f"{store.layout.cur}/{names.format_name(held)}"
+    temporary = f"{store.layout.tmp}/{names.format_name(held)}"
+    back = record.name
     try:
         store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        store.move(record.name, hold, unique=True)
+        try:
+            store.disk.rename(temporary, hold)
+            back = f"{place}/{names.format_name(sealed)}"
+        finally:
+            store.disk.rename(hold, back)
         if record.state == "dead" and record.at is not None:
-            store.disk.utime(temporary, record.at)  # when it died is its mtime
-        store.move(record.name, hold)
-        store.disk.rename(temporary, hold)
-        store.disk.rename(hold, f"{place}/{names.format_name(sealed)}")
+            store.disk.utime(back, record.at)  # when it died is its mtime
         if store.durable:
             store.disk.sync_directory(place)
     except FileNotFoundError:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 from mailq import lifecycle, names
 from mailq.engine import Claim, Reaped, Record, Stats
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import admin, arrivals, layout, sharing, texts
+from mailq.engines.maildir import admin, arrivals, forks, layout, sharing, texts
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.window import Window
-from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueFull, QueueNotFound, StorageError
+from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueFull, QueueNotFound, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
@@ -60,21 +60,24 @@ class MaildirEngine:
         self._stamps = Stamps(clock)
         self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
-        self._owner = Owner(self._layout, self._disk)
+        self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
         self._window = Window()
         self._fresh_until = 0.0
         self._room = 0
         self._counted_until = 0.0
         self._claims = int.from_bytes(os.urandom(3))
-        self._tended: int | None = None
+        self._next_tending = 0
         self._marker_seen = _stamp(self._layout.marker)
         self._watch: arrivals.Watch | None = None
         self._watch_tried = False
-        self._arrived = threading.Event()
-        self._lock = threading.Lock()
+        # Reentrant, both: a signal handler may use the queue in the midst of its own thread's use.
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(threading.RLock())
+        self._arrivals = 0
+        self._seen = threading.local()
         self._origin_told = False
-        _start_again_in_children(self)
+        forks.follow(self)
 
     @property
     def settings(self) -> Settings:
@@ -97,14 +100,9 @@ class MaildirEngine:
             self._require_marker()
             raise
         for message in placed:
-            if message.directory == self._layout.new:
-                self._window.offer(names.sort_key(message.name))
-            else:
-                due = names.parse(message.name)
-                if due is not None:
-                    self._reaper.next_due = min(self._reaper.next_due or due.place, due.place)
+            self._hear_of(message.directory, message.name)
         if placed:
-            self._arrived.set()
+            self._announce()
         return [message.id for message in placed]
 
     def _refuse_if_full(self, asked: int) -> None:
@@ -119,7 +117,8 @@ class MaildirEngine:
         if length + asked > limit:
             raise QueueFull(length, limit, asked)
         # Not exact under other producers anyway: while there is much room, count only once in a while.
-        self._room = (limit - length - asked) // _COUNT_SHARE
+        left = limit - length - asked
+        self._room = left // _COUNT_SHARE if length < left else 0
         self._counted_until = now + _FRESH
 
     # Consuming
@@ -128,11 +127,20 @@ class MaildirEngine:
         """Rename ready messages into ``cur/``, one after the other, from the window."""
         self._tend()
         claims: list[Claim] = []
+        failures: dict[str, StorageError] = {}
         try:
             while len(claims) < limit and (key := self._next_key()) is not None:
-                claim = self._take(layout.name_of(key), lease, detached=detached)
+                if key in failures:
+                    break  # once round: what is left cannot be claimed
+                try:
+                    claim = self._take(layout.name_of(key), lease, detached=detached)
+                except StorageError as error:  # one bad message must not block the others
+                    failures[key] = error
+                    continue
                 if claim is not None:
                     claims.append(claim)
+            if failures and not claims:
+                raise next(iter(failures.values()))
         except BaseException:
             for claim in claims:
                 with contextlib.suppress(MailqError):
@@ -147,9 +155,9 @@ class MaildirEngine:
         key = self._window.take()
         if key is not None:
             return key
-        # Before the listing: whatever arrives during it must wake the next wait.
-        self._arrived.clear()
-        self._reaper.promote()
+        # Before the listing: whatever arrives during it must end the next wait of this thread.
+        self._seen.arrivals = self._arrivals
+        self._promote()
         begun = time.monotonic()
         keys = self._list_ready()
         if not keys:
@@ -235,21 +243,36 @@ class MaildirEngine:
             if self._watch is not None:
                 self._stop_watch = weakref.finalize(self, self._watch.stop)
             return  # what arrived before the watch began is for the caller to find
-        now = self._clock()
-        longest = _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED
-        until_due = (self._reaper.next_due - now) / names.NS if self._reaper.next_due else longest
-        self._arrived.wait(max(0.0, min(timeout, longest, until_due, self.settings.reap_interval)))
+        timeout = min(timeout, _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED)
+        now, due = self._clock(), self._reaper.later.next_due
+        for at in (due, self._next_tending):
+            if at is not None:
+                timeout = min(timeout, (at - now) / names.NS)
+        with self._arrived:
+            if getattr(self._seen, "arrivals", None) == self._arrivals:
+                self._arrived.wait(max(0.0, timeout))
+
+    def _announce(self) -> None:
+        """End every wait that began before this."""
+        with self._arrived:
+            self._arrivals += 1
+            self._arrived.notify_all()
 
     def _on_arrival(self, directory: str, name: str) -> None:
-        if directory == self._layout.new and name[0] != ".":
-            key = layout.sort_key(directory, name)
-            if key is not None:
-                self._window.offer(key)
-        self._arrived.set()
+        if name[0] != ".":
+            self._hear_of(directory, name)
+        self._announce()
 
     def _on_missed_arrivals(self) -> None:
         self._window.clear()
-        self._arrived.set()
+        self._announce()
+
+    def _hear_of(self, directory: str, name: str) -> None:
+        """Tell the windows of a message that came to a directory."""
+        if directory == self._layout.later:
+            self._reaper.later.expect(name)
+        elif directory == self._layout.new and (key := layout.sort_key(directory, name)) is not None:
+            self._window.offer(key)
 
     # Settling
 
@@ -266,7 +289,8 @@ class MaildirEngine:
     def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
         """Count the attempt in the name, and rename it back."""
         envelope = _read_receipt(receipt)
-        step = lifecycle.failed(envelope, letter, self.settings, now=self._stamps.next(), delay=delay)
+        now, end = self._clock(), self._stamps.next()
+        step = lifecycle.failed(envelope, letter, self.settings, now=now, end=end, delay=delay)
         self._settle(receipt, "nack", step, error)
 
     def release(self, receipt: str, *, delay: float) -> None:
@@ -285,10 +309,7 @@ class MaildirEngine:
             path = self._store.settle(f"{self._layout.cur}/{receipt}", step, error=error)
         except OSError as failure:
             self._lost(receipt, verb, failure)
-        if step.state == "ready":
-            self._window.offer(names.sort_key(os.path.basename(path)))
-        elif step.state == "delayed":
-            self._reaper.next_due = min(self._reaper.next_due or step.envelope.place, step.envelope.place)
+        self._hear_of(*os.path.split(path))
 
     def extend(self, receipt: str, seconds: float) -> int:
         """Set the mtime of the claimed file to the new deadline.
@@ -296,6 +317,10 @@ class MaildirEngine:
         Not a rename: that would hide other files from whoever lists ``cur/`` at the time.
         """
         envelope = _read_receipt(receipt)
+        with self._lock:  # two threads that extend one lease: the later deadline must hold
+            return self._extend(receipt, envelope, seconds)
+
+    def _extend(self, receipt: str, envelope: Envelope, seconds: float) -> int:
         path = f"{self._layout.cur}/{receipt}"
         old = deadline(self._store, receipt, envelope)
         now = self._clock()
@@ -304,7 +329,11 @@ class MaildirEngine:
             raise LeaseLost(receipt, "extend")
         new = max(now + lifecycle.ns(seconds), old)
         try:
-            self._disk.utime(path, new)
+            try:
+                self._disk.utime(path, new)
+            except PermissionError:
+                self._store.own(path)
+                self._disk.utime(path, new)
             if self._clock() >= old:
                 # A reaper may have looked before the utime and be about to rename: there is no lock
                 # between its look and its rename. The lease is gone; let it be reaped without delay.
@@ -317,6 +346,7 @@ class MaildirEngine:
     def _lost(self, receipt: str, verb: str, error: OSError) -> None:
         """Raise what a failed move of a claimed file means."""
         if isinstance(error, MailqError):
+            self._require_marker()
             raise error
         if isinstance(error, FileNotFoundError) or error.errno in layout.GONE:
             self._require_marker()
@@ -335,19 +365,29 @@ class MaildirEngine:
     def _tend(self) -> None:
         """What every consumer does from time to time: read changed settings, reap, ready what is due."""
         now = self._clock()
-        due = self._reaper.next_due
-        if due is not None and now >= due and self._reaper.promote():
-            self._window.clear()  # they may belong in front of what it holds
-        if self._tended is not None and 0 <= now - self._tended < lifecycle.ns(self.settings.reap_interval):
+        due = self._reaper.later.next_due
+        if due is not None and now >= due:
+            self._promote()
+        # An appointment further away than the interval was made before the clock stepped back.
+        if 0 < self._next_tending - now <= lifecycle.ns(self.settings.reap_interval):
             return
-        self._tended = now
         self._reload()
+        self._owner.check()
         if not self._origin_told:
             sharing.tell_origin(self._store)
             self._origin_told = True
-        reaped = self._reaper.reap_if_due()
+        try:
+            reaped, self._next_tending = self._reaper.reap_if_due()
+        except StorageError as error:  # reaping must not keep a consumer from its own work
+            self._next_tending = now + lifecycle.ns(self.settings.reap_interval)
+            layout.log().warning("reaping failed: %s", error)
+            return
         if reaped is not None and (reaped.returned or reaped.due):
             self._window.clear()  # they may belong in front of what it holds
+
+    def _promote(self) -> None:
+        for name in self._reaper.later.promote(self._store):
+            self._hear_of(self._layout.new, name)
 
     def _reload(self) -> None:
         """Read the settings again when the file has changed; a damaged file keeps the old ones."""
@@ -356,12 +396,11 @@ class MaildirEngine:
             return
         try:
             self._store.marker = layout.load(self._layout, self._disk)
-        except QueueNotFound:
-            raise
-        except MailqError as error:
-            import logging  # noqa: PLC0415 - slow to load, and only wanted here
-
-            logging.getLogger("mailq").warning("the settings were not read again: %s", error)
+        except SettingsError as error:
+            layout.log().warning("the settings were not read again: %s", error)
+        except StorageError as error:
+            layout.log().warning("the settings could not be read again yet: %s", error)
+            return
         self._marker_seen = seen
         self._origin_told = False
 
@@ -375,8 +414,9 @@ class MaildirEngine:
         changes = dict(changes)
         if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
             changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
-            sharing.require_home(self._layout, self.settings.changed(changes), self._disk, create=True)
-        self._store.marker = layout.save(self._layout, self._disk, changes)
+            sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
+        with layout.settings_lock(self._layout):
+            self._store.marker = layout.save(self._layout, self._disk, changes)
         self._marker_seen = _stamp(self._layout.marker)
         self._origin_told = False
         return self.settings
@@ -397,12 +437,12 @@ class MaildirEngine:
 
     def replace(self, record: Record, draft: Draft) -> None:
         """See admin.replace."""
-        admin.replace(self._store, record, draft)
+        admin.replace(self._store, record, draft, owner=self._owner.token())
         self._window.clear()
 
     def history(self, envelope: Envelope) -> list[Attempt]:
         """See texts.read."""
-        return texts.read(self._layout.errors, envelope)
+        return texts.read(self._disk, self._layout.errors, envelope)
 
     def origin(self, envelope: Envelope) -> str:
         """See sharing.origin_of."""
@@ -431,14 +471,14 @@ class MaildirEngine:
         self._watch, self._watch_tried = None, False
         self._owner.leave()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """Begin a forked child's life: its own locks, claim tokens (no random one twice) and watch."""
         if self._watch is not None:
             self._stop_watch.detach()  # its thread did not come along
         self._watch, self._watch_tried = None, False
-        self._lock = threading.Lock()
-        self._arrived = threading.Event()
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(threading.RLock())
         self._stamps.after_fork()
-        self._window.after_fork()
         self._claims = int.from_bytes(os.urandom(3))
 
 
@@ -457,15 +497,3 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _start_again_in_children(engine: MaildirEngine) -> None:
-    """Give a forked child its own locks, events and claim tokens; a random one must not be drawn twice."""
-    reference = weakref.ref(engine)
-
-    def again() -> None:
-        if (mine := reference()) is not None:
-            mine._after_fork()  # noqa: SLF001 - the engine's own function
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=again)

@@ -12,6 +12,7 @@ from mailq.errors import QueueNotFound, SettingsError, StorageError
 from mailq.settings import Marker, Settings, edit, new_marker, parse, render
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterator, Mapping
 
     from mailq.engines.disk import Disk
@@ -60,6 +61,8 @@ def create(layout: Layout, settings: Settings, disk: Disk) -> None:
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
         disk.write_file(temporary, text.encode(), mode=int(settings.file_mode, 8), sync=True)
+        for path in {layout.root, *(os.path.dirname(path) for path in made)}:
+            disk.sync_directory(path)  # before the marker: whoever sees it may push
         try:
             # link, not rename: a rename would replace the marker of whoever was first.
             disk.link(temporary, layout.marker)
@@ -72,8 +75,7 @@ def create(layout: Layout, settings: Settings, disk: Disk) -> None:
                 disk.rename(temporary, layout.marker)
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(temporary)
-        for path in {layout.root, *(os.path.dirname(path) for path in made)}:
-            disk.sync_directory(path)
+        disk.sync_directory(layout.root)
     except OSError as error:
         raise StorageError("create the queue", error) from error
 
@@ -123,6 +125,10 @@ def _make_directory(disk: Disk, path: str, mode: int) -> list[str]:
 
 def load(layout: Layout, disk: Disk) -> Marker:
     """Read the marker. Raises QueueNotFound if there is none, SettingsError if it is damaged."""
+    return parse(_read_marker(layout, disk), layout.marker)
+
+
+def _read_marker(layout: Layout, disk: Disk) -> str:
     try:
         fd = disk.open_to_read(layout.marker)
     except FileNotFoundError:
@@ -138,10 +144,9 @@ def load(layout: Layout, disk: Disk) -> Marker:
     finally:
         disk.drop(fd)
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise SettingsError(f"this is not UTF-8: {error}; mend the file", path=layout.marker) from error
-    return parse(text, layout.marker)
 
 
 def check(layout: Layout, disk: Disk, settings: Settings) -> None:
@@ -150,9 +155,12 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
     Between two file systems a rename is not atomic, and everything rests on it.
     """
     devices = {}
+    made: list[str] = []
     for path in layout.directories():
-        _make_directory(disk, path, directory_mode(settings))
+        made += _make_directory(disk, path, directory_mode(settings))
         devices[os.stat(path).st_dev] = path
+    if made:
+        disk.sync_directory(layout.root)
     if len(devices) > 1:
         apart = " and ".join(sorted(devices.values()))
         raise QueueNotFound(layout.root, f"{apart} are on different file systems; a queue must be on one")
@@ -160,9 +168,8 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
 
 def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     """Change settings in the marker, durably, leaving a person's comments as they are."""
-    marker = load(layout, disk)
-    with open(layout.marker, encoding="utf-8") as file:
-        text = edit(file.read(), marker, changes)
+    before = _read_marker(layout, disk)
+    text = edit(before, parse(before, layout.marker), changes)
     changed = parse(text, layout.marker)
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
@@ -172,6 +179,40 @@ def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     except OSError as error:
         raise StorageError("change the settings", error) from error
     return changed
+
+
+@contextlib.contextmanager
+def settings_lock(layout: Layout) -> Iterator[None]:
+    """One change of the settings at a time: two that read the same file would lose one of them."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to load, and seldom wanted
+
+    try:
+        with FileLock(f"{layout.root}/.settings.lock", timeout=10, mode=0o600, thread_local=False):
+            yield
+    except Timeout as error:
+        raise StorageError("change the settings", OSError(errno.EBUSY, "another process is changing them")) from error
+
+
+def log() -> logging.Logger:
+    """Where mailq says what it could not raise."""
+    import logging  # noqa: PLC0415 - slow to load, and seldom wanted
+
+    return logging.getLogger("mailq")
+
+
+def read_small(disk: Disk, path: str, most: int) -> bytes | None:
+    """Read the beginning of a regular file; None if there is none. Follows no symlink, waits for no FIFO."""
+    try:
+        fd = disk.open_to_read(path)
+    except OSError:
+        return None
+    try:
+        regular = (os.fstat(fd).st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
+        return disk.read(fd, most) if regular else None
+    except OSError:
+        return None
+    finally:
+        disk.drop(fd)
 
 
 def entries(directory: str) -> Iterator[os.DirEntry[str]]:
@@ -184,6 +225,8 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
         scan = os.scandir(directory)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise StorageError("list the messages", error) from error
     with scan:
         for entry in scan:
             try:

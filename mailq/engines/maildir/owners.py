@@ -12,10 +12,13 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
-import weakref
 from functools import cache
 from typing import TYPE_CHECKING
+
+from mailq.engines.maildir import forks
+from mailq.engines.maildir.layout import log
 
 try:
     import fcntl
@@ -30,13 +33,15 @@ if TYPE_CHECKING:
 class Owner:
     """This process as a holder of leases on one queue."""
 
-    def __init__(self, layout: Layout, disk: Disk) -> None:
+    def __init__(self, layout: Layout, disk: Disk, *, mode: int) -> None:
+        self._mode = mode
         self._layout = layout
         self._disk = disk
         self._fd: int | None = None
         self._token = ""
         self._complained = False
-        _forget_in_children(self)
+        self._lock = threading.RLock()
+        forks.follow(self)
 
     def token(self) -> str:
         """The name of this owner, for the ``by=`` of its claims; from the first call on it is locked.
@@ -45,25 +50,30 @@ class Owner:
         end by time alone then, and a full queue can still be emptied.
         """
         if not self._token and fcntl is not None:
-            try:
-                self._enter()
-            except OSError as error:
-                self._complain(error)
+            with self._lock:
+                try:
+                    if not self._token:
+                        self._enter()
+                except OSError as error:
+                    self._complain(error)
         return self._token
+
+    def check(self) -> None:
+        """Begin anew under another name if somebody removed our file: whoever looks takes us for dead."""
+        if self._token and not os.path.exists(f"{self._layout.owners}/{self._token}"):
+            self.abandon()
 
     def _complain(self, error: OSError) -> None:
         """Say once that this process cannot be an owner."""
         if not self._complained:
-            import logging  # noqa: PLC0415 - slow to load, and only wanted here
-
-            logging.getLogger("mailq").warning("leases end by time alone: cannot register as an owner: %s", error)
+            log().warning("leases end by time alone: cannot register as an owner: %s", error)
             self._complained = True
 
     def _enter(self) -> None:
         token = os.urandom(4).hex()
         temporary = f"{self._layout.tmp}/.owner.{token}"
         story = {"host": platform.node(), "boot": boot_id(), "pid": os.getpid(), "since": time.time()}
-        fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
         try:
             self._disk.write(fd, (json.dumps(story) + "\n").encode())
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,27 +97,20 @@ class Owner:
         """An owner that nobody can reach any more holds nothing."""
         self.abandon()
 
+    def after_fork(self) -> None:
+        """Close a child's copy of the lock.
+
+        A fork inherits an flock: a child that lives on would keep its dead parent's
+        leases alive, and would claim under the parent's name.
+        """
+        self._lock = threading.RLock()
+        self.abandon()
+
     def abandon(self) -> None:
         """Close the lock file and forget the token, without a trace on disk."""
         fd, self._fd, self._token = self._fd, None, ""
         if fd is not None:
             self._disk.drop(fd)
-
-
-def _forget_in_children(owner: Owner) -> None:
-    """Have a forked child close its copy of the lock.
-
-    A fork inherits an flock: a child that lives on would keep its dead parent's
-    leases alive, and would claim under the parent's name.
-    """
-    reference = weakref.ref(owner)
-
-    def forget() -> None:
-        if (mine := reference()) is not None:
-            mine.abandon()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forget)
 
 
 def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
@@ -131,7 +134,7 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
         return bool(same_kernel or story["host"] == platform.node())
     except OSError:
         return False
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Not ours, or torn by a power cut: whoever held the lock is gone with the kernel.
         return True
     finally:

@@ -16,6 +16,8 @@ from mailq import lifecycle, names
 from mailq.engine import Reaped
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners
+from mailq.engines.maildir.window import Window
+from mailq.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 _LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
 
-_COARSE: Final = 2.0
-"""A directory's mtime may stand still for this many seconds (FAT, some network disks)."""
+
+_LISTING_SHARE: Final = 20.0
+"""Listing ``later/`` takes at most a twentieth of the time."""
 
 
 class Reaper:
@@ -35,17 +38,21 @@ class Reaper:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._later_seen: tuple[int, int] | None = None
-        self.next_due: int | None = None
+        self._next_turn = 0
+        self.later = Later()
 
     # Leases
 
-    def reap_if_due(self) -> Reaped | None:
-        """Reap unless somebody did within the interval, or is doing it; None if not done."""
+    def reap_if_due(self) -> tuple[Reaped | None, int]:
+        """Reap unless somebody did within the interval, or is doing it.
+
+        Returns what was done, None if nothing, and when to ask again, in nanoseconds.
+        """
+        self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
         if next(layouts.entries(self._store.layout.cur), None) is None:
-            return None  # nothing is leased: no lock, no stamp, no cost
+            return None, self._next_turn  # nothing is leased: no lock, no stamp, no cost
         with self._turn() as mine:
-            return self.reap() if mine else None
+            return self.reap() if mine else None, self._next_turn
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
@@ -54,7 +61,8 @@ class Reaper:
 
         path = self._store.layout.reap_lock
         first = not os.path.exists(path)  # a lock file that is only just made is no stamp
-        lock = FileLock(path, timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False)
+        mode = int(self._store.settings.file_mode, 8)
+        lock = FileLock(path, timeout=0, mode=mode, thread_local=False, fallback_to_soft=False)
         try:
             lock.acquire()
         except Timeout:
@@ -67,15 +75,20 @@ class Reaper:
             now = self._store.clock()
             interval = lifecycle.ns(self._store.settings.reap_interval)
             # A stamp from the future is one from before the clock stepped back.
-            if mine := first or not 0 <= now - os.stat(path).st_mtime_ns < interval:
-                self._store.disk.utime(path, now)
+            stamp = os.stat(path).st_mtime_ns
+            if mine := first or not 0 <= now - stamp < interval:
+                with suppress(OSError):  # another user's file, in a shared queue: then it is reaped more often
+                    self._store.disk.utime(path, now)
+            else:
+                # Not a whole interval from now, or what a consumer held could wait for two.
+                self._next_turn = stamp + interval
             yield mine
         finally:
             lock.release()
 
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""
-        due = self.promote(force=True)
+        due = len(self.later.promote(self._store))
         # Read before any file is looked at: an extension that comes after the look then finds its
         # old deadline passed, and its holder is told LeaseLost.
         now = self._store.clock()
@@ -88,11 +101,16 @@ class Reaper:
             letter = self._verdict(name, envelope, now, alive)
             if not letter:
                 continue
-            step = lifecycle.failed(envelope, letter, self._store.settings, now=self._store.stamps.next(), delay=0)
+            step = lifecycle.failed(
+                envelope, letter, self._store.settings, now=now, end=self._store.stamps.next(), delay=0
+            )
             try:
                 self._store.settle(f"{self._store.layout.cur}/{name}", step)
             except FileNotFoundError:
                 continue  # its holder settled it, or another reaper came first
+            except StorageError as error:  # one bad message must not keep the others
+                layouts.log().warning("a lease could not be given back: %s", error)
+                continue
             returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
         self._sweep(now)
         return Reaped(returned, died, due)
@@ -126,43 +144,69 @@ class Reaper:
                     with suppress(OSError):
                         disk.unlink(entry.path)
 
-    # Delayed messages
 
-    def promote(self, *, force: bool = False) -> int:
-        """Move delayed messages whose time has come to where they are ready. Returns how many."""
-        now = self._store.clock()
-        if not force and not self._later_changed() and (self.next_due is None or now < self.next_due):
-            return 0
-        later = self._store.layout.later
-        self.next_due = None
-        due = 0
-        for name in [entry.name for entry in layouts.entries(later)]:
-            envelope = layouts.envelope_of(later, name)
+class Later:
+    """The delayed messages that are due next, held in order like the ready ones.
+
+    Listing ``later/`` for each look would make every pop pay for every back-off.
+    It is listed again at most for a small part of the time, and fed with what
+    this process delays and with arrivals.
+    """
+
+    def __init__(self) -> None:
+        self._window = Window()
+        self._listed_until = 0.0
+
+    @property
+    def next_due(self) -> int | None:
+        """When the next known message is due, in nanoseconds."""
+        key = self._window.first()
+        return None if key is None else names.parse_time(layouts.time_of(key))
+
+    def expect(self, name: str) -> None:
+        """Hear of a message that was delayed."""
+        if names.looks_ours(name):
+            self._window.offer(_due_key(name))
+        else:
+            self._listed_until = 0.0
+
+    def promote(self, store: Store) -> list[str]:
+        """Move messages whose time has come to where they are ready. Returns their new names."""
+        self._list(store)
+        now = _due_key(names.format_time(store.clock())) + "~"
+        promoted = []
+        while (key := self._window.take(now)) is not None:
+            name = layouts.name_of(key)
+            envelope = layouts.envelope_of(store.layout.later, name)
             if envelope is None:
                 continue
-            if envelope.place > now:
-                self.next_due = min(self.next_due or envelope.place, envelope.place)
-                continue
             try:
-                self._store.settle(f"{later}/{name}", lifecycle.came_due(envelope, self._store.settings))
-                due += 1
+                path = store.settle(f"{store.layout.later}/{name}", lifecycle.came_due(envelope, store.settings))
+                promoted.append(os.path.basename(path))
             except FileNotFoundError:
-                continue
-        return due
+                continue  # another consumer was faster
+            except StorageError as error:  # one bad message must not keep the others
+                layouts.log().warning("a delayed message could not be readied: %s", error)
+        return promoted
 
-    def _later_changed(self) -> bool:
-        """Whether ``later/`` may hold names that the last look did not see."""
-        try:
-            status = os.stat(self._store.layout.later)
-        except OSError:
-            return True
-        seen = (status.st_mtime_ns, status.st_ino)
-        if seen == self._later_seen:
-            return False
-        # A directory that changed just now may change again within the same tick of its mtime.
-        settled = time.time() - status.st_mtime > _COARSE
-        self._later_seen = seen if settled else None
-        return True
+    def _list(self, store: Store) -> None:
+        begun = time.monotonic()
+        if begun < self._listed_until:
+            return
+        self._window.begin()
+        keys = []
+        for entry in layouts.entries(store.layout.later):
+            ours = names.looks_ours(entry.name)
+            keys.append(_due_key(entry.name) if ours else f"9{names.format_time(0)}/{entry.name}")
+        # What is delayed from now on is offered; a bound at the end of time takes all of it.
+        self._window.fill(keys, whole=True)
+        now = time.monotonic()
+        self._listed_until = now + (now - begun) * _LISTING_SHARE
+
+
+def _due_key(name: str) -> str:
+    """The sort key of a delayed message: by its due time alone."""
+    return "9" + name
 
 
 def deadline(store: Store, name: str, envelope: Envelope) -> int | None:

@@ -34,24 +34,31 @@ def home_of(layout: Layout, settings: Settings) -> Layout | None:
     return None if settings.dead_letters is None else Layout(os.path.join(layout.root, settings.dead_letters))
 
 
-def require_home(layout: Layout, settings: Settings, disk: Disk, *, create: bool) -> None:
-    """Make sure of the dead-letter queue: it exists, is another one, and on the same file system."""
+def require_home(layout: Layout, settings: Settings, disk: Disk) -> None:
+    """Make sure of the dead-letter queue before it is set: it is another one, on the same file system; create it."""
     home = home_of(layout, settings)
     if home is None:
         return
     if os.path.realpath(home.root) == os.path.realpath(layout.root):
         raise SettingsError(f"{_KEY} names the queue itself; leave it out: dead/ is there already", key=_KEY)
     try:
-        if create and not os.path.exists(home.marker):
+        if not os.path.exists(home.marker):
             layouts.create(home, Settings(), disk)
         layouts.load(home, disk)
     except QueueNotFound as error:
         raise SettingsError(f"{_KEY}: {error}", key=_KEY) from error
-    if os.stat(home.root).st_dev != os.stat(layout.root).st_dev:
+    if os.stat(home.root).st_dev != _device(layout.root):
         raise SettingsError(
             f"{_KEY} is on another file system ({home.root}); a dead letter is moved by rename, choose a place on the same",
             key=_KEY,
         )
+
+
+def _device(path: str) -> int:
+    """The file system that a directory is on, or would be."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return os.stat(path).st_dev
 
 
 def tell_origin(store: Store) -> None:
@@ -61,7 +68,7 @@ def tell_origin(store: Store) -> None:
         return
     path = f"{home.origins}/{store.mark}"
     text = store.layout.root + "\n"
-    if _read(path) == text:
+    if _read(store.disk, path) == text:
         return
     with contextlib.suppress(OSError):  # a convenience: the mark itself is in the name
         with contextlib.suppress(FileExistsError):
@@ -75,13 +82,17 @@ def origin_of(store: Store, envelope: Envelope) -> str:
     """The directory of the queue that a dead letter came from; the mark alone if that is not known."""
     if not envelope.origin:
         return store.layout.root
-    text = _read(f"{store.layout.origins}/{envelope.origin}")
+    text = _read(store.disk, f"{store.layout.origins}/{envelope.origin}")
     return envelope.origin if text is None else text.rstrip("\n")
 
 
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(4096)
-    except OSError:
-        return None
+def _read(disk: Disk, path: str) -> str | None:
+    data = layouts.read_small(disk, path, 4096)
+    return None if data is None else os.fsdecode(data)
+
+
+def warn_if_missing(layout: Layout, settings: Settings) -> None:
+    """Log that the dead will stay at home for now: no reason to stop the living."""
+    home = home_of(layout, settings)
+    if home is not None and not os.path.exists(home.marker):
+        layouts.log().warning("%s: the dead-letter queue %s is not there; the dead stay here", layout.root, home.root)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import lifecycle, names
 from mailq.engines.disk import can_syncfs
+from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
 from mailq.engines.maildir.layout import GONE
 from mailq.errors import StorageError
@@ -75,6 +76,10 @@ class Store:
         """Whether a finished push must survive a power cut."""
         return self.settings.durability == "power-loss"
 
+    @property
+    def _mode(self) -> int:
+        return int(self.settings.file_mode, 8)
+
     # In
 
     def put(self, drafts: Sequence[Draft]) -> list[Placed]:
@@ -119,11 +124,11 @@ class Store:
             max_retries=draft.max_retries,
             ttl=draft.ttl,
         )
-        state, envelope = lifecycle.pushed(envelope, draft.delay)
+        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=draft.delay)
         return Placed(envelope.id, names.format_name(envelope), self.layout.directory(state), draft.data)
 
     def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
-        mode = int(self.settings.file_mode, 8)
+        mode = self._mode
         # syncfs reports the write errors since its descriptor was opened: so before the first write.
         fd = self.disk.open(self.layout.tmp, os.O_RDONLY) if together else None
         try:
@@ -160,7 +165,7 @@ class Store:
     # Along
 
     def move(self, source: str, target: str, *, unique: bool = False) -> None:
-        """Rename a message. Raises FileNotFoundError if, and only if, it is gone.
+        """Rename a message. Raises FileNotFoundError if somebody else was faster.
 
         ``unique`` says that nobody else could have made the target: then its being
         there proves that the rename happened, whatever it reported. NFS may carry
@@ -171,7 +176,8 @@ class Store:
         except OSError as error:
             if unique and os.path.lexists(target):
                 return
-            if error.errno in GONE and not os.path.lexists(source):
+            # Not: is the source gone? It may be back already under the same name, released by whoever was faster.
+            if error.errno in GONE and os.path.isdir(os.path.dirname(target)):
                 raise FileNotFoundError(error.errno, error.strerror, source) from error
             raise StorageError("move the message", error) from error
 
@@ -190,7 +196,7 @@ class Store:
         target = f"{self.layout.directory(state)}/{names.format_name(envelope)}"
         self.move(path, target)
         if error is not None:
-            texts.write(self.disk, self.layout.errors, envelope.id, number, error)
+            texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
         return target
 
     def _forget_extension(self, path: str) -> None:
@@ -227,11 +233,15 @@ class Store:
         with contextlib.suppress(OSError):
             self.disk.utime(target, self.clock())  # when it died; an extended deadline must not stay either
         if error is not None:
-            texts.write(self.disk, self.layout.errors, envelope.id, number, error)
+            texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
         if home is not self.layout:
             texts.move(self.disk, self.layout.errors, home.errors, envelope)
         if self.durable:
-            self.disk.sync_directory(os.path.dirname(target))
+            # It has happened, synced or not: raising would have the caller believe otherwise.
+            try:
+                self.disk.sync_directory(os.path.dirname(target))
+            except OSError as failure:
+                layouts.log().warning("message %s is dead, but that is not synced: %s", envelope.id, failure)
         return target
 
     # Out
@@ -258,7 +268,8 @@ class Store:
                 )
             data = self.disk.read_all(fd, status.st_size)
             if until is not None and status.st_mtime_ns > until:
-                self.disk.utime(path, self.clock())
+                with contextlib.suppress(OSError):  # somebody else's file: then its lease is longer
+                    self.disk.utime(path, self.clock())
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:
@@ -268,6 +279,17 @@ class Store:
                 "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"
             )
         return data
+
+    def own(self, path: str) -> None:
+        """Replace somebody else's file, in a shared queue, by a copy of one's own: only an owner may set its mtime."""
+        fd = self.disk.open_to_read(path)
+        try:
+            data = self.disk.read_all(fd, os.fstat(fd).st_size)
+        finally:
+            self.disk.drop(fd)
+        copy = f"{self.layout.tmp}/{os.path.basename(path)}"
+        self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
+        self.disk.rename(copy, path)
 
     def _verdict(self, error: OSError, path: str) -> Exception:
         """Whose fault it is that a file cannot be read: nobody's, the machine's for now, or the file's."""

@@ -8,10 +8,10 @@ keep one is logged and stops nothing.
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Final
 
 from mailq import names
+from mailq.engines.maildir import layout as layouts
 from mailq.message import OUTCOMES, Attempt
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _path(directory: str, id: str, number: int) -> str:
     return f"{directory}/{id}.{number}.txt"
 
 
-def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:
+def write(disk: Disk, directory: str, id: str, number: int, text: str, *, mode: int) -> None:
     """Keep the text of an attempt; number 0 is a death without one (torn, expired)."""
     path = _path(directory, id, number)
     data = text.encode(errors="backslashreplace")[-_LONGEST:]
@@ -37,11 +37,9 @@ def write(disk: Disk, directory: str, id: str, number: int, text: str) -> None:
         for former in (path, _path(directory, id, number - _KEPT)):
             with contextlib.suppress(FileNotFoundError):
                 disk.unlink(former)
-        disk.write_file(path, data, mode=0o600, sync=False)
+        disk.write_file(path, data, mode=mode, sync=False)
     except OSError as error:
-        import logging  # noqa: PLC0415 - slow to load, and only wanted here
-
-        logging.getLogger("mailq").warning("message %s: its error text was not kept: %s", id, error)
+        layouts.log().warning("message %s: its error text was not kept: %s", id, error)
 
 
 def _numbers(envelope: Envelope) -> list[int]:
@@ -64,15 +62,15 @@ def move(disk: Disk, source: str, target: str, envelope: Envelope) -> None:
             disk.rename(_path(source, envelope.id, number), _path(target, envelope.id, number))
 
 
-def read(directory: str, envelope: Envelope) -> list[Attempt]:
+def read(disk: Disk, directory: str, envelope: Envelope) -> list[Attempt]:
     """The finished attempts of a message, with their texts; one that died without an attempt has number 0."""
     attempts = []
     for number, letter in [(0, ""), *names.story(envelope.tries)]:
-        text, at = None, None
-        with contextlib.suppress(OSError):
-            fd = os.open(_path(directory, envelope.id, number), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-            with open(fd, encoding="utf-8", errors="backslashreplace") as file:
-                text, at = file.read(_LONGEST), os.fstat(fd).st_mtime
+        path = _path(directory, envelope.id, number)
+        data = layouts.read_small(disk, path, _LONGEST)
+        text = None if data is None else data.decode(errors="backslashreplace")
+        status = layouts.status_of(path) if text is not None else None
+        at = None if status is None else status.st_mtime
         if number or text:
             attempts.append(Attempt(number, OUTCOMES.get(letter, envelope.why), text, at))
     return attempts

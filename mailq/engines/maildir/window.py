@@ -6,8 +6,14 @@ import heapq
 import threading
 from typing import Final
 
+from mailq.engines.maildir import forks
+
 SIZE: Final = 32_768
 """How many names a window holds: about 5 MB."""
+
+
+_END: Final = "~"
+"""Sorts behind every key."""
 
 
 class Window:
@@ -21,34 +27,48 @@ class Window:
         self._size = size
         self._heap: list[str] = []
         self._bound = ""
-        self._meanwhile: list[str] = []
+        self._meanwhile: list[str] | None = None
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
+        forks.follow(self)
 
-    def take(self) -> str | None:
-        """Take the first key; None when the window is dry."""
+    def take(self, before: str | None = None) -> str | None:
+        """Take the first key if it sorts before another; None else, or when the window is dry."""
         with self._lock:
-            return heapq.heappop(self._heap) if self._heap else None
+            due = self._heap and (before is None or self._heap[0] < before)
+            return heapq.heappop(self._heap) if due else None
+
+    def first(self) -> str | None:
+        """Look at the first key without taking it; None when the window is dry."""
+        with self._lock:
+            return self._heap[0] if self._heap else None
 
     def begin(self) -> None:
         """A listing begins: what arrives from now on it may miss."""
         with self._lock:
             self._meanwhile = []
 
-    def fill(self, keys: list[str]) -> None:
-        """Take over a listing, keeping the first of it, and what arrived during it."""
-        with self._lock:
-            self._keep(keys)
-            for key in self._meanwhile:
-                self.offer(key)
+    def fill(self, keys: list[str], *, whole: bool = False) -> None:
+        """Take over a listing, keeping the first of it, and what arrived during it.
 
-    def _keep(self, keys: list[str]) -> None:
+        ``whole``: as long as everything fits, arrivals are taken at the end too.
+        """
+        with self._lock:
+            self._keep(keys, whole=whole)
+            meanwhile, self._meanwhile = self._meanwhile, None
+            known = set(self._heap) if meanwhile else set()
+            for key in meanwhile or ():
+                if key not in known:
+                    self.offer(key)
+
+    def _keep(self, keys: list[str], *, whole: bool = False) -> None:
         if len(keys) > self._size:
             keys = heapq.nsmallest(self._size, keys)
+            whole = False
         else:
             keys.sort()
         self._heap = keys
-        self._bound = keys[-1] if keys else ""
+        self._bound = _END if whole else keys[-1] if keys else ""
 
     def offer(self, key: str) -> None:
         """Add an arrival that belongs before the last name of the listing.
@@ -57,7 +77,7 @@ class Window:
         other producers that this window has not heard of.
         """
         with self._lock:
-            if len(self._meanwhile) < self._size:
+            if self._meanwhile is not None and len(self._meanwhile) < self._size:
                 self._meanwhile.append(key)
             if key < self._bound:
                 heapq.heappush(self._heap, key)
