@@ -17,9 +17,9 @@ from mailq.errors import MailqError
 @queue_argument
 @click.argument("id", metavar="ID")
 def edit(queue: str, id: str) -> None:
-    """Edit a ready, delayed or dead message's body in $EDITOR and seal it anew.
+    """Edit a message in $EDITOR and seal it anew.
 
-    If somebody takes the message meanwhile, it is left as it was and your text is
+    It may be ready, delayed or dead; headers stay as they are. If somebody takes the message meanwhile, it is left as it was and your text is
     kept in a file.
 
     \b

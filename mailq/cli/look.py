@@ -82,7 +82,9 @@ def _summary(message: Message) -> dict[str, Any]:
 @_id
 @_json
 def show(queue: str, id: str, *, as_json: bool) -> None:
-    """Show all that is known of a message: its fields, its failed attempts, its errors.
+    """Show all that is known of a message.
+
+    Its fields, its failed attempts, and their errors.
 
     \b
         mailq show jobs 01936f0c2b7d7a3e9c41b6d07f52e811

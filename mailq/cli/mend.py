@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--all", "everything", is_flag=True, help="All dead messages.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many, oldest first.")
 def redrive(queue: str, ids: tuple[str, ...], *, everything: bool, limit: int | None) -> int:
-    """Put dead messages back in line, to be tried afresh; print how many.
+    """Put dead messages back in line; print how many.
+
+    They are tried afresh, from attempt 1.
 
     \b
         mailq redrive jobs --all --limit 10
@@ -59,7 +61,7 @@ def purge(queue: str, *, state: State, yes: bool) -> None:
 @queue_argument
 @click.option("--every", type=DURATION, help="Again and again, this far apart, until interrupted.")
 def reap(queue: str, *, every: float | None) -> None:
-    """Give back what late and dead consumers hold; print what was done.
+    """Give back what late and dead consumers hold.
 
     Every consumer does so by itself: this is for a queue that has none running.
 

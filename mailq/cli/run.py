@@ -33,9 +33,9 @@ _TAIL: Final = 16_384
 @click.option("--lease", type=DURATION, help="Lease; it is extended while the command runs [default: the queue's].")
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(queue: str, *, wait: float, lease: float | None, command: tuple[str, ...]) -> int:
-    """Pop one message and run a command for it, with the body on its standard input.
+    """Pop one message and run a command for it.
 
-    Exit 0 acks the message; anything else nacks it, with the end of the command's
+    The command has the body on its standard input. Exit 0 acks the message; anything else nacks it, with the end of the command's
     stderr as the error. The environment has MAILQ_QUEUE, MAILQ_ID, MAILQ_ATTEMPT,
     MAILQ_RECEIPT, MAILQ_CONTENT_TYPE, MAILQ_PUSHED_AT and MAILQ_HEADER_<NAME> for
     each header. Interrupting releases the message uncounted.

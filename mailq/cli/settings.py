@@ -83,8 +83,9 @@ def init(queue: str, *, backoff: str | None, **settings: Any) -> None:  # noqa: 
 @click.argument("key", required=False)
 @click.argument("value", required=False)
 def config(queue: str, key: str | None, value: str | None) -> None:
-    """Show the settings, or one of them, or change it; "none" resets it.
+    """Show or change the settings.
 
+    All of them, or the one named KEY; with VALUE it is changed, and "none" resets it.
     Running consumers notice within seconds. Editing QUEUE/mailq.toml does the same.
 
     \b

@@ -63,7 +63,9 @@ def nack(queue: str, receipts: tuple[str, ...], *, delay: float | None, error: s
 @_receipts
 @click.option("--delay", type=DURATION, default=0.0, help="Ready again after this long.")
 def release(queue: str, receipts: tuple[str, ...], *, delay: float) -> int:
-    """Give popped messages back uncounted, as if they had never been popped.
+    """Give popped messages back, uncounted.
+
+    As if they had never been popped.
 
     \b
         mailq release jobs "$receipt"

@@ -92,3 +92,14 @@ def test_neither_takes_a_directory_without_a_marker_for_a_queue(scripts: Path) -
     for arguments in (["push.sh", "jobs", "txt"], ["consume.sh", "jobs", "cat"]):
         done = subprocess.run(["sh", *arguments], cwd=scripts, input=b"x", capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (1, b"jobs: no queue here\n")
+
+
+def test_the_shell_consumes_what_a_person_took_back_from_a_holder(
+    scripts: Path, queue: mailq.Queue, path: Path
+) -> None:
+    queue.push("body\n", headers={"trace": "7"})
+    assert queue.pop() is not None
+    (held,) = (path / "cur").iterdir()
+    held.rename(path / "new" / held.name)
+    assert consume(scripts, "cat").stdout == b"body\n"
+    assert len(queue) == 0
