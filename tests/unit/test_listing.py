@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import mailq
 from mailq.engines.maildir import layout
+from mailq.engines.maildir.engine import MaildirEngine
 
 
 def listing(monkeypatch: pytest.MonkeyPatch, directory: Path, during: Callable[[], set[str]]) -> None:
@@ -54,6 +56,22 @@ def test_what_a_listing_missed_is_not_overtaken_by_what_it_saw(
 
     def push_two() -> set[str]:
         missed, _ = producer.push_many(["500", "501"])
+        return {missed}
+
+    listing(monkeypatch, path / "new", push_two)
+    assert bodies(consumer) == [*range(500), "500", "501"]
+
+
+def test_what_a_listing_missed_of_a_batch_is_not_overtaken_by_what_it_saw_of_it(
+    monkeypatch: pytest.MonkeyPatch, path: Path, producer: mailq.Queue, consumer: mailq.Queue
+) -> None:
+    """A batch has its times before it is written: when it is renamed they lie before the listing that it meets."""
+    producer.push_many(range(500))
+    before = time.time_ns()
+    batch = mailq.Queue(MaildirEngine(str(path), clock=lambda: before))
+
+    def push_two() -> set[str]:
+        missed, _ = batch.push_many(["500", "501"])
         return {missed}
 
     listing(monkeypatch, path / "new", push_two)

@@ -8,7 +8,6 @@ listing twice.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +15,7 @@ from mailq import lifecycle, names
 from mailq.engine import Reaped
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners
-from mailq.engines.maildir.window import Window
+from mailq.engines.maildir.later import Later
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
 _LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
-
-
-_LISTING_SHARE: Final = 20.0
-"""Listing ``later/`` takes at most a twentieth of the time."""
 
 
 class Reaper:
@@ -136,77 +131,13 @@ class Reaper:
                 with suppress(OSError):
                     disk.unlink(entry.path)
         horizon = now / names.NS - _LITTER_AGE
-        with os.scandir(layout.tmp) as scan:
+        with suppress(OSError), os.scandir(layout.tmp) as scan:
             for entry in scan:
-                ours = names.parse(entry.name) or entry.name.startswith((".owner.", ".mailq.toml."))
+                ours = names.parse(entry.name) or entry.name.startswith((".owner.", ".origin.", ".mailq.toml."))
                 status = layouts.status_of(entry.path) if ours else None
                 if status is not None and max(status.st_mtime, status.st_ctime) < horizon:
                     with suppress(OSError):
                         disk.unlink(entry.path)
-
-
-class Later:
-    """The delayed messages that are due next, held in order like the ready ones.
-
-    Listing ``later/`` for each look would make every pop pay for every back-off.
-    It is listed again at most for a small part of the time, and fed with what
-    this process delays and with arrivals.
-    """
-
-    def __init__(self) -> None:
-        self._window = Window()
-        self._listed_until = 0.0
-
-    @property
-    def next_due(self) -> int | None:
-        """When the next known message is due, in nanoseconds."""
-        key = self._window.first()
-        return None if key is None else names.parse_time(layouts.time_of(key))
-
-    def expect(self, name: str) -> None:
-        """Hear of a message that was delayed."""
-        if names.looks_ours(name):
-            self._window.offer(_due_key(name))
-        else:
-            self._listed_until = 0.0
-
-    def promote(self, store: Store) -> list[str]:
-        """Move messages whose time has come to where they are ready. Returns their new names."""
-        self._list(store)
-        now = _due_key(names.format_time(store.clock())) + "~"
-        promoted = []
-        while (key := self._window.take(now)) is not None:
-            name = layouts.name_of(key)
-            envelope = layouts.envelope_of(store.layout.later, name)
-            if envelope is None:
-                continue
-            try:
-                path = store.settle(f"{store.layout.later}/{name}", lifecycle.came_due(envelope, store.settings))
-                promoted.append(os.path.basename(path))
-            except FileNotFoundError:
-                continue  # another consumer was faster
-            except StorageError as error:  # one bad message must not keep the others
-                layouts.log().warning("a delayed message could not be readied: %s", error)
-        return promoted
-
-    def _list(self, store: Store) -> None:
-        begun = time.monotonic()
-        if begun < self._listed_until:
-            return
-        self._window.begin()
-        keys = []
-        for entry in layouts.entries(store.layout.later):
-            ours = names.looks_ours(entry.name)
-            keys.append(_due_key(entry.name) if ours else f"9{names.format_time(0)}/{entry.name}")
-        # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(keys, whole=True)
-        now = time.monotonic()
-        self._listed_until = now + (now - begun) * _LISTING_SHARE
-
-
-def _due_key(name: str) -> str:
-    """The sort key of a delayed message: by its due time alone."""
-    return "9" + name
 
 
 def deadline(store: Store, name: str, envelope: Envelope) -> int | None:

@@ -1,0 +1,82 @@
+"""The delayed messages of one queue: pushed with a delay, or waiting out a back-off."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from mailq import lifecycle, names
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.window import Window
+from mailq.errors import StorageError
+
+if TYPE_CHECKING:
+    from mailq.engines.maildir.store import Store
+
+_LISTING_SHARE: Final = 20.0
+"""Listing ``later/`` takes at most a twentieth of the time."""
+
+
+class Later:
+    """The delayed messages that are due next, held in order like the ready ones.
+
+    Listing ``later/`` for each look would make every pop pay for every back-off.
+    It is listed again at most for a small part of the time, and fed with what
+    this process delays and with arrivals.
+    """
+
+    def __init__(self) -> None:
+        self._window = Window()
+        self._listed_until = 0.0
+
+    @property
+    def next_due(self) -> int | None:
+        """When the next known message is due, in nanoseconds."""
+        key = self._window.first()
+        return None if key is None else names.parse_time(layouts.time_of(key))
+
+    def expect(self, name: str) -> None:
+        """Hear of a message that was delayed."""
+        if names.looks_ours(name):
+            self._window.offer(_due_key(name))
+        else:
+            self._listed_until = 0.0
+
+    def promote(self, store: Store) -> list[str]:
+        """Move messages whose time has come to where they are ready. Returns their new names."""
+        self._list(store)
+        now = _due_key(names.format_time(store.clock())) + "~"
+        promoted = []
+        while (key := self._window.take(now)) is not None:
+            name = layouts.name_of(key)
+            envelope = layouts.envelope_of(store.layout.later, name)
+            if envelope is None:
+                continue
+            try:
+                path = store.settle(f"{store.layout.later}/{name}", lifecycle.came_due(envelope, store.settings))
+                promoted.append(os.path.basename(path))
+            except FileNotFoundError:
+                continue  # another consumer was faster
+            except StorageError as error:  # one bad message must not keep the others
+                layouts.log().warning("a delayed message could not be readied: %s", error)
+        return promoted
+
+    def _list(self, store: Store) -> None:
+        begun = time.monotonic()
+        if begun < self._listed_until:
+            return
+        self._window.begin()
+        keys = []
+        for entry in layouts.entries(store.layout.later):
+            ours = names.looks_ours(entry.name)
+            keys.append(_due_key(entry.name) if ours else f"9{names.format_time(0)}/{entry.name}")
+        # What is delayed from now on is offered; a bound at the end of time takes all of it.
+        self._window.fill(keys, whole=True)
+        now = time.monotonic()
+        self._listed_until = now + (now - begun) * _LISTING_SHARE
+
+
+def _due_key(name: str) -> str:
+    """The sort key of a delayed message: by its due time alone."""
+    return "9" + name
