@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import mailq
+from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout
 from mailq.engines.maildir.engine import MaildirEngine
 
@@ -62,19 +63,37 @@ def test_what_a_listing_missed_is_not_overtaken_by_what_it_saw(
     assert bodies(consumer) == [*range(500), "500", "501"]
 
 
+class Gate(Disk):
+    """Holds the first rename back until it may go on."""
+
+    def __init__(self) -> None:
+        self.written = threading.Event()
+        self.may_rename = threading.Event()
+
+    def rename(self, source: str, target: str) -> None:
+        self.written.set()
+        assert self.may_rename.wait(30)
+        super().rename(source, target)
+
+
 def test_what_a_listing_missed_of_a_batch_is_not_overtaken_by_what_it_saw_of_it(
     monkeypatch: pytest.MonkeyPatch, path: Path, producer: mailq.Queue, consumer: mailq.Queue
 ) -> None:
-    """A batch has its times before it is written: when it is renamed they lie before the listing that it meets."""
+    """A batch is named and written before the listing that its renames meet."""
     producer.push_many(range(500))
-    before = time.time_ns()
-    batch = mailq.Queue(MaildirEngine(str(path), clock=lambda: before))
+    gate = Gate()
+    batch = mailq.Queue(MaildirEngine(str(path), disk=gate))
+    ids: list[str] = []
+    thread = threading.Thread(target=lambda: ids.extend(batch.push_many(["500", "501"])))
+    thread.start()
+    assert gate.written.wait(30)
 
-    def push_two() -> set[str]:
-        missed, _ = batch.push_many(["500", "501"])
-        return {missed}
+    def rename_them() -> set[str]:
+        gate.may_rename.set()
+        thread.join(30)
+        return {ids[0]}
 
-    listing(monkeypatch, path / "new", push_two)
+    listing(monkeypatch, path / "new", rename_them)
     assert bodies(consumer) == [*range(500), "500", "501"]
 
 

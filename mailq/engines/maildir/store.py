@@ -95,8 +95,8 @@ class Store:
         try:
             self._write(placed, written, together=together)
             for message in placed:
-                renamed.append(message)
-                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{message.name}")
+                renamed.append(self._at_the_end(message) if len(placed) > 1 else message)
+                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
             if self.durable:
                 for directory in directories:
                     self.disk.sync_directory(directory)
@@ -107,7 +107,18 @@ class Store:
             if maybe:
                 error.add_note(f"mailq: these may be in the queue all the same: {', '.join(maybe)}")
             raise
-        return placed
+        return renamed
+
+    def _at_the_end(self, message: Placed) -> Placed:
+        """Give a message of a batch its place in line when it comes there, not when the batch began to be written.
+
+        A consumer takes what is older than its listing for complete. A batch of which
+        it sees the second message, and by bad luck not the first, must look younger.
+        """
+        if message.directory != self.layout.new:
+            return message
+        place = names.format_time(self.stamps.next())
+        return message._replace(name=place + message.name[len(place) :])
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
@@ -146,12 +157,13 @@ class Store:
     def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
         """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
         maybe = []
+        targets = {message.id: f"{message.directory}/{message.name}" for message in renamed}
         for message in written:
             try:
                 self.disk.unlink(f"{self.layout.tmp}/{message.name}")
             except OSError:
                 # A rename that reported an error may have happened all the same.
-                if message in renamed and not self._unlinked(f"{message.directory}/{message.name}"):
+                if message.id in targets and not self._unlinked(targets[message.id]):
                     maybe.append(message.id)
         return maybe
 
