@@ -15,6 +15,7 @@ from mailq.engine import Reaped, Stats
 from mailq.errors import (
     CodecError,
     InvalidReceipt,
+    JobFailed,
     LeaseLost,
     MailqError,
     MessageNotFound,
@@ -22,14 +23,17 @@ from mailq.errors import (
     QueueFull,
     QueueNotFound,
     Refused,
+    ReplyTimeout,
     SettingsConflict,
     SettingsError,
     StorageError,
+    TimeLimit,
     UsageError,
 )
 from mailq.message import Attempt
 from mailq.opening import open  # noqa: A004 - the verb of files, on purpose: mailq.open("jobs")
 from mailq.queue import Queue
+from mailq.reply import Reply
 from mailq.settings import Backoff, Settings
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "CodecError",
     "Delivery",
     "InvalidReceipt",
+    "JobFailed",
     "LeaseLost",
     "MailqError",
     "Message",
@@ -48,11 +53,14 @@ __all__ = [
     "QueueNotFound",
     "Reaped",
     "Refused",
+    "Reply",
+    "ReplyTimeout",
     "Settings",
     "SettingsConflict",
     "SettingsError",
     "Stats",
     "StorageError",
+    "TimeLimit",
     "UsageError",
     "open",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
-from mailq import codecs
+from mailq import codecs, reply
 from mailq.errors import CodecError, MailqError
-from mailq.message import CONTENT_TYPE, FILENAME, unseal
+from mailq.message import CONTENT_TYPE, FILENAME, REPLY, unseal
 from mailq.names import NS
 
 if TYPE_CHECKING:
@@ -173,14 +174,34 @@ class Delivery(Message):
         """What proves that the message is yours: pass it to another process to settle it there."""
         return self._record.name
 
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is gone, looked up now: stop working, another may have the message."""
+        deadline = None if self._settled else self._engine.deadline(self.receipt)
+        return not self._settled and (deadline is None or time.time() >= deadline / NS)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was acked, nacked, released or rejected through this object."""
+        return self._settled
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether somebody asked for a reply."""
+        return REPLY in (self._unsealed()[0] or {})
+
+    def reply(self, result: Any) -> None:  # noqa: ANN401 - any JSON value is a result
+        """Keep a JSON value as the reply to this message, durably. A worker does so with what the handler returns."""
+        self._engine.put_reply(self.id, reply.encode(result))
+
     def ack(self) -> None:
         """Remove the message for good: it is done."""
         self._queue.ack(self.receipt)
         self._settled = True
 
-    def nack(self, delay: float | None = None, error: str | None = None) -> None:
+    def nack(self, delay: float | None = None, error: str | None = None, outcome: str | None = None) -> None:
         """Give it back after a failed attempt; see Queue.nack."""
-        self._queue.nack(self.receipt, delay=delay, error=error)
+        self._queue.nack(self.receipt, delay=delay, error=error, outcome=outcome)
         self._settled = True
 
     def release(self, delay: float = 0.0) -> None:

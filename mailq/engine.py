@@ -6,10 +6,10 @@ engine exists when it passes the contract suite in :mod:`mailq.testing`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
@@ -45,6 +45,7 @@ class Stats(NamedTuple):
 
     ``bytes`` covers every state. Ages and delays are seconds, None when there is
     nothing to measure. ``overdue`` leases have run out and wait for the reaper.
+    Nothing is delivered while the queue is ``paused``.
     """
 
     ready: int = 0
@@ -55,6 +56,22 @@ class Stats(NamedTuple):
     oldest_ready_age: float | None = None
     next_due_in: float | None = None
     overdue: int = 0
+    paused: bool = False
+
+
+class Owner(NamedTuple):
+    """A process that holds leases, or may. ``since`` is in seconds since 1970.
+
+    ``story`` is what it says of itself; a worker tells what it does
+    (docs/disk-format.md). ``alive`` is False when it is known to be dead.
+    """
+
+    token: str
+    host: str
+    pid: int
+    since: float
+    alive: bool
+    story: Mapping[str, Any]
 
 
 class Reaped(NamedTuple):
@@ -106,6 +123,20 @@ class Engine(Protocol):
 
         May return early for no reason; the claim is the truth.
         """
+
+    def listen(self, bell: Callable[[], None]) -> float:
+        """Have ``bell()`` called, from any thread, whenever a claim may find something new.
+
+        For who has other things to wait for as well. Returns for how many seconds that
+        may be relied on: claim again then, even if it did not ring. The bells end with
+        close.
+        """
+
+    def held(self, receipt: str) -> Claim:
+        """The message behind a receipt, as its claim handed it out. Raises LeaseLost."""
+
+    def deadline(self, receipt: str) -> int | None:
+        """When the lease behind a receipt ends, in nanoseconds; None when it is gone."""
 
     def ack(self, receipt: str) -> None:
         """Remove a message for good: it is done."""
@@ -163,6 +194,24 @@ class Engine(Protocol):
 
     def stats(self) -> Stats:
         """Count the queue."""
+
+    def pause(self) -> None:
+        """Have every claim find nothing, in all processes, until resumed."""
+
+    def resume(self) -> None:
+        """Let claims find messages again."""
+
+    def tell(self, story: Mapping[str, Any]) -> None:
+        """Say, to whoever asks for the owners, what this process is doing. Never raises: it is a courtesy."""
+
+    def owners(self) -> list[Owner]:
+        """The processes that hold leases or have told a story; the dead among them go with this look."""
+
+    def put_reply(self, id: str, data: bytes) -> None:
+        """Keep the reply to a message, durably, for ``reply_ttl``."""
+
+    def get_reply(self, id: str) -> bytes | None:
+        """The reply to a message, or None if there is none (yet, or any more)."""
 
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change settings for everybody, durably; None resets one. Returns them all."""

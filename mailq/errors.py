@@ -14,7 +14,10 @@
     ├── Refused                        a limit of the queue: wait, or raise it
     │   ├── MessageTooLarge
     │   └── QueueFull
-    └── StorageError (OSError)         the disk: see the errno, then try again
+    ├── StorageError (OSError)         the disk: see the errno, then try again
+    ├── TimeLimit (TimeoutError)       in a job: it runs too long, end well
+    ├── JobFailed                      the job that was to reply is dead: see its error
+    └── ReplyTimeout (TimeoutError)    no reply yet: wait on, or do without
 
 ``except MailqError`` is always enough. Each error keeps its facts in fields.
 """
@@ -195,6 +198,36 @@ class StorageError(MailqError, OSError):
         if self.maybe_pushed:
             text += "; these may be in the queue all the same: " + ", ".join(self.maybe_pushed)
         return text
+
+
+class TimeLimit(MailqError, TimeoutError):
+    """Raised by a worker in a job that has run for its soft time limit of ``seconds``.
+
+    Clean up and return, or let it pass: then the attempt counts as a timeout.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the job has run for its soft time limit of {seconds:g} s; it is to end now")
+
+
+class JobFailed(MailqError):
+    """A request gets no result: its message ``id`` is dead. ``error`` is the job's last error text."""
+
+    def __init__(self, id: str, error: str) -> None:
+        self.id = id
+        self.error = error
+        last = error.strip().rpartition("\n")[2]
+        super().__init__(f"the job {id} failed: {last}")
+
+
+class ReplyTimeout(MailqError, TimeoutError):
+    """There was no reply to message ``id`` within ``timeout`` seconds; it may still come."""
+
+    def __init__(self, id: str, timeout: float) -> None:
+        self.id = id
+        self.timeout = timeout
+        super().__init__(f"no reply to {id} within {timeout:g} s; the job goes on, ask again or start a worker")
 
 
 def _storage_error(verb: str, cause: tuple[Any, ...], maybe_pushed: Sequence[str]) -> StorageError:

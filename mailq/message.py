@@ -28,6 +28,11 @@ MAX_HEADERS: Final = 65_536
 
 CONTENT_TYPE: Final = "content-type"
 FILENAME: Final = "filename"
+TIMEOUT: Final = "mailq-timeout"
+"""The header that says how many seconds a worker lets the job run."""
+
+REPLY: Final = "mailq-reply"
+"""The header that asks for a reply."""
 
 
 class Attempt(NamedTuple):

@@ -54,6 +54,7 @@ _INSTANT: Final = re.compile(r"([0-9]{8}T[0-9]{6})(?:\.([0-9]{3}))?Z")
 _RUN: Final = re.compile(r"([A-Za-z])([0-9]*)")
 _TRIES: Final = re.compile(r"(?:X[0-9]{0,9}|[ENTKR][0-9]{0,6}|[rjxtul])+")
 _PRIORITIES: Final = frozenset("123456789")
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 _HEX: Final = re.compile(r"[0-9a-f]{1,8}")
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?")
@@ -404,6 +405,11 @@ def sort_key(name: str) -> str:
     """
     _, found, rest = name.partition(",prio=")
     return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is spelled like an id."""
+    return _ID.fullmatch(text) is not None
 
 
 def looks_ours(name: str) -> bool:

@@ -8,20 +8,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from mailq import codecs, names
+from mailq import codecs, names, telemetry
 from mailq.delivery import Delivery, Message
 from mailq.errors import MessageTooLarge, UsageError
-from mailq.message import CONTENT_TYPE, STATES, Draft, State, seal
+from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, seal
+from mailq.reply import Reply
 from mailq.settings import MAX_RETRIES, seconds, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from mailq.engine import Engine, Reaped, Stats
+    from mailq.engine import Engine, Owner, Reaped, Stats
     from mailq.settings import Settings
 
-_MOMENT: Final = 0.001  # the shortest lease and ttl, in seconds
+_MOMENT: Final = 0.001  # the shortest lease, ttl and timeout, in seconds
+_LETTERS: Final = {word: letter for letter, word in OUTCOMES.items() if word != "rejected"}
 
 
 class Queue:
@@ -68,6 +70,7 @@ class Queue:
         lease: float | None = None,
         max_retries: int | None = None,
         ttl: float | None = None,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         content_type: str | None = None,
     ) -> str:
@@ -76,9 +79,10 @@ class Queue:
         When this returns, the message survives what the queue's ``durability``
         names; when it raises, nothing was stored, or StorageError.maybe_pushed says
         what may have been. ``bytes`` are pushed raw, ``str`` as text, everything else
-        as JSON, unless ``content_type`` says otherwise. ``delay``, ``lease`` and
-        ``ttl`` in seconds; ``priority`` 0 to 9, higher first. Raises CodecError,
-        MessageTooLarge, QueueFull and UsageError.
+        as JSON, unless ``content_type`` says otherwise. ``delay``, ``lease``,
+        ``ttl`` and ``timeout`` (how long a worker lets the job run) in seconds;
+        ``priority`` 0 to 9, higher first. Raises CodecError, MessageTooLarge, QueueFull
+        and UsageError.
         """
         return self.push_many(
             [body],
@@ -87,6 +91,7 @@ class Queue:
             lease=lease,
             max_retries=max_retries,
             ttl=ttl,
+            timeout=timeout,
             headers=headers,
             content_type=content_type,
         )[0]
@@ -100,6 +105,7 @@ class Queue:
         lease: float | None = None,
         max_retries: int | None = None,
         ttl: float | None = None,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         content_type: str | None = None,
     ) -> list[str]:
@@ -112,11 +118,20 @@ class Queue:
         options = _checked_options(delay, priority, lease, max_retries, ttl)
         if not isinstance(content_type, str | None):
             raise UsageError(f"content_type is {content_type!r}; it must be text like 'image/png'")
+        headers = _with_timeout(headers, timeout)
         drafts = []
         for body in bodies:
             raw, kind = codecs.encode(body, content_type)
             drafts.append(self._draft(raw, kind, codecs.ext_of(kind), headers)._replace(**options))
-        return self._engine.push(drafts)
+        return self._push(drafts)
+
+    def _push(self, drafts: list[Draft]) -> list[str]:
+        ids = self._engine.push(drafts)
+        if telemetry.attached():
+            for id, draft in zip(ids, drafts, strict=True):
+                size, delay, priority = len(draft.data), draft.delay, draft.priority
+                telemetry.emit("push", self.location, id, size=size, delay=delay, priority=priority)
+        return ids
 
     def push_file(
         self,
@@ -127,6 +142,7 @@ class Queue:
         lease: float | None = None,
         max_retries: int | None = None,
         ttl: float | None = None,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Store a copy of a file; its extension stays, and says the content type.
@@ -136,9 +152,28 @@ class Queue:
         """
         options = _checked_options(delay, priority, lease, max_retries, ttl)
         ext = names.safe_ext(os.path.basename(path))
-        headers = {"filename": os.path.basename(path), **(headers or {})}
+        headers = {FILENAME: os.path.basename(path), **_with_timeout(headers, timeout)}
         draft = self._draft(Path(path).read_bytes(), codecs.type_of(ext), ext, headers)
-        return self._engine.push([draft._replace(**options)])[0]
+        return self._push([draft._replace(**options)])[0]
+
+    def request(
+        self,
+        body: Any,  # noqa: ANN401 - any JSON value is a body
+        *,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,  # noqa: ANN401 - those of push
+    ) -> Reply:
+        """Push a message and return its reply to come: ``q.request({"n": 10}).result(timeout=30)``.
+
+        A worker keeps what the handler returns as the reply, durably, for ``reply_ttl``
+        seconds; any other consumer can with Delivery.reply. The options are those of
+        push.
+        """
+        return self.reply_to(self.push(body, headers={**(headers or {}), REPLY: "1"}, **options))
+
+    def reply_to(self, id: str) -> Reply:
+        """The reply to a request, by the message's id: in another process, or asked for again."""
+        return Reply(self._engine, id)
 
     def _draft(self, raw: bytes, content_type: str, ext: str, headers: Mapping[str, str] | None) -> Draft:
         """Seal a body with its headers; a type that the extension does not tell goes among them."""
@@ -180,8 +215,38 @@ class Queue:
             claims = self._engine.claim(limit, lease=lease, detached=detached)
             left = until - time.monotonic()
             if claims or left <= 0:
-                return [Delivery(self, self._engine, claim) for claim in claims]
+                break
             self._engine.wait(left)
+        if telemetry.attached():
+            now = time.time()
+            for _, envelope, _, _ in claims:
+                waited = max(0.0, now - envelope.place / names.NS)
+                telemetry.emit("pop", self.location, envelope.id, attempt=envelope.attempts + 1, waited=waited)
+        return [Delivery(self, self._engine, claim) for claim in claims]
+
+    def delivery(self, receipt: str) -> Delivery:
+        """The delivery behind a receipt: to go on with it in another process. Raises LeaseLost."""
+        return Delivery(self, self._engine, self._engine.held(receipt))
+
+    def listen(self, bell: Callable[[], None]) -> float:
+        """Have ``bell()`` called, from any thread, whenever a pop may find something new.
+
+        For programs with an event loop of their own: pop until there is nothing, then
+        listen. Returns for how many seconds the bell may be relied on; pop again then,
+        whether it rang or not. Listening ends with close.
+        """
+        return self._engine.listen(bell)
+
+    def pause(self) -> None:
+        """Deliver nothing to anybody until resumed; durable, across processes: the file ``paused`` in the queue.
+
+        Deliveries that are out can be settled, and pushes go on. Consumers notice at once.
+        """
+        self._engine.pause()
+
+    def resume(self) -> None:
+        """Deliver again. Waiting consumers in other processes notice within a second."""
+        self._engine.resume()
 
     def __iter__(self) -> Iterator[Delivery]:
         """Deliver messages for ever, waiting when there are none."""
@@ -203,33 +268,42 @@ class Queue:
         Not synced: a power cut may bring an acked message back, never lose one.
         """
         self._engine.ack(receipt)
+        self._tell("ack", receipt)
 
-    def nack(self, receipt: str, *, delay: float | None = None, error: str | None = None) -> None:
+    def nack(
+        self, receipt: str, *, delay: float | None = None, error: str | None = None, outcome: str | None = None
+    ) -> None:
         """Give a message back after a failed attempt, which is counted.
 
         It is ready again after ``delay`` seconds, by default the queue's back-off;
         it dies when its retries are used up. ``error`` is kept for its history.
-        Raises LeaseLost.
+        ``outcome`` is how the attempt ended: ``error`` if there is one, else
+        ``nack``; a worker also says ``timeout`` or ``killed``. Raises LeaseLost.
         """
+        if not isinstance(error, str | None):
+            raise UsageError(f"error is {error!r}; it must be text: str(error), or a formatted traceback")
+        outcome = outcome or ("nack" if error is None else "error")
+        if outcome not in _LETTERS:
+            raise UsageError(f"outcome is {outcome!r}; it must be {', '.join(_LETTERS)}")
         if delay is None:
             envelope = names.parse(receipt) if isinstance(receipt, str) else None
             attempt = 1 if envelope is None else envelope.attempts + 1
             chance = int.from_bytes(os.urandom(4)) / 2**32
             delay = self.settings.backoff.delay(attempt, chance)
-        if not isinstance(error, str | None):
-            raise UsageError(f"error is {error!r}; it must be text: str(error), or a formatted traceback")
-        letter = names.NACK if error is None else names.ERROR
-        self._engine.nack(receipt, letter=letter, delay=seconds(delay, "delay"), error=error)
+        self._engine.nack(receipt, letter=_LETTERS[outcome], delay=seconds(delay, "delay"), error=error)
+        self._tell("nack", receipt, outcome=outcome, delay=delay)
 
     def release(self, receipt: str, *, delay: float = 0.0) -> None:
         """Give a message back as if it had never been popped; no attempt is counted. Raises LeaseLost."""
         self._engine.release(receipt, delay=seconds(delay, "delay"))
+        self._tell("release", receipt, delay=delay)
 
     def reject(self, receipt: str, reason: str | None = None) -> None:
-        """Give up on a message at once: it goes to the dead with the reason. Raises LeaseLost."""
+        """Give up on a message at once: it goes to the dead, with the reason. Raises LeaseLost."""
         if not isinstance(reason, str | None):
             raise UsageError(f"reason is {reason!r}; it must be text")
         self._engine.reject(receipt, reason=reason)
+        self._tell("reject", receipt, reason=reason)
 
     def extend(self, receipt: str, seconds: float) -> float:
         """Hold a message until at least ``seconds`` from now; return the new deadline (seconds since 1970).
@@ -237,7 +311,13 @@ class Queue:
         Never shortens a lease. Raises LeaseLost as soon as the old deadline has
         passed, even if nobody else has the message yet.
         """
-        return self._engine.extend(receipt, _seconds(seconds, "seconds")) / names.NS
+        deadline = self._engine.extend(receipt, _seconds(seconds, "seconds")) / names.NS
+        self._tell("extend", receipt, seconds=seconds)
+        return deadline
+
+    def _tell(self, verb: str, receipt: str, **facts: Any) -> None:  # noqa: ANN401 - facts are what they are
+        if telemetry.attached() and (envelope := names.parse(receipt)) is not None:
+            telemetry.emit(verb, self.location, envelope.id, attempt=envelope.attempts + 1, **facts)
 
     # Look and mend
 
@@ -301,6 +381,17 @@ class Queue:
         _checked_state(state)
         return self._engine.purge(state)
 
+    def owners(self) -> list[Owner]:
+        """The processes that hold leases, and the workers, with what they tell of themselves.
+
+        One that is known to be dead is shown once more, and forgotten.
+        """
+        return self._engine.owners()
+
+    def tell(self, story: Mapping[str, Any]) -> None:
+        """Say of this process, to whoever asks for the owners, what it is doing: a small JSON object."""
+        self._engine.tell(story)
+
     def reap(self) -> Reaped:
         """Give back what late and dead consumers hold, now; every consumer does so by itself."""
         return self._engine.reap()
@@ -335,6 +426,13 @@ def _checked_options(
         "max_retries": None if max_retries is None else whole(max_retries, "max_retries", least=0, most=MAX_RETRIES),
         "ttl": None if ttl is None else seconds(ttl, "ttl", least=_MOMENT),
     }
+
+
+def _with_timeout(headers: Mapping[str, str] | None, timeout: float | None) -> Mapping[str, str]:
+    """The headers, with the time limit among them: only a worker needs it, when it has read the message anyway."""
+    if timeout is None:
+        return headers or {}
+    return {**(headers or {}), TIMEOUT: f"{seconds(timeout, 'timeout', least=_MOMENT):g}"}
 
 
 def _checked_state(state: str) -> None:

@@ -157,6 +157,13 @@ class Settings:
         _one_of("power-loss", "process-crash"),
         'What a finished push survives: "power-loss", or only "process-crash" (faster: nothing is synced).',
     )
+    soft_timeout: float | None = _setting(
+        None, _lease, "A worker raises TimeLimit in a job after this many seconds, so that it can end well.", "50.0"
+    )
+    timeout: float | None = _setting(
+        None, _lease, "A worker ends a job after this many seconds: SIGTERM, then SIGKILL. It is tried again.", "60.0"
+    )
+    reply_ttl: float = _setting(3600.0, _lease, "How long the reply to a request is kept, in seconds.")
     reap_interval: float = _setting(
         2.0, _lease, "How often consumers look for leases that ran out and owners that died, in seconds."
     )

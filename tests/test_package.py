@@ -17,12 +17,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each layer may import from itself as far as there is no circle, and from those below it.
 LAYERS = [
-    ["errors"],
+    ["errors", "telemetry"],
     ["names"],
     ["message", "settings"],
     ["lifecycle", "engine"],
     ["engines"],
-    ["codecs"],
+    ["codecs", "reply"],
     ["delivery"],
     ["queue"],
     ["opening"],
@@ -82,7 +82,7 @@ def test_the_public_names_are_sorted_complete_and_no_more() -> None:
     assert mailq.__all__ == sorted(mailq.__all__)
     public = {name for name, value in vars(mailq).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert set(mailq.__all__) == public
-    assert len(mailq.__all__) <= 25
+    assert len(mailq.__all__) <= 31
 
 
 def test_every_module_has_a_layer() -> None:

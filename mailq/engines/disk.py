@@ -38,6 +38,10 @@ class Disk:
         """write(2)"""
         return os.write(fd, data)
 
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """pwrite(2)"""
+        return os.pwrite(fd, data, offset)
+
     def read(self, fd: int, size: int) -> bytes:
         """read(2)"""
         return os.read(fd, size)

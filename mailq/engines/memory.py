@@ -7,12 +7,14 @@ queue, as keys of dictionaries under one lock. Nothing survives the process.
 from __future__ import annotations
 
 import itertools
+import os
+import platform
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mailq import lifecycle, names
-from mailq.engine import Claim, Reaped, Record, Stats
+from mailq import lifecycle, names, telemetry
+from mailq.engine import Claim, Owner, Reaped, Record, Stats
 from mailq.errors import InvalidReceipt, LeaseLost, MessageNotFound, QueueFull
 from mailq.message import OUTCOMES, STATES, Attempt, Stamps, checksum, is_whole
 
@@ -41,6 +43,11 @@ class MemoryEngine:
         self._deadlines: dict[str, int] = {}
         self._died: dict[str, int] = {}
         self._texts: dict[str, dict[int, tuple[str, float]]] = {}
+        self._replies: dict[str, bytes] = {}
+        self._since = clock() / names.NS
+        self._story: dict[str, Any] = {}
+        self._paused = False
+        self._bells: tuple[Callable[[], None], ...] = ()
         self._changed = threading.Condition(threading.RLock())
 
     @property
@@ -61,10 +68,16 @@ class MemoryEngine:
             length = len(self._files["ready"]) + len(self._files["delayed"])
             limit = self._settings.max_length
             if limit is not None and length + len(drafts) > limit:
+                telemetry.emit("full", self.location, length=length, limit=limit, asked=len(drafts))
                 raise QueueFull(length, limit, len(drafts))
             ids = [self._add(draft) for draft in drafts]
-            self._changed.notify_all()
+            self._ring()
             return ids
+
+    def _ring(self) -> None:
+        self._changed.notify_all()
+        for bell in self._bells:
+            bell()
 
     def _add(self, draft: Draft) -> str:
         now = self._stamps.next()
@@ -82,6 +95,8 @@ class MemoryEngine:
         with self._changed:
             self.reap()
             claims: list[Claim] = []
+            if self._paused:
+                return claims
             for name in sorted(self._files["ready"], key=names.sort_key):
                 if len(claims) >= limit:
                     break
@@ -95,6 +110,7 @@ class MemoryEngine:
         data = self._files["ready"][name]
         if lifecycle.has_expired(envelope, self._settings, now):
             self._settle("ready", name, lifecycle.Step("dead", envelope.buried("expired")))
+            telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self._settings.ttl)
             return None
         if len(data) > self._settings.max_message_bytes:
             text = f"the message has {len(data)} bytes, the queue delivers {self._settings.max_message_bytes}"
@@ -113,12 +129,29 @@ class MemoryEngine:
     def wait(self, timeout: float) -> None:
         """Wait for something ready, or for the next due time or deadline."""
         with self._changed:
-            if self._files["ready"]:
-                return
-            times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
-            if times:
-                timeout = min(timeout, max(0.0, (min(times) - self._clock()) / names.NS))
-            self._changed.wait(min(timeout, threading.TIMEOUT_MAX))
+            if not self._files["ready"] or self._paused:
+                self._changed.wait(min(timeout, self._patience()))
+
+    def _patience(self) -> float:
+        times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
+        return max(0.0, (min(times) - self._clock()) / names.NS) if times else threading.TIMEOUT_MAX
+
+    def listen(self, bell: Callable[[], None]) -> float:
+        """Ring it at every change."""
+        with self._changed:
+            if bell not in self._bells:
+                self._bells = (*self._bells, bell)
+            return 0.0 if self._files["ready"] and not self._paused else self._patience()
+
+    def held(self, receipt: str) -> Claim:
+        """The claim once more."""
+        with self._changed:
+            envelope = self._held(receipt, "read")
+            return Claim(receipt, envelope, self._files["leased"][receipt], self._deadlines[receipt])
+
+    def deadline(self, receipt: str) -> int | None:
+        """When the lease ends."""
+        return self._deadlines.get(receipt)
 
     # Settling
 
@@ -182,7 +215,10 @@ class MemoryEngine:
         if error is not None:
             number = step.envelope.attempts_ever if attempt is None else attempt
             self._texts.setdefault(step.envelope.id, {})[number] = (error, self._clock() / names.NS)
-        self._changed.notify_all()
+        if step.state == "dead":
+            envelope = step.envelope
+            telemetry.emit("dead", self.location, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
+        self._ring()
 
     def _drop(self, state: State, name: str) -> bytes:
         self._deadlines.pop(name, None)
@@ -203,6 +239,8 @@ class MemoryEngine:
             for name in late:
                 step = self._failed(name, names.TIMEOUT)
                 self._settle("leased", name, step)
+                attempt = _envelope(name).attempts + 1
+                telemetry.emit("requeue", self.location, step.envelope.id, attempt=attempt, outcome="timeout")
                 died += step.state == "dead"
             return Reaped(len(late) - died, died, len(due))
 
@@ -213,6 +251,7 @@ class MemoryEngine:
             for record in records:
                 again = record.envelope.redriven(place=self._stamps.next())
                 self._settle("dead", record.name, lifecycle.Step("ready", again))
+                telemetry.emit("redrive", self.location, again.id)
             return len(records)
 
     def purge(self, state: State) -> int:
@@ -302,7 +341,34 @@ class MemoryEngine:
                 oldest_ready_age=max(0.0, (now - min(ready)) / names.NS) if ready else None,
                 next_due_in=max(0.0, (min(delayed) - now) / names.NS) if delayed else None,
                 overdue=sum(now >= deadline for deadline in self._deadlines.values()),
+                paused=self._paused,
             )
+
+    def pause(self) -> None:
+        """Claims find nothing."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Claims find messages."""
+        with self._changed:
+            self._paused = False
+            self._ring()
+
+    def tell(self, story: Mapping[str, Any]) -> None:
+        """Keep it."""
+        self._story = dict(story)
+
+    def owners(self) -> list[Owner]:
+        """This process is the only one there is."""
+        return [Owner(_OWNER, platform.node(), os.getpid(), self._since, alive=True, story=self._story)]
+
+    def put_reply(self, id: str, data: bytes) -> None:
+        """Keep it as long as the process lives."""
+        self._replies[id] = data
+
+    def get_reply(self, id: str) -> bytes | None:
+        """The reply, if there is one."""
+        return self._replies.get(id)
 
     def close(self) -> None:
         """End the leases that are bound to this process."""
@@ -310,6 +376,7 @@ class MemoryEngine:
             for name in [name for name in self._files["leased"] if _envelope(name).owner]:
                 step = self._failed(name, names.KILLED)
                 self._settle("leased", name, step)
+            self._bells = ()
 
 
 def _envelope(name: str) -> Envelope:

@@ -170,7 +170,7 @@ class LookContract(ContractBase):
         assert len(queue) == 4
 
     def test_stats_of_an_empty_queue_have_nothing_to_measure(self, queue: Queue) -> None:
-        assert queue.stats() == (0, 0, 0, 0, 0, None, None, 0)
+        assert queue.stats() == (0, 0, 0, 0, 0, None, None, 0, False)
         assert len(queue) == 0
 
     def test_a_queue_is_true_also_an_empty_one(self, queue: Queue) -> None:

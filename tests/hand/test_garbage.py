@@ -15,7 +15,7 @@ from mailq import names
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
-DIRECTORIES = ("tmp", "new", "later", "cur", "dead", "errors", "owners")
+DIRECTORIES = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
 NOW = 1_795_225_925_123_456_789
 
 

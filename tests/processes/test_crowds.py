@@ -14,7 +14,7 @@ from together import Child, wait_until
 import mailq
 from mailq import names
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import engine
+from mailq.engines.maildir import waking
 from mailq.engines.maildir.engine import MaildirEngine
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def test_of_those_who_ack_late_one_succeeds_for_each_message(path: Path) -> None
 
 def outlive_a_child(pipe: Connection[Any, Any], path: str) -> None:
     """Wait, fork a child that uses the queue and ends, and wait again with no look but the watch's."""
-    engine._LOOK_WATCHED = 60.0  # type: ignore[misc]
+    waking._LOOK_WATCHED = 60.0  # type: ignore[misc]
     queue = mailq.open(path, create=False)
     queue.pop(wait=0.01)
     if (child := os.fork()) == 0:

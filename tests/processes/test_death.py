@@ -91,9 +91,12 @@ def fork_and_die(pipe: Connection[Any, Any], path: str, alive: int) -> None:
     """Hold a message, leave behind a child that lives on, and die."""
     queue = mailq.open(path, create=False)
     assert queue.pop() is not None
+    begun, begin = os.pipe()
     if os.fork() == 0:
+        os.write(begin, b"!")
         os.read(alive, 1)
         os._exit(0)
+    os.read(begun, 1)  # the fork is complete when the child has run what it runs first
     pipe.send("forked")
     pipe.recv()
 

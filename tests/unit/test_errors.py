@@ -24,6 +24,9 @@ EXAMPLES: list[errors.MailqError] = [
     errors.MessageTooLarge(11, 10),
     errors.QueueFull(9, 10, 2),
     errors.StorageError("push", OSError(errno.ENOSPC, "No space left on device", "/jobs/tmp/x"), maybe_pushed=["a"]),
+    errors.TimeLimit(50.0),
+    errors.JobFailed("0" * 32, "Traceback ...\nValueError: no"),
+    errors.ReplyTimeout("0" * 32, 30.0),
 ]
 
 

@@ -27,6 +27,9 @@ some_settings = st.builds(
     max_message_bytes=st.integers(1, 9_999_999_999),
     max_length=st.none() | st.integers(1, 9_999_999_999),
     durability=st.sampled_from(("power-loss", "process-crash")),
+    soft_timeout=st.none() | durations,
+    timeout=st.none() | durations,
+    reply_ttl=durations,
     reap_interval=durations,
     dead_letters=st.none() | paths,
     file_mode=st.sampled_from(("0600", "0640", "0660", "0666", "0777")),
@@ -42,6 +45,9 @@ OTHERS: dict[str, Any] = {
     "max_message_bytes": 10,
     "max_length": 7,
     "durability": "process-crash",
+    "soft_timeout": 50.0,
+    "timeout": 60.5,
+    "reply_ttl": 7.0,
     "reap_interval": 0.5,
     "dead_letters": '../failed "jobs"',
     "file_mode": "0660",
@@ -56,6 +62,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     settings = Settings()
     assert (settings.lease, settings.max_retries, settings.backoff) == (60, 5, (1, 600))
     assert (settings.retry_order, settings.ttl, settings.reap_interval) == ("front", None, 2)
+    assert (settings.soft_timeout, settings.timeout, settings.reply_ttl) == (None, None, 3600)
     assert (settings.max_message_bytes, settings.max_length) == (1024 * 1024, None)
     assert (settings.durability, settings.dead_letters, settings.file_mode) == ("power-loss", None, "0600")
 

@@ -10,7 +10,7 @@ import heapq
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mailq import lifecycle, names
+from mailq import lifecycle, names, telemetry
 from mailq.engine import Record, Stats
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import reaper, sharing, texts
@@ -191,7 +191,31 @@ def stats(store: Store) -> Stats:
         oldest_ready_age=None if first is None else max(0.0, (now - first) / names.NS),
         next_due_in=None if next_due is None else max(0.0, (next_due - now) / names.NS),
         overdue=overdue,
+        paused=os.path.exists(store.layout.paused),
     )
+
+
+def pause(store: Store) -> None:
+    """Put the file ``paused`` into the queue, durably; it says since when."""
+    text = f"No message is delivered while this file is here. Since {names.format_time(store.clock())}.\n"
+    try:
+        with contextlib.suppress(FileExistsError):
+            store.disk.write_file(
+                store.layout.paused, text.encode(), mode=int(store.settings.file_mode, 8), sync=store.durable
+            )
+            store.disk.sync_directory(store.layout.root)
+    except OSError as error:
+        raise StorageError("pause", error) from error
+
+
+def resume(store: Store) -> None:
+    """Take it away, durably."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            store.disk.unlink(store.layout.paused)
+            store.disk.sync_directory(store.layout.root)
+    except OSError as error:
+        raise StorageError("resume", error) from error
 
 
 def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
@@ -209,6 +233,7 @@ def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
         except FileNotFoundError:
             continue  # somebody else redrove or purged it
         count += 1
+        telemetry.emit("redrive", store.layout.root, again.id)
         home = sharing.home_of(store.layout, store.settings)
         if home is not None and os.path.dirname(record.name) == home.new:
             texts.move(store.disk, home.errors, store.layout.errors, again)

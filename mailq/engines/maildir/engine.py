@@ -7,21 +7,25 @@ docs/disk-format.md says what the directories and names mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from mailq import lifecycle, names
+from mailq import lifecycle, names, telemetry
 from mailq.engine import Claim, Reaped, Record, Stats
+from mailq.engine import Owner as OwnerRecord
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import admin, arrivals, forks, layout, sharing, texts
+from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
+from mailq.engines.maildir.replies import Replies
+from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
+from mailq.engines.maildir.waking import Waking
 from mailq.engines.maildir.window import Window
-from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueFull, QueueNotFound, SettingsError, StorageError
+from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueNotFound, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
@@ -31,18 +35,10 @@ if TYPE_CHECKING:
     from mailq.names import Envelope
     from mailq.settings import Settings
 
-# A waiting consumer looks by itself this often, in seconds: with arrivals announced by
-# the kernel only for what they miss (another host, a dropped event), else for everything.
-_LOOK_WATCHED: Final = 1.0
-_LOOK_UNWATCHED: Final = 0.25
-
 # A window is listed anew after this many seconds even if it is not dry, for what others
 # pushed with priority; but never so often that listing takes more than a twentieth of the time.
 _FRESH: Final = 1.0
 _LISTING_SHARE: Final = 20.0
-
-# A count of the waiting messages lets this producer fill a tenth of the room that it found, for as long.
-_COUNT_SHARE: Final = 10
 
 
 class MaildirEngine:
@@ -64,18 +60,14 @@ class MaildirEngine:
         self._reaper = Reaper(self._store)
         self._window = Window()
         self._fresh_until = 0.0
-        self._room = 0
-        self._counted_until = 0.0
+        self._room = Room(self._store)
+        self._replies = Replies(self._store)
         self._claims = int.from_bytes(os.urandom(3))
         self._next_tending = 0
         self._marker_seen = _stamp(self._layout.marker)
-        self._watch: arrivals.Watch | None = None
-        self._watch_tried = False
-        # Reentrant, both: a signal handler may use the queue in the midst of its own thread's use.
+        # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
-        self._arrived = threading.Condition(threading.RLock())
-        self._arrivals = 0
-        self._seen = threading.local()
+        self._waking = Waking([self._layout.new, self._layout.later], self._hear_of, self._window.clear)
         self._origin_told = False
         forks.follow(self)
 
@@ -93,7 +85,7 @@ class MaildirEngine:
 
     def push(self, drafts: Sequence[Draft]) -> list[str]:
         """Write, sync, rename, sync: see Store.put."""
-        self._refuse_if_full(len(drafts))
+        self._room.take(len(drafts))
         try:
             placed = self._store.put(drafts)
         except StorageError:
@@ -102,30 +94,17 @@ class MaildirEngine:
         for message in placed:
             self._hear_of(message.directory, message.name)
         if placed:
-            self._announce()
+            self._waking.ring()
         return [message.id for message in placed]
-
-    def _refuse_if_full(self, asked: int) -> None:
-        limit = self.settings.max_length
-        if limit is None:
-            return
-        now = time.monotonic()
-        if asked <= self._room and now < self._counted_until:
-            self._room -= asked
-            return
-        length = sum(1 for path in (self._layout.new, self._layout.later) for _ in layout.entries(path))
-        if length + asked > limit:
-            raise QueueFull(length, limit, asked)
-        # Not exact under other producers anyway: while there is much room, count only once in a while.
-        left = limit - length - asked
-        self._room = left // _COUNT_SHARE if length < left else 0
-        self._counted_until = now + _FRESH
 
     # Consuming
 
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
         """Rename ready messages into ``cur/``, one after the other, from the window."""
         self._tend()
+        if os.path.exists(self._layout.paused):
+            self._waking.looks()
+            return []
         claims: list[Claim] = []
         failures: dict[str, StorageError] = {}
         try:
@@ -155,8 +134,7 @@ class MaildirEngine:
         key = self._window.take()
         if key is not None:
             return key
-        # Before the listing: whatever arrives during it must end the next wait of this thread.
-        self._seen.arrivals = self._arrivals
+        self._waking.looks()
         self._promote()
         begun = time.monotonic()
         keys = self._list_ready()
@@ -196,7 +174,8 @@ class MaildirEngine:
         now = self._clock()
         try:
             if lifecycle.has_expired(envelope, self.settings, now):
-                self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")))
+                path = self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")))
+                telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self.settings.ttl)
                 return None
             until = lifecycle.lease_end(envelope, self.settings, now=now, lease=lease)
             owner = "" if detached else self._owner.token()
@@ -231,41 +210,21 @@ class MaildirEngine:
 
     def wait(self, timeout: float) -> None:
         """Wait for word of an arrival, the next due time, the next reaping, or the next look."""
-        if not self._watch_tried:
-            self._watch_tried = True
-            # Weakly held: the watch must not keep an engine alive that its users let go.
-            on_arrival, on_missed = weakref.WeakMethod(self._on_arrival), weakref.WeakMethod(self._on_missed_arrivals)
-            self._watch = arrivals.watch(
-                [self._layout.new, self._layout.later],
-                lambda directory, name: (call := on_arrival()) and call(directory, name),
-                lambda: (call := on_missed()) and call(),
-            )
-            if self._watch is not None:
-                self._stop_watch = weakref.finalize(self, self._watch.stop)
-            return  # what arrived before the watch began is for the caller to find
-        timeout = min(timeout, _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED)
-        now, due = self._clock(), self._reaper.later.next_due
-        for at in (due, self._next_tending):
+        if not self._waking.watch():
+            self._waking.wait(min(timeout, self._patience()))
+
+    def listen(self, bell: Callable[[], None]) -> float:
+        """Pass on word of arrivals."""
+        self._waking.add(bell)
+        return 0.0 if self._waking.watch() else self._patience()
+
+    def _patience(self) -> float:
+        """For how many seconds a claim would find nothing that is not announced."""
+        now, patience = self._clock(), self._waking.patience
+        for at in (self._reaper.later.next_due, self._next_tending):
             if at is not None:
-                timeout = min(timeout, (at - now) / names.NS)
-        with self._arrived:
-            if getattr(self._seen, "arrivals", None) == self._arrivals:
-                self._arrived.wait(max(0.0, timeout))
-
-    def _announce(self) -> None:
-        """End every wait that began before this."""
-        with self._arrived:
-            self._arrivals += 1
-            self._arrived.notify_all()
-
-    def _on_arrival(self, directory: str, name: str) -> None:
-        if name[0] != ".":
-            self._hear_of(directory, name)
-        self._announce()
-
-    def _on_missed_arrivals(self) -> None:
-        self._window.clear()
-        self._announce()
+                patience = min(patience, (at - now) / names.NS)
+        return max(0.0, patience)
 
     def _hear_of(self, directory: str, name: str) -> None:
         """Tell the windows of a message that came to a directory."""
@@ -343,7 +302,25 @@ class MaildirEngine:
             self._lost(receipt, "extend", error)
         return new
 
-    def _lost(self, receipt: str, verb: str, error: OSError) -> None:
+    def held(self, receipt: str) -> Claim:
+        """Read the claimed file once more."""
+        envelope = _read_receipt(receipt)
+        try:
+            until = deadline(self._store, receipt, envelope)
+            data = self._store.read(f"{self._layout.cur}/{receipt}", envelope)
+        except OSError as error:
+            self._lost(receipt, "read", error)
+        except Unfit as verdict:
+            raise StorageError("read the message", OSError(errno.EIO, verdict.text)) from None
+        if until is None:
+            raise LeaseLost(receipt, "read")
+        return Claim(receipt, envelope, data, until)
+
+    def deadline(self, receipt: str) -> int | None:
+        """See reaper.deadline."""
+        return deadline(self._store, receipt, _read_receipt(receipt))
+
+    def _lost(self, receipt: str, verb: str, error: OSError) -> NoReturn:
         """Raise what a failed move of a claimed file means."""
         if isinstance(error, MailqError):
             self._require_marker()
@@ -452,6 +429,32 @@ class MaildirEngine:
         """See admin.stats."""
         return admin.stats(self._store)
 
+    def owners(self) -> list[OwnerRecord]:
+        """See owners.look."""
+        return owners.look(self._layout, self._disk)
+
+    def tell(self, story: Mapping[str, Any]) -> None:
+        """See Owner.tell."""
+        self._owner.tell(story)
+
+    def put_reply(self, id: str, data: bytes) -> None:
+        """See Replies.put."""
+        self._replies.put(id, data)
+
+    def get_reply(self, id: str) -> bytes | None:
+        """See Replies.get."""
+        return self._replies.get(id)
+
+    def pause(self) -> None:
+        """See admin.pause."""
+        self._require_marker()
+        admin.pause(self._store)
+
+    def resume(self) -> None:
+        """See admin.resume."""
+        admin.resume(self._store)
+        self._waking.ring()
+
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """See admin.redrive."""
         count = admin.redrive(self._store, ids, limit)
@@ -466,18 +469,12 @@ class MaildirEngine:
 
     def close(self) -> None:
         """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
-        if self._watch is not None:
-            self._stop_watch()
-        self._watch, self._watch_tried = None, False
+        self._waking.close()
         self._owner.leave()
 
     def after_fork(self) -> None:
-        """Begin a forked child's life: its own locks, claim tokens (no random one twice) and watch."""
-        if self._watch is not None:
-            self._stop_watch.detach()  # its thread did not come along
-        self._watch, self._watch_tried = None, False
+        """Begin a forked child's life: its own lock and claim tokens (no random one twice)."""
         self._lock = threading.RLock()
-        self._arrived = threading.Condition(threading.RLock())
         self._stamps.after_fork()
         self._claims = int.from_bytes(os.urandom(3))
 

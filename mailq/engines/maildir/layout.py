@@ -23,7 +23,7 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
-_DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners")
+_DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
 
 
 class Layout:
@@ -33,9 +33,10 @@ class Layout:
         self.root = os.path.abspath(root)
         self.marker = f"{self.root}/{MARKER}"
         self.reap_lock = f"{self.root}/.reap.lock"
-        self.tmp, self.new, self.later, self.cur, self.dead, self.errors, self.owners = (
+        self.tmp, self.new, self.later, self.cur, self.dead, self.errors, self.owners, self.replies = (
             f"{self.root}/{name}" for name in _DIRECTORIES
         )
+        self.paused = f"{self.root}/paused"
         self.origins = f"{self.root}/origins"
 
     def directory(self, state: State) -> str:
@@ -44,7 +45,7 @@ class Layout:
 
     def directories(self) -> tuple[str, ...]:
         """Every directory that a queue needs."""
-        return (self.tmp, self.new, self.later, self.cur, self.dead, self.errors, self.owners)
+        return tuple(f"{self.root}/{name}" for name in _DIRECTORIES)
 
 
 def create(layout: Layout, settings: Settings, disk: Disk) -> None:

@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+from mailq.engine import Owner as OwnerRecord
 from mailq.engines.maildir import forks
-from mailq.engines.maildir.layout import log
+from mailq.engines.maildir.layout import entries, log, read_small
 
 try:
     import fcntl
@@ -26,8 +27,13 @@ except ImportError:  # Windows: leases end by time alone
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
+
+_LONGEST: Final = 65_536
+"""A longer story is not told."""
 
 
 class Owner:
@@ -40,6 +46,8 @@ class Owner:
         self._fd: int | None = None
         self._token = ""
         self._complained = False
+        self._identity: dict[str, Any] = {}
+        self._told = 0
         self._lock = threading.RLock()
         forks.follow(self)
 
@@ -70,12 +78,13 @@ class Owner:
             self._complained = True
 
     def _enter(self) -> None:
+        sweep(self._layout, self._disk)
         token = os.urandom(4).hex()
         temporary = f"{self._layout.tmp}/.owner.{token}"
-        story = {"host": platform.node(), "boot": boot_id(), "pid": os.getpid(), "since": time.time()}
+        identity = {"host": platform.node(), "boot": boot_id(), "pid": os.getpid(), "since": time.time()}
         fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
         try:
-            self._disk.write(fd, (json.dumps(story) + "\n").encode())
+            self._disk.write(fd, (json.dumps(identity) + "\n").encode())
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
             self._disk.rename(temporary, f"{self._layout.owners}/{token}")
@@ -84,7 +93,24 @@ class Owner:
             with contextlib.suppress(OSError):
                 self._disk.unlink(temporary)
             raise
-        self._fd, self._token = fd, token
+        self._fd, self._token, self._identity = fd, token, identity
+
+    def tell(self, story: Mapping[str, Any]) -> None:
+        """Rewrite the file with a story behind the identity.
+
+        In place, since the lock is on the file. Whoever reads meanwhile may see half of
+        it, and takes it for what it is: told by a living process.
+        """
+        with self._lock:
+            if not self.token() or self._fd is None:
+                return
+            text = json.dumps({**self._identity, **story}) + "\n"
+            if len(text) > _LONGEST:
+                text = json.dumps(self._identity) + "\n"
+            # Blanks over the rest of a longer one before: it stays one JSON text.
+            self._told, padded = len(text), text.ljust(self._told)
+            with contextlib.suppress(OSError):
+                self._disk.pwrite(self._fd, padded.encode(), 0)
 
     def leave(self) -> None:
         """Stop being an owner: leases still held under the token are up for reaping."""
@@ -129,7 +155,7 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        story = json.loads(disk.read_all(fd, 4096))
+        story = json.loads(disk.read_all(fd, _LONGEST))
         same_kernel = story["boot"] and story["boot"] == boot_id()
         return bool(same_kernel or story["host"] == platform.node())
     except OSError:
@@ -139,6 +165,38 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
         return True
     finally:
         disk.drop(fd)
+
+
+def sweep(layout: Layout, disk: Disk) -> None:
+    """Remove the files of dead owners. What they held, every consumer reaps."""
+    for entry in entries(layout.owners):
+        if is_dead(layout, disk, entry.name):
+            with contextlib.suppress(OSError):
+                disk.unlink(entry.path)
+
+
+def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
+    """The owners, oldest first; the dead among them are swept with this look."""
+    found = []
+    for entry in entries(layout.owners):
+        told = _read_story(read_small(disk, entry.path, _LONGEST))
+        dead = is_dead(layout, disk, entry.name)
+        if dead:
+            with contextlib.suppress(OSError):
+                disk.unlink(entry.path)
+        host, pid, since = (told.pop(key, default) for key, default in (("host", ""), ("pid", 0), ("since", 0.0)))
+        told.pop("boot", None)
+        if isinstance(host, str) and isinstance(pid, int) and isinstance(since, int | float):
+            found.append(OwnerRecord(entry.name, host, pid, float(since), not dead, told))
+    return sorted(found, key=lambda owner: owner.since)
+
+
+def _read_story(data: bytes | None) -> dict[str, Any]:
+    try:
+        story = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return {}  # half written, or not ours
+    return story if isinstance(story, dict) else {}
 
 
 @cache

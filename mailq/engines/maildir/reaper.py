@@ -11,12 +11,13 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from mailq import lifecycle, names
+from mailq import lifecycle, names, telemetry
 from mailq.engine import Reaped
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners
 from mailq.engines.maildir.later import Later
 from mailq.errors import StorageError
+from mailq.message import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,14 +84,15 @@ class Reaper:
 
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""
+        layout = self._store.layout
         due = len(self.later.promote(self._store))
         # Read before any file is looked at: an extension that comes after the look then finds its
         # old deadline passed, and its holder is told LeaseLost.
         now = self._store.clock()
         returned = died = 0
         alive: dict[str, bool] = {}
-        for name in [entry.name for entry in layouts.entries(self._store.layout.cur)]:
-            envelope = layouts.envelope_of(self._store.layout.cur, name)
+        for name in [entry.name for entry in layouts.entries(layout.cur)]:
+            envelope = layouts.envelope_of(layout.cur, name)
             if envelope is None:
                 continue
             letter = self._verdict(name, envelope, now, alive)
@@ -100,12 +102,16 @@ class Reaper:
                 envelope, letter, self._store.settings, now=now, end=self._store.stamps.next(), delay=0
             )
             try:
-                self._store.settle(f"{self._store.layout.cur}/{name}", step)
+                self._store.settle(f"{layout.cur}/{name}", step)
             except FileNotFoundError:
                 continue  # its holder settled it, or another reaper came first
             except StorageError as error:  # one bad message must not keep the others
                 layouts.log().warning("a lease could not be given back: %s", error)
                 continue
+            if telemetry.attached():
+                telemetry.emit(
+                    "requeue", layout.root, envelope.id, attempt=envelope.attempts + 1, outcome=OUTCOMES[letter]
+                )
             returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
         self._sweep(now)
         return Reaped(returned, died, due)
@@ -126,14 +132,13 @@ class Reaper:
     def _sweep(self, now: int) -> None:
         """Remove the files of dead owners and what dead producers left half written."""
         layout, disk = self._store.layout, self._store.disk
-        for entry in layouts.entries(layout.owners):
-            if owners.is_dead(layout, disk, entry.name):
-                with suppress(OSError):
-                    disk.unlink(entry.path)
+        owners.sweep(layout, disk)
         horizon = now / names.NS - _LITTER_AGE
         with suppress(OSError), os.scandir(layout.tmp) as scan:
             for entry in scan:
-                ours = names.parse(entry.name) or entry.name.startswith((".owner.", ".origin.", ".mailq.toml."))
+                ours = names.parse(entry.name) or entry.name.startswith(
+                    (".owner.", ".origin.", ".reply.", ".mailq.toml.")
+                )
                 status = layouts.status_of(entry.path) if ours else None
                 if status is not None and max(status.st_mtime, status.st_ctime) < horizon:
                     with suppress(OSError):

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mailq import lifecycle, names
+from mailq import lifecycle, names, telemetry
 from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
@@ -203,7 +203,9 @@ class Store:
         state, envelope = step
         number = envelope.attempts_ever if attempt is None else attempt
         if state == "dead":
-            return self._bury(path, envelope, error, number)
+            target = self._bury(path, envelope, error, number)
+            telemetry.emit("dead", self.layout.root, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
+            return target
         self._forget_extension(path)
         target = f"{self.layout.directory(state)}/{names.format_name(envelope)}"
         self.move(path, target)

@@ -1,0 +1,97 @@
+"""The reply to a request: what the handler returned, or why it never will."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout
+
+if TYPE_CHECKING:
+    from mailq.engine import Engine
+
+# A reply is looked for at growing intervals, in seconds. Replies are rare and each is looked
+# for by its one caller, by name: cheaper than a watch on a directory.
+_FIRST_LOOK: Final = 0.001
+_LAST_LOOK: Final = 0.05
+
+_CHECK: Final = 1.0
+"""So often a waiting caller looks whether the message is still alive, in seconds."""
+
+
+class Reply:
+    """The reply to come to a message; ``id`` is the message's."""
+
+    def __init__(self, engine: Engine, id: str) -> None:
+        self._engine = engine
+        self.id = id
+
+    def __repr__(self) -> str:
+        """Name the message."""
+        return f"<mailq.Reply to {self.id}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether result() would return, or raise JobFailed, at once."""
+        return self._engine.get_reply(self.id) is not None
+
+    def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - any JSON value is a result
+        """Wait for what the handler returned: a JSON value. May be asked again, until ``reply_ttl`` has passed.
+
+        Raises JobFailed with the job's last error when the message is dead (or gone
+        without a reply: acked by a consumer that is no worker), and ReplyTimeout after
+        ``timeout`` seconds; None waits for ever. The job goes on whether anybody waits
+        or not.
+        """
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
+        while (data := self._engine.get_reply(self.id)) is None:
+            now = time.monotonic()
+            if now >= until:
+                raise ReplyTimeout(self.id, timeout or 0.0)
+            if now >= next_check:
+                missing = 0 if self._is_alive() else missing + 1
+                if missing > 1:  # twice in a row: a message may hide from one look while it is moved
+                    raise JobFailed(self.id, "the message is gone and there is no reply to it")
+                next_check = now + _CHECK
+            time.sleep(max(0.0, min(pause, until - now)))
+            pause = min(2 * pause, _LAST_LOOK)
+        return self._open(data)
+
+    def _is_alive(self) -> bool:
+        """Whether an answer may still come. Raises JobFailed for a dead letter that nobody could answer."""
+        try:
+            record = self._engine.find(self.id)
+        except MessageNotFound:
+            return False
+        if record.state == "dead" and self._engine.get_reply(self.id) is None:
+            history = self._engine.history(record.envelope)
+            errors = [attempt.error for attempt in history if attempt.error]
+            raise JobFailed(self.id, errors[-1] if errors else f"given up on: {record.envelope.why}")
+        return True
+
+    def _open(self, data: bytes) -> Any:  # noqa: ANN401 - any JSON value is a result
+        try:
+            told = json.loads(data)
+            if told["ok"]:
+                return told["result"]
+            error = str(told["error"])
+        except (ValueError, KeyError, TypeError, RecursionError) as failure:
+            text = f"the reply to {self.id} is damaged"
+            raise CodecError(text, content_type="application/json", raw=data) from failure
+        raise JobFailed(self.id, error)
+
+
+def encode(result: Any) -> bytes:  # noqa: ANN401 - any JSON value is a result
+    """A result as a reply keeps it. Raises CodecError if it is no JSON."""
+    try:
+        return json.dumps({"ok": True, "result": result}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CodecError(f"the result cannot be a reply: {error}", content_type="application/json") from error
+
+
+def encode_failure(error: str) -> bytes:
+    """A failure as a reply keeps it."""
+    return json.dumps({"ok": False, "error": error}).encode() + b"\n"

@@ -1,0 +1,97 @@
+"""What happens in this process's queues, told to whoever attaches a handler.
+
+One seam for metrics, traces and audits::
+
+    detach = mailq.telemetry.attach(lambda event: print(event.name, event.queue, event.id, event.facts))
+
+Handlers are called in the thread where it happens, right after it has happened,
+and must be quick. One that raises is logged and stops nothing. While none is
+attached, an event costs one comparison.
+
+========================  ==========================================================
+event                     facts (durations in seconds)
+========================  ==========================================================
+``push``                  ``size`` in bytes, ``delay``, ``priority``
+``full``                  ``length``, ``limit``, ``asked``: a push was refused; no id
+``pop``                   ``attempt``, ``waited`` since its place in line or due time
+``ack``                   ``attempt``
+``nack``                  ``attempt``, ``outcome``, ``delay``
+``release``               ``attempt``, ``delay``
+``reject``                ``attempt``, ``reason``
+``extend``                ``attempt``, ``seconds``
+``dead``                  ``attempts``, ``reason``
+``expire``                ``ttl``: given up on past its time to live; ``dead`` follows
+``requeue``               ``attempt``, ``outcome``: a reaper took it back
+``redrive``               nothing
+``job.start``             ``attempt``, ``waited``
+``job.stop``              ``attempt``, ``ran``, ``outcome``
+``job.exception``         ``attempt``, ``ran``, ``outcome``, ``error``
+========================  ==========================================================
+
+``job.*`` come from a :class:`mailq.Worker`, in the process that supervises. A
+job that ends well is told by ``job.stop``, any other by ``job.exception``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+
+class Event(NamedTuple):
+    """Something that happened. ``at`` is in seconds since 1970; ``id`` is empty where no single message is meant."""
+
+    name: str
+    queue: str
+    id: str
+    at: float
+    facts: Mapping[str, Any]
+
+
+Handler = Callable[[Event], object]
+
+
+class _Seam:
+    """The handlers of this process. Replaced as a whole, so that emitting needs no lock."""
+
+    __slots__ = ("handlers",)
+
+    def __init__(self) -> None:
+        self.handlers: tuple[Handler, ...] = ()
+
+
+_SEAM: Final = _Seam()
+
+
+def attach(handler: Handler) -> Callable[[], None]:
+    """Have ``handler(event)`` called for every event of this process. Returns a function that detaches it.
+
+    A child process does not inherit handlers, but for a plain fork.
+    """
+    _SEAM.handlers = (*_SEAM.handlers, handler)
+    return lambda: detach(handler)
+
+
+def detach(handler: Handler) -> None:
+    """Call it no more. Detaching what is not attached does nothing."""
+    _SEAM.handlers = tuple(known for known in _SEAM.handlers if known != handler)
+
+
+def attached() -> bool:
+    """Whether anybody listens: ask before collecting facts that cost something."""
+    return bool(_SEAM.handlers)
+
+
+def emit(name: str, queue: str, id: str = "", **facts: Any) -> None:  # noqa: ANN401 - facts are what they are
+    """Tell every handler of an event."""
+    if not _SEAM.handlers:
+        return
+    event = Event(name, queue, id, time.time(), facts)
+    for handler in _SEAM.handlers:
+        try:
+            handler(event)
+        except Exception:
+            import logging  # noqa: PLC0415 - slow to load, and seldom wanted
+
+            logging.getLogger("mailq").exception("the telemetry handler %r failed at %s", handler, name)
