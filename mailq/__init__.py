@@ -10,6 +10,8 @@ The file is the payload, the name is the record, a rename is the transaction.
     {'resize': 'cat.jpg'}
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mailq.delivery import Delivery, Message
 from mailq.engine import Reaped, Stats
 from mailq.errors import (
@@ -29,6 +31,7 @@ from mailq.errors import (
     StorageError,
     TimeLimit,
     UsageError,
+    WorkerFailed,
 )
 from mailq.message import Attempt
 from mailq.opening import open  # noqa: A004 - the verb of files, on purpose: mailq.open("jobs")
@@ -36,7 +39,13 @@ from mailq.queue import Queue
 from mailq.reply import Reply
 from mailq.settings import Backoff, Settings
 
+if TYPE_CHECKING:
+    from mailq.workers.app import App
+    from mailq.workers.outcomes import Reject, Retry
+    from mailq.workers.worker import Worker
+
 __all__ = [
+    "App",
     "Attempt",
     "Backoff",
     "CodecError",
@@ -53,8 +62,10 @@ __all__ = [
     "QueueNotFound",
     "Reaped",
     "Refused",
+    "Reject",
     "Reply",
     "ReplyTimeout",
+    "Retry",
     "Settings",
     "SettingsConflict",
     "SettingsError",
@@ -62,5 +73,18 @@ __all__ = [
     "StorageError",
     "TimeLimit",
     "UsageError",
+    "Worker",
+    "WorkerFailed",
     "open",
 ]
+
+_LATE = {"App": "app", "Reject": "outcomes", "Retry": "outcomes", "Worker": "worker"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
+    """Load the worker when somebody asks for it: a producer never needs it, and ``mailq push`` must start fast."""
+    if name not in _LATE:
+        raise AttributeError(f"module 'mailq' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - as above
+
+    return getattr(import_module(f"mailq.workers.{_LATE[name]}"), name)

@@ -175,6 +175,11 @@ class Delivery(Message):
         return self._record.name
 
     @property
+    def queue(self) -> Queue:
+        """The queue that it was delivered from."""
+        return self._queue
+
+    @property
     def lost(self) -> bool:
         """Whether the lease is gone, looked up now: stop working, another may have the message."""
         deadline = None if self._settled else self._engine.deadline(self.receipt)
@@ -186,13 +191,23 @@ class Delivery(Message):
         return self._settled
 
     @property
+    def is_last_attempt(self) -> bool:
+        """Whether the message is dead if this attempt fails."""
+        own = self._envelope.max_retries
+        return self._envelope.attempts >= (self._engine.settings.max_retries if own is None else own)
+
+    @property
     def wants_reply(self) -> bool:
         """Whether somebody asked for a reply."""
         return REPLY in (self._unsealed()[0] or {})
 
     def reply(self, result: Any) -> None:  # noqa: ANN401 - any JSON value is a result
         """Keep a JSON value as the reply to this message, durably. A worker does so with what the handler returns."""
-        self._engine.put_reply(self.id, reply.encode(result))
+        self.put_reply(reply.encode(result))
+
+    def put_reply(self, data: bytes) -> None:
+        """Keep an encoded reply (docs/disk-format.md) to this message, durably."""
+        self._engine.put_reply(self.id, data)
 
     def ack(self) -> None:
         """Remove the message for good: it is done."""

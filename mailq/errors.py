@@ -16,6 +16,7 @@
     │   └── QueueFull
     ├── StorageError (OSError)         the disk: see the errno, then try again
     ├── TimeLimit (TimeoutError)       in a job: it runs too long, end well
+    ├── WorkerFailed                   a worker cannot start: see its text
     ├── JobFailed                      the job that was to reply is dead: see its error
     └── ReplyTimeout (TimeoutError)    no reply yet: wait on, or do without
 
@@ -209,6 +210,14 @@ class TimeLimit(MailqError, TimeoutError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"the job has run for its soft time limit of {seconds:g} s; it is to end now")
+
+
+class WorkerFailed(MailqError):
+    """A worker could not start its processes. ``text`` says it all, with the traceback where there is one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(f"the worker cannot start: {text.strip().rpartition(chr(10))[2]}")
 
 
 class JobFailed(MailqError):

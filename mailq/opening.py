@@ -38,6 +38,11 @@ def open(  # noqa: A001 - the verb of files, on purpose: mailq.open("jobs")
     return _open_maildir(os.path.abspath(os.path.expanduser(path)), settings, create=create)
 
 
+def preload() -> None:
+    """Load now what the first opening of a directory loads: for a process that will be forked often."""
+    from mailq.engines.maildir import engine  # noqa: F401, PLC0415 - as above
+
+
 def _open_memory(settings: dict[str, Any]) -> Queue:
     from mailq.engines.memory import MemoryEngine  # noqa: PLC0415 - only who asks for it loads it
 

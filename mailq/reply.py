@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 0.05
 
+LONGEST: Final = 1_048_576
+"""A worker keeps no longer result than so many bytes."""
+
 _CHECK: Final = 1.0
 """So often a waiting caller looks whether the message is still alive, in seconds."""
 
@@ -85,11 +88,15 @@ class Reply:
 
 
 def encode(result: Any) -> bytes:  # noqa: ANN401 - any JSON value is a result
-    """A result as a reply keeps it. Raises CodecError if it is no JSON."""
+    """A result as a reply keeps it. Raises CodecError if it is no JSON, or too long."""
     try:
-        return json.dumps({"ok": True, "result": result}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        data = json.dumps({"ok": True, "result": result}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise CodecError(f"the result cannot be a reply: {error}", content_type="application/json") from error
+    if len(data) > LONGEST:
+        text = f"the result has {len(data)} bytes as JSON, a reply takes {LONGEST}; keep it elsewhere and reply where"
+        raise CodecError(text, content_type="application/json")
+    return data
 
 
 def encode_failure(error: str) -> bytes:

@@ -33,11 +33,17 @@ _COMMANDS: Final = {
     "reject": "settle",
     "extend": "settle",
     "run": "run",
+    "work": "work",
+    "drain": "work",
+    "request": "request",
     "ls": "look",
     "show": "look",
     "cat": "look",
     "edit": "edit",
     "stats": "stats",
+    "workers": "owners",
+    "pause": "owners",
+    "resume": "owners",
     "redrive": "mend",
     "purge": "mend",
     "reap": "mend",
@@ -71,7 +77,7 @@ def cli() -> None:
 
     \b
         mailq push jobs '{"resize": "cat.jpg"}'
-        mailq run jobs -- ./resize.sh
+        mailq work jobs -c 4 -- ./resize.sh
         mailq stats jobs
     """
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from mailq import codecs
-from mailq.cli.options import message_options, parse_headers, queue_argument
+from mailq.cli.options import DURATION, message_options, parse_headers, queue_argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +32,7 @@ _CHUNK: Final = 65_536
 @click.option("--content-type", metavar="TYPE", help="What the body is, such as image/png.")
 @click.option("--no-create", is_flag=True, help="Fail if there is no queue: for one on a disk that may be unmounted.")
 @message_options
+@click.option("--timeout", type=DURATION, help="A worker ends the job after this long [default: the queue's].")
 def push(
     queue: str,
     bodies: tuple[str, ...],
@@ -71,7 +72,7 @@ def push(
         else:
             _hint_at_terminal()
             whole = sys.stdin.buffer.read()
-            pushed = [_push_one(target, whole, text=text, content_type=content_type, options=options)]
+            pushed = [push_one(target, whole, text=text, content_type=content_type, options=options)]
         for id in pushed:
             click.echo(id)
 
@@ -86,17 +87,18 @@ def _push_each(
     options: dict[str, Any],
 ) -> Iterator[str]:
     for body in bodies:
-        yield _push_one(queue, os.fsencode(body), text=text, content_type=content_type, options=options)
+        yield push_one(queue, os.fsencode(body), text=text, content_type=content_type, options=options)
     for path in files:
         if content_type or text:
             with open(path, "rb") as file:
-                yield _push_one(queue, file.read(), text=text, content_type=content_type, options=options)
+                yield push_one(queue, file.read(), text=text, content_type=content_type, options=options)
         else:
             yield queue.push_file(path, **options)
 
 
-def _push_one(queue: Queue, raw: bytes, *, text: bool, content_type: str | None, options: dict[str, Any]) -> str:
-    return queue.push(raw, content_type=content_type or _kind(raw, text=text), **options)
+def push_one(queue: Queue, raw: bytes, *, text: bool, content_type: str | None, options: dict[str, Any]) -> str:
+    """Push a body as it was given."""
+    return queue.push(raw, content_type=content_type or kind_of(raw, text=text), **options)
 
 
 def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: dict[str, Any]) -> Iterator[str]:
@@ -117,7 +119,7 @@ def _push_batch(
     kind = ""
     for line in (line.rstrip(b"\r") for line in lines):
         if line:
-            this = content_type or _kind(line, text=text)
+            this = content_type or kind_of(line, text=text)
             if run and this != kind:
                 yield from queue.push_many(run, content_type=kind, **options)
                 run = []
@@ -127,7 +129,7 @@ def _push_batch(
         yield from queue.push_many(run, content_type=kind, **options)
 
 
-def _kind(raw: bytes, *, text: bool) -> str:
+def kind_of(raw: bytes, *, text: bool) -> str:
     """The content type of a body given as it is: JSON if it parses, else text, else bytes."""
     try:
         decoded = raw.decode()

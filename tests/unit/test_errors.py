@@ -25,6 +25,7 @@ EXAMPLES: list[errors.MailqError] = [
     errors.QueueFull(9, 10, 2),
     errors.StorageError("push", OSError(errno.ENOSPC, "No space left on device", "/jobs/tmp/x"), maybe_pushed=["a"]),
     errors.TimeLimit(50.0),
+    errors.WorkerFailed("Traceback ...\nImportError: no"),
     errors.JobFailed("0" * 32, "Traceback ...\nValueError: no"),
     errors.ReplyTimeout("0" * 32, 30.0),
 ]

@@ -1,0 +1,53 @@
+"""How a worker logs: one line an event, for a person or for a program."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Final
+
+_FIELDS: Final = ("event", "queue", "id", "attempt")
+"""What mailq's own records carry besides their text."""
+
+
+class Text(logging.Formatter):
+    """``2026-11-21T01:32:05.123Z INFO job 01936f0c… attempt 1: ack after 0.026 s (jobs)``"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and a traceback behind it if there is one."""
+        line = f"{_moment(record)} {record.levelname} {record.getMessage()}"
+        if queue := getattr(record, "queue", ""):
+            line += f" [{queue}]"
+        return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
+
+
+class Json(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and what the event is about."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the text holds."""
+        told: dict[str, Any] = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        told |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        if record.exc_info is not None:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def log_to_stderr(form: str, level: int) -> None:
+    """Send what mailq logs to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Json() if form == "json" else Text())
+    logger = logging.getLogger("mailq")
+    logger.addHandler(handler)
+    logger.setLevel(level)

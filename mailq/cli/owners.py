@@ -1,0 +1,73 @@
+"""workers, pause, resume: who is at work, and a queue that rests."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mailq.cli import output
+from mailq.cli.options import open_queue, queue_argument
+
+if TYPE_CHECKING:
+    from mailq.engine import Owner
+
+
+@click.command()
+@queue_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a process.")
+def workers(queue: str, *, as_json: bool) -> None:
+    """List the workers, and other processes that hold messages.
+
+    One that was killed is shown once more, as dead; what it held is given back.
+
+    \b
+        mailq workers jobs
+    """
+    with open_queue(queue) as source:
+        owners = source.owners()
+    if as_json:
+        for owner in owners:
+            click.echo(json.dumps({**owner._asdict(), "story": None, **owner.story}))
+        return
+    columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
+    output.table(columns, (_row(owner) for owner in owners))
+
+
+def _row(owner: Owner) -> tuple[str, ...]:
+    story = owner.story
+    jobs: list[dict[str, Any]] = story["jobs"] if isinstance(story.get("jobs"), list) else []
+    state = str(story.get("stage", "consumer")) if owner.alive else "dead"
+    shown = ", ".join(f"{job['id']} ({output.since(job['since'])})" for job in jobs)
+    counts = (str(story.get(name, "")) for name in ("slots", "done", "failed"))
+    slots, done, failed = counts
+    running = str(len(jobs)) if "jobs" in story else ""
+    return state, owner.host, str(owner.pid), output.moment(owner.since), slots, running, done, failed, shown
+
+
+@click.command()
+@queue_argument
+def pause(queue: str) -> None:
+    """Deliver nothing to anybody until resumed.
+
+    It lasts until then, across processes and reboots: it is the file 'paused' in
+    the queue. Running jobs go on and pushes are taken.
+
+    \b
+        mailq pause jobs
+    """
+    with open_queue(queue) as source:
+        source.pause()
+
+
+@click.command()
+@queue_argument
+def resume(queue: str) -> None:
+    """Deliver again.
+
+    \b
+        mailq resume jobs
+    """
+    with open_queue(queue) as source:
+        source.resume()

@@ -1,0 +1,165 @@
+"""The process that forks the slots of one worker, and buries them.
+
+Forked from here and not from the supervisor, whose threads and locks a fork
+would copy in whatever state they are in. This process has one thread and runs
+no handler, so its forks are safe, cheap, and as young as the handlers' code.
+
+It alone signals slots: being their parent, it knows which of their ids are still
+theirs. When the supervisor goes, however it goes, its socket closes, and the
+nursery kills every slot with its process group, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+from mailq.opening import preload
+from mailq.workers import slot
+from mailq.workers.commands import die_with_parent
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+class Nursery:
+    """Forks on request, tells of deaths."""
+
+    def __init__(self, supervisor: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._handlers: list[Any] = []
+        self._slots: set[int] = set()
+        self._rest = b""
+        self._sockets: list[int] = []
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
+
+    def run(self) -> None:
+        """Serve the supervisor until it is gone; then nobody here lives on."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, who decides
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        _become_subreaper()
+        preload()
+        gc.freeze()  # what is here now stays shared with the slots: collecting it would copy it
+        self._selector.register(self._supervisor, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._supervisor and not self._serve():
+                    self._kill_all()
+                    return
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._woken, 4096)
+            self._bury()
+
+    def _serve(self) -> bool:
+        """Do what the supervisor asks; False when it is gone."""
+        try:
+            data, sockets, _, _ = socket.recv_fds(self._supervisor, 65_536, 16)
+        except OSError:
+            return False
+        if not data:
+            return False
+        self._sockets += sockets
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            match request["do"]:
+                case "begin":
+                    self._handlers = request["handlers"]
+                case "fork":
+                    self._fork(self._sockets.pop(0))
+                case "kill" if request["slot"] in self._slots:
+                    _kill_group(request["slot"], request["signal"])
+        return True
+
+    def _fork(self, fd: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:  # no more processes, or no memory
+            os.close(fd)
+            self._tell({"failed": str(error)})
+            return
+        if pid == 0:
+            try:
+                self._become_slot(fd)
+            finally:
+                os._exit(0)
+        os.close(fd)
+        self._slots.add(pid)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # here and in the child: whichever comes first
+        self._tell({"forked": pid})
+
+    def _become_slot(self, fd: int) -> None:
+        nursery = os.getppid()
+        die_with_parent()
+        if os.getppid() != nursery:  # it died before that was set
+            return
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for inherited in (self._woken, self._wake, self._supervisor.detach(), *self._sockets):
+            os.close(inherited)
+        with socket.socket(fileno=fd) as supervisor:
+            try:
+                slot.main(supervisor, self._handlers)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # nobody to report to any more
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    with contextlib.suppress(OSError, ValueError, AttributeError):
+                        stream.flush()
+
+    def _bury(self) -> None:
+        """Reap the dead; of each slot kill what it left behind in its group, while its id is still its own."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            if found.si_pid in self._slots:
+                _kill_group(found.si_pid, signal.SIGKILL)
+            pid, status = os.waitpid(found.si_pid, 0)
+            if pid in self._slots:
+                self._slots.discard(pid)
+                self._tell({"died": pid, "code": os.waitstatus_to_exitcode(status)})
+
+    def _kill_all(self) -> None:
+        for pid in self._slots:
+            _kill_group(pid, signal.SIGKILL)
+
+    def _tell(self, words: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # gone: the next read says so
+            self._supervisor.sendall(json.dumps(words).encode() + b"\n")
+
+
+def _kill_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _become_subreaper() -> None:
+    """Have orphans of the slots come here to be reaped, where the system can do that (Linux, prctl(2))."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - slow to load, and only here
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def main(fd: int) -> None:
+    """Be the nursery of the supervisor at the other end of a socket."""
+    Nursery(socket.socket(fileno=fd)).run()

@@ -1,0 +1,111 @@
+"""A worker process: one job after the other, as its supervisor sends them.
+
+It knows nothing of claims, heartbeats or retries. It reads the message by its
+receipt, runs the handler, and reports. Whatever happens to it, its supervisor
+and the nursery that forked it clean up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from mailq.errors import LeaseLost, MailqError
+from mailq.message import TIMEOUT
+from mailq.opening import open as open_queue
+from mailq.workers.commands import Command
+from mailq.workers.handling import Alarm, Handler, to_line
+from mailq.workers.outcomes import Interrupted, Report
+from mailq.workers.targets import load
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from mailq.queue import Queue
+
+
+class Slot:
+    """The process, from its first line to the end of its socket."""
+
+    def __init__(self, supervisor: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._lines = supervisor.makefile("rb")
+        self._queues: dict[str, Queue] = {}
+        self._alarm = Alarm()
+        self._handlers: list[Handler | Command] = []
+
+    def run(self, handlers: list[Any]) -> None:
+        """Load the handlers, say so, and do jobs until there are no more."""
+        try:
+            self._handlers = [_make(handler) for handler in handlers]
+        except BaseException as error:  # noqa: BLE001 - whatever a module does when it is imported
+            usage = isinstance(error, MailqError)
+            text = str(error) if usage else traceback.format_exc()
+            self._say({"failed": text, "usage": usage})
+            return
+        self._say({"ready": os.getpid(), "queues": [handler.queues for handler in self._handlers]})
+        for line in self._lines:
+            self._do(json.loads(line))
+
+    def _do(self, job: Mapping[str, Any]) -> None:
+        try:
+            report = self._run(job)
+        except Interrupted:  # it came just before or after the handler
+            report = Report("interrupted")
+        size = memory() if job["weigh"] else None
+        self._supervisor.sendall(to_line(report, job["job"], size))
+
+    def _run(self, job: Mapping[str, Any]) -> Report:
+        handler: Handler | Command = self._handlers[job["handler"]]
+        try:
+            delivery = self._queue(job["queue"]).delivery(job["receipt"])
+        except LeaseLost:
+            return Report("lost")
+        except MailqError as error:  # the disk refuses: not the message's fault
+            return Report("release", delay=1.0, error=str(error))
+        if isinstance(handler, Command):
+            former = signal.signal(signal.SIGTERM, handler.terminate)
+            try:
+                return handler(delivery)
+            finally:
+                signal.signal(signal.SIGTERM, former)
+        soft, hard = handler.limits(delivery)
+        if hard is not None and TIMEOUT not in delivery.headers:
+            self._say({"job": job["job"], "limit": hard})
+        with self._alarm.set(soft if soft is not None else job["soft"]):
+            return handler(delivery)
+
+    def _queue(self, location: str) -> Queue:
+        if location not in self._queues:
+            self._queues[location] = open_queue(location, create=False)
+        return self._queues[location]
+
+    def _say(self, words: Mapping[str, Any]) -> None:
+        self._supervisor.sendall(json.dumps(words).encode() + b"\n")
+
+
+def _make(handler: Any) -> Handler | Command:  # noqa: ANN401 - a name, or a command's arguments
+    return Handler(load(handler)) if isinstance(handler, str) else Command(handler)
+
+
+def main(supervisor: socket.socket, handlers: list[Any]) -> None:
+    """Be a slot until the supervisor closes the socket."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    Slot(supervisor).run(handlers)
+
+
+def memory() -> int:
+    """How many bytes of memory this process takes: at present where the system tells, else at most so far."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024

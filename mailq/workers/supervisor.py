@@ -1,0 +1,388 @@
+"""The supervisor: claims messages, hands them to slots, keeps the leases, settles what comes back.
+
+One thread, one loop, and no code of the handlers in its process: a heartbeat
+depends on no job. All waiting is one select over the slots' sockets and the
+wake-up pipe; all time is in :meth:`Supervisor._tick`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import enum
+import logging
+import math
+import selectors
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from mailq import reply, telemetry
+from mailq.errors import LeaseLost, MailqError, StorageError, UsageError
+from mailq.opening import open as open_queue
+from mailq.workers.jobs import BEATS, Job, Options, Source, new_job
+from mailq.workers.outcomes import Report
+from mailq.workers.signals import Systemd, Wakeup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mailq.delivery import Delivery
+    from mailq.queue import Queue
+    from mailq.workers.crew import Crew
+
+log: Final = logging.getLogger("mailq.worker")
+
+_RETRY: Final = 1.0
+"""A queue that cannot be read, and a heartbeat that failed, are tried again after so many seconds."""
+
+_TELL: Final = 1.0
+"""A worker tells its story at most so often, in seconds."""
+
+_LAST_WORDS: Final = 1.0
+"""What is interrupted at the end of the grace has so many seconds to clean up."""
+
+_RUN_TIMES: Final = 1000
+"""Percentiles are those of so many jobs."""
+
+
+class Stage(enum.IntEnum):
+    """How far a worker is with its end."""
+
+    RUNNING = 0
+    FINISHING = 1
+    INTERRUPTING = 2
+    KILLING = 3
+
+
+class Supervisor:
+    """One worker's loop. ``run`` is called once, in one thread; ``stop`` and ``reload`` from anywhere."""
+
+    def __init__(
+        self,
+        queues: Sequence[tuple[Queue, int]],
+        crew: Crew,
+        options: Options,
+        wake: Wakeup,
+        on_change: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._wake = wake
+        self._crew = crew
+        self._options = options
+        self._on_change = on_change
+        self._sources = [Source(queue, handler, wake) for queue, handler in queues]
+        self._next_source = 0
+        self._jobs: dict[int, Job] = {}
+        self._numbers = 0
+        self._stops = 0
+        self._reload_wanted = False
+        self._stage = Stage.RUNNING
+        self._finish_by = math.inf
+        self._is_ready = False
+        self._done = self._failed = 0
+        self._run_times: collections.deque[float] = collections.deque(maxlen=_RUN_TIMES)
+        self._changed = True
+        self._tell_at = 0.0
+        self._systemd = Systemd()
+        self._watchdog_at = 0.0 if self._systemd.watchdog else math.inf
+
+    # From outside
+
+    def stop(self) -> None:
+        """First: finish the running jobs, within the grace. Second: interrupt them now. Third: kill them."""
+        self._stops += 1
+        self._wake()
+
+    def reload(self) -> None:
+        """Load the handlers anew."""
+        self._reload_wanted = True
+        self._wake()
+
+    # The loop
+
+    def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Work until stopped, or, draining, until there is nothing more. Raises UsageError and WorkerFailed."""
+        self._on_ready = on_ready
+        with selectors.DefaultSelector() as selector:
+            self._wake.register(selector)
+            try:
+                self._crew.start(self, selector)
+                while not self._is_over():
+                    for key, _ in selector.select(self._patience(time.monotonic())):
+                        key.data()
+                    self._tick(time.monotonic())
+            finally:
+                self._crew.close()
+                for job in list(self._jobs.values()):  # only when something went wrong: nothing is left running
+                    with contextlib.suppress(MailqError):
+                        job.delivery.release()
+                self._systemd.tell("STOPPING=1")
+
+    def _is_over(self) -> bool:
+        if self._jobs or not self._is_ready:
+            return bool(self._stops) and not self._jobs
+        if self._stage is not Stage.RUNNING:
+            return True
+        return self._options.drain and all(source.dry for source in self._sources)
+
+    def _patience(self, now: float) -> float | None:
+        """How long nothing needs to be done, in seconds; None for ever."""
+        times = [self._finish_by, self._watchdog_at, self._crew.tick(now)]
+        times += [job.next_at for job in self._jobs.values()]
+        if self._stage is Stage.RUNNING and self._is_ready and self._crew.idle():
+            times += [source.look_at for source in self._sources]
+        if self._changed and self._is_ready:
+            times.append(self._tell_at)
+        at = min(times)
+        return None if at == math.inf else max(0.0, at - now)
+
+    def _tick(self, now: float) -> None:
+        """Everything that is due."""
+        self._crew.tick(now)
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self._systemd.reloading()
+            log.info("loading the handlers anew", extra={"event": "reload"})
+            self._crew.reload()
+        if self._stops or self._stage is not Stage.RUNNING:
+            self._go_on_stopping(now)
+        for job in list(self._jobs.values()):
+            if now >= job.next_at:
+                self._attend(job, now)
+        if self._stage is Stage.RUNNING and self._is_ready:
+            self._claim(now)
+        if self._changed and self._is_ready and now >= self._tell_at:
+            self._changed, self._tell_at = False, now + _TELL
+            self._tell()
+        if now >= self._watchdog_at:
+            self._watchdog_at = now + (self._systemd.watchdog or math.inf)
+            self._systemd.tell("WATCHDOG=1")
+
+    def _go_on_stopping(self, now: float) -> None:
+        wanted = Stage(min(self._stops, Stage.KILLING))
+        if self._stage is Stage.FINISHING and now >= self._finish_by:
+            wanted = max(wanted, Stage.INTERRUPTING)
+        if wanted <= self._stage:
+            return
+        if self._stage is Stage.RUNNING:
+            self._finish_by = now + self._options.grace
+            self._systemd.tell("STOPPING=1")
+            count = len(self._jobs)
+            log.info(
+                "stopping: %d running jobs may take %g s more", count, self._options.grace, extra={"event": "stop"}
+            )
+        if wanted >= Stage.INTERRUPTING:
+            self._finish_by = math.inf
+            for job in self._jobs.values():
+                job.ending = job.ending or "stop"
+                if (
+                    self._stage < Stage.INTERRUPTING
+                    and wanted is Stage.INTERRUPTING
+                    and self._stops < Stage.INTERRUPTING
+                ):
+                    self._crew.terminate(job)
+                    job.kill_at = min(job.kill_at, now + _LAST_WORDS)
+                else:
+                    job.kill_at = now
+        self._stage, self._changed = wanted, True
+
+    # Claiming
+
+    def _claim(self, now: float) -> None:
+        """Fill the idle slots, from each queue in turn."""
+        for _ in range(len(self._sources)):
+            room = self._crew.idle()
+            if not room:
+                return
+            source = self._sources[self._next_source]
+            self._next_source = (self._next_source + 1) % len(self._sources)
+            if not source.is_due(now):
+                continue
+            try:
+                deliveries = source.pop(room, self._options.lease)
+            except MailqError as error:  # one queue must not stop the others
+                if self._options.drain:
+                    raise
+                if source.rest(_RETRY):
+                    log.error("%s; trying again every %g s", error, _RETRY, extra={"event": "error"})  # noqa: TRY400
+                continue
+            for delivery in deliveries:
+                self._begin(source, delivery)
+
+    def _begin(self, source: Source, delivery: Delivery) -> None:
+        self._numbers += 1
+        job = new_job(self._numbers, source, delivery, self._options)
+        self._jobs[job.number] = job
+        self._changed = True
+        if telemetry.attached():
+            waited = max(0.0, time.time() - delivery.pushed_at)
+            telemetry.emit("job.start", source.queue.location, delivery.id, attempt=delivery.attempt, waited=waited)
+        self._crew.give(job)
+
+    # Running jobs
+
+    def _attend(self, job: Job, now: float) -> None:
+        """A heartbeat, the end of a time limit, the end of patience."""
+        if now >= job.kill_at:
+            job.kill_at = math.inf
+            self._crew.kill(job)
+            return
+        if now >= job.end_at:
+            job.end_at, job.kill_at = math.inf, min(job.kill_at, now + self._options.insist)
+            job.ending = job.ending or "timeout"
+            self._say(logging.WARNING, f"has run for its limit of {job.limit:g} s: terminating it", job)
+            self._crew.terminate(job)
+        if now >= job.next_beat:
+            self._beat(job, now)
+
+    def _beat(self, job: Job, now: float) -> None:
+        job.next_beat = now + job.lease / BEATS
+        try:
+            job.delivery.extend(job.lease)
+        except LeaseLost:
+            job.lost, job.next_beat = True, math.inf
+            self._say(logging.WARNING, "has lost its lease: its result will not count", job)
+            if self._options.kill_lost:
+                job.ending = job.ending or "lost"
+                job.kill_at = min(job.kill_at, now + self._options.insist)
+                self._crew.terminate(job)
+        except MailqError as error:
+            job.next_beat = now + min(_RETRY, job.lease / BEATS)
+            self._say(logging.ERROR, f"has a failed heartbeat, trying again: {error}", job)
+
+    # What the crew tells
+
+    def ready(self, queues: list[list[str]]) -> None:
+        """The first slot is ready: so is the worker. Queues that a handler brings are worked, too."""
+        known = {source.queue.location for source in self._sources}
+        for handler, locations in enumerate(queues):
+            for location in locations:
+                if location not in known:
+                    known.add(location)
+                    self._sources.append(Source(open_queue(location), handler, self._wake))
+        if not self._sources:
+            raise UsageError("the handler is no App, so it brings no queues; name the queues to work for")
+        if not self._is_ready:
+            self._is_ready = True
+            log.info("ready: %s", ", ".join(sorted(known)), extra={"event": "ready"})
+            if self._on_ready is not None:
+                self._on_ready()
+        self._systemd.tell("READY=1")
+
+    def limited(self, job: Job, seconds: float) -> None:
+        """The handler has a time limit of its own for this job."""
+        job.limit_to(seconds)
+
+    def complain(self, text: str) -> None:
+        """Something is wrong that stops nothing."""
+        log.error("%s", text, extra={"event": "error"})
+
+    def died(self, job: Job, how: str) -> None:
+        """The slot died with its job: because we ended it, or by itself, which costs the job an attempt."""
+        if job.ending:
+            self.finished(job, Report("interrupted", error=how))
+        else:
+            self.finished(job, Report("nack", error=f"the worker process died: {how}", outcome="killed"))
+
+    def finished(self, job: Job, report: Report) -> None:
+        """A job has come to its end: settle its message."""
+        del self._jobs[job.number]
+        self._changed = True
+        ran = time.monotonic() - job.started
+        self._run_times.append(ran)
+        if report.verb == "interrupted":
+            report = _verdict(job, report)
+        if job.lost:
+            report = Report("lost")
+        ended_well = report.verb in ("ack", "settled")
+        self._done += ended_well
+        self._failed += report.verb in ("nack", "reject")
+        try:
+            _settle(job.delivery, report)
+        except LeaseLost:
+            self._say(logging.WARNING, f"lost its lease before its end: no {report.verb}", job)
+        except MailqError as error:  # the message stays leased, and comes back when the lease ends
+            self._say(logging.ERROR, f"stays leased, {report.verb} failed: {error}", job)
+        else:
+            self._record(job, report, ran)
+
+    def _record(self, job: Job, report: Report, ran: float) -> None:
+        level = logging.INFO if report.verb in ("ack", "settled") else logging.WARNING
+        if log.isEnabledFor(level):
+            why = (report.error or "").strip().rpartition("\n")[2]
+            self._say(level, f"{report.outcome or report.verb} after {ran:.3f} s{': ' if why else ''}{why}", job)
+        if telemetry.attached():
+            facts: dict[str, Any] = {
+                "attempt": job.delivery.attempt,
+                "ran": ran,
+                "outcome": report.outcome or report.verb,
+            }
+            name = "job.stop"
+            if report.verb in ("nack", "reject"):
+                name, facts["error"] = "job.exception", report.error
+            telemetry.emit(name, job.source.queue.location, job.delivery.id, **facts)
+
+    # What it tells
+
+    def _say(self, level: int, text: str, job: Job) -> None:
+        extra = {
+            "event": text.split(maxsplit=1)[0],
+            "queue": job.source.queue.location,
+            "id": job.delivery.id,
+            "attempt": job.delivery.attempt,
+        }
+        log.log(level, "job %s attempt %d: %s", job.delivery.id, job.delivery.attempt, text, extra=extra)
+
+    def _tell(self) -> None:
+        """Tell the queues' owners files, systemd and whoever else wants to know how it goes."""
+        now, mono = time.time(), time.monotonic()
+        times = sorted(self._run_times)
+        story: dict[str, Any] = {
+            "role": "worker",
+            "stage": self._stage.name.lower(),
+            "slots": self._options.concurrency,
+            "done": self._done,
+            "failed": self._failed,
+            "run_times": [round(times[int(len(times) * part)], 4) for part in (0.5, 0.95, 0.99)] if times else None,
+            "told": now,
+        }
+        for source in self._sources:
+            jobs = [job for job in self._jobs.values() if job.source is source]
+            story["jobs"] = [{"id": job.delivery.id, "since": now - (mono - job.started)} for job in jobs[:100]]
+            source.queue.tell(story)
+        self._systemd.tell(f"STATUS={self._done} done, {self._failed} failed, {len(self._jobs)} running")
+        if self._on_change is not None:
+            self._on_change({**story, "running": len(self._jobs)})
+
+
+def _verdict(job: Job, report: Report) -> Report:
+    """What it means that a job ended because it was told to."""
+    if job.ending == "timeout":
+        text = f"ran longer than its limit of {job.limit:g} s"
+        return Report("nack", error=f"{report.error}\n{text}" if report.error else text, outcome="timeout")
+    return Report("release", delay=0.0)
+
+
+def _settle(delivery: Delivery, report: Report) -> None:
+    """Do with the message what the report says; a reply comes first, for once acked nobody could give it any more."""
+    match report.verb:
+        case "ack":
+            if report.reply is not None:
+                delivery.put_reply(report.reply.encode())
+            delivery.ack()
+        case "nack":
+            is_last = delivery.is_last_attempt
+            delivery.nack(delay=report.delay, error=report.error, outcome=report.outcome)
+            if is_last:
+                _refuse(delivery, report)
+        case "reject":
+            delivery.reject(report.error)
+            _refuse(delivery, report)
+        case "release":
+            delivery.release(delay=report.delay or 0.0)
+
+
+def _refuse(delivery: Delivery, report: Report) -> None:
+    """Tell whoever waits for a reply that there will be none. Without this they would find out a little later."""
+    with contextlib.suppress(StorageError):
+        if delivery.wants_reply:
+            delivery.put_reply(reply.encode_failure(report.error or "rejected"))

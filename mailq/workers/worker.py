@@ -1,0 +1,215 @@
+"""The worker as Python programs use it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from mailq.errors import UsageError
+from mailq.opening import open as open_queue
+from mailq.queue import Queue
+from mailq.settings import seconds, whole
+from mailq.workers.app import App
+from mailq.workers.crew import Processes
+from mailq.workers.jobs import Options
+from mailq.workers.signals import Signals, Wakeup
+from mailq.workers.supervisor import Supervisor
+from mailq.workers.targets import name_of
+from mailq.workers.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from mailq.workers.crew import Crew
+
+    Handler = Callable[..., Any] | str | Sequence[str] | App
+    QueueLike = Queue | str | os.PathLike[str]
+
+
+class Worker:
+    """Runs a handler for every message of one or more queues.
+
+    ``queues`` is a queue or its path, several of them, or an App. ``handler`` is a
+    function of the body (of the delivery, if its parameter is called ``delivery``
+    or annotated so; it may be a coroutine function), the name of one
+    (``"pkg.module:function"``), or a command as a list, for each message. It
+    returns None to ack, or a Retry or Reject; an exception nacks with the back-off.
+
+    ``processes`` (the default, 1) run Python handlers apart from each other and
+    from the heartbeats: they import the handler, so it must stand at the top of a
+    module. ``threads`` run it in this process, whose memory and GIL they share.
+    ``dead`` maps further queues to handlers of their own: for dead letters.
+
+    Durations are seconds. ``timeout`` ends a job (SIGTERM, SIGKILL ``insist``
+    seconds later), ``soft_timeout`` raises TimeLimit in it; both default to the
+    queue's settings, and a message's own timeout goes first. ``kill_lost`` ends a
+    job whose lease is lost, too. ``max_jobs``, ``max_age`` and ``max_memory``
+    (bytes) replace a process between two jobs. ``grace`` is how long running jobs
+    may take to finish when the worker is stopped; then they are interrupted, and
+    their messages released uncounted.
+    """
+
+    def __init__(
+        self,
+        queues: QueueLike | App | Iterable[QueueLike],
+        handler: Handler | None = None,
+        *,
+        processes: int | None = None,
+        threads: int | None = None,
+        dead: Mapping[str, Handler] | None = None,
+        lease: float | None = None,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        grace: float = 30.0,
+        insist: float = 5.0,
+        kill_lost: bool = False,
+        max_jobs: int | None = None,
+        max_age: float | None = None,
+        max_memory: int | None = None,
+        on_change: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        if processes is not None and threads is not None:
+            raise UsageError("processes or threads, not both; leave one out")
+        self._threads = threads is not None
+        self._options = Options(
+            concurrency=whole(threads or processes or 1, "threads" if threads else "processes", least=1, most=10_000),
+            lease=_duration(lease, "lease"),
+            soft_timeout=_duration(soft_timeout, "soft_timeout"),
+            timeout=_duration(timeout, "timeout"),
+            grace=seconds(grace, "grace"),
+            insist=seconds(insist, "insist"),
+            kill_lost=kill_lost,
+            max_jobs=None if max_jobs is None else whole(max_jobs, "max_jobs", least=1, most=1 << 62),
+            max_age=_duration(max_age, "max_age"),
+            max_memory=None if max_memory is None else whole(max_memory, "max_memory", least=1, most=1 << 62),
+        )
+        self._on_change = on_change
+        self._opened: list[Queue] = []
+        self._handlers: list[Any] = []
+        self._queues = self._all_queues(queues, handler, dead or {})
+        self._supervisor: Supervisor | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def _all_queues(
+        self, queues: QueueLike | App | Iterable[QueueLike], handler: Handler | None, dead: Mapping[str, Handler]
+    ) -> list[tuple[Queue, int]]:
+        if isinstance(queues, App):
+            handler, queues = queues, []
+        if handler is None:
+            raise UsageError("a worker needs a handler: a function, its name, a command as a list, or an App")
+        if isinstance(queues, Queue | str | os.PathLike):
+            queues = [queues]
+        pairs = [(self._queue(queue), 0) for queue in queues]
+        pairs += [(self._queue(queue), number) for number, queue in enumerate(dead, 1)]
+        self._handlers = [self._checked(handler) for handler in (handler, *dead.values())]
+        return pairs
+
+    def _queue(self, queue: QueueLike) -> Queue:
+        if not isinstance(queue, Queue):
+            queue = open_queue(queue, create=False)
+            self._opened.append(queue)
+        if not self._threads and queue.location.startswith("memory:"):
+            raise UsageError("a queue in memory is not seen by other processes; use threads=")
+        return queue
+
+    def _checked(self, handler: Handler) -> Any:  # noqa: ANN401 - a function, a name, or a list of text
+        if isinstance(handler, str):
+            return handler
+        if not callable(handler) and not isinstance(handler, App):
+            return [os.fspath(part) for part in handler]
+        return handler if self._threads else name_of(handler)
+
+    # Life
+
+    def run(self, *, drain: bool = False) -> None:
+        """Work until stopped; with ``drain`` until nothing is ready and nothing runs. Blocks.
+
+        In the main thread SIGTERM and SIGINT stop the worker, again at once; SIGHUP
+        loads the handlers anew. Raises UsageError or WorkerFailed if the handler cannot
+        be loaded; QueueNotFound for a missing queue.
+        """
+        supervisor = self._begin(drain=drain)
+        with Signals(supervisor.stop, supervisor.reload):
+            self._work(supervisor, None)
+
+    def start(self) -> None:
+        """Work in a thread of this process, until stop(). Returns when the worker is ready; raises what run does."""
+        supervisor = self._begin(drain=False)
+        ready = threading.Event()
+
+        def work() -> None:
+            try:
+                self._work(supervisor, ready.set)
+            except BaseException as error:  # noqa: BLE001 - start or stop raises it in its caller's thread
+                self._failure = error
+            finally:
+                ready.set()
+
+        self._failure = None
+        self._thread = threading.Thread(target=work, name="mailq-supervisor", daemon=True)
+        self._thread.start()
+        ready.wait()
+        self._raise_failure()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Claim nothing more, let the running jobs finish within the grace, then interrupt and release them.
+
+        ``at_once`` leaves the grace out. Returns when nothing runs any more; raises what
+        has ended the worker before. Stopping what does not run does nothing.
+        """
+        supervisor, thread = self._supervisor, self._thread
+        if supervisor is not None:
+            supervisor.stop()
+            if at_once:
+                supervisor.stop()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+            self._thread = None
+            self._raise_failure()
+
+    def reload(self) -> None:
+        """Load the handlers anew, in new processes; running jobs end in the old ones."""
+        if self._supervisor is not None:
+            self._supervisor.reload()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop; after an error at once."""
+        self.stop(at_once=error is not None)
+
+    def _begin(self, *, drain: bool) -> Supervisor:
+        if self._supervisor is not None:
+            raise UsageError("this worker runs already")
+        wake = Wakeup()
+        options = Options(**{**vars(self._options), "drain": drain})
+        crew: Crew = (
+            Threads(self._handlers, options.concurrency, wake) if self._threads else Processes(self._handlers, options)
+        )
+        self._supervisor = Supervisor(self._queues, crew, options, wake, self._on_change)
+        return self._supervisor
+
+    def _work(self, supervisor: Supervisor, on_ready: Callable[[], None] | None) -> None:
+        try:
+            supervisor.run(on_ready)
+        finally:
+            self._supervisor = None
+            for queue in self._opened:
+                queue.close()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+
+def _duration(value: float | None, what: str) -> float | None:
+    return None if value is None else seconds(value, what, least=0.001)
