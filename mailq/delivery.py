@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from mailq import codecs, reply
@@ -182,8 +181,7 @@ class Delivery(Message):
     @property
     def lost(self) -> bool:
         """Whether the lease is gone, looked up now: stop working, another may have the message."""
-        deadline = None if self._settled else self._engine.deadline(self.receipt)
-        return not self._settled and (deadline is None or time.time() >= deadline / NS)
+        return not self._settled and self._engine.deadline(self.receipt) is None
 
     @property
     def settled(self) -> bool:

@@ -136,7 +136,7 @@ class Engine(Protocol):
         """The message behind a receipt, as its claim handed it out. Raises LeaseLost."""
 
     def deadline(self, receipt: str) -> int | None:
-        """When the lease behind a receipt ends, in nanoseconds; None when it is gone."""
+        """When the lease behind a receipt ends, in nanoseconds; None when it is gone or has run out."""
 
     def ack(self, receipt: str) -> None:
         """Remove a message for good: it is done."""

@@ -282,8 +282,9 @@ class Queue:
         """
         if not isinstance(error, str | None):
             raise UsageError(f"error is {error!r}; it must be text: str(error), or a formatted traceback")
-        outcome = outcome or ("nack" if error is None else "error")
-        if outcome not in _LETTERS:
+        if outcome is None:
+            outcome = "nack" if error is None else "error"
+        if not isinstance(outcome, str) or outcome not in _LETTERS:
             raise UsageError(f"outcome is {outcome!r}; it must be {', '.join(_LETTERS)}")
         if delay is None:
             envelope = names.parse(receipt) if isinstance(receipt, str) else None
@@ -432,7 +433,7 @@ def _with_timeout(headers: Mapping[str, str] | None, timeout: float | None) -> M
     """The headers, with the time limit among them: only a worker needs it, when it has read the message anyway."""
     if timeout is None:
         return headers or {}
-    return {**(headers or {}), TIMEOUT: f"{seconds(timeout, 'timeout', least=_MOMENT):g}"}
+    return {**(headers or {}), TIMEOUT: f"{seconds(timeout, 'timeout', least=_MOMENT):.3f}".rstrip("0").rstrip(".")}
 
 
 def _checked_state(state: str) -> None:

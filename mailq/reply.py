@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout
+from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError
 
 if TYPE_CHECKING:
     from mailq.engine import Engine
@@ -48,6 +48,8 @@ class Reply:
         ``timeout`` seconds; None waits for ever. The job goes on whether anybody waits
         or not.
         """
+        if timeout is not None and not timeout >= 0:
+            raise UsageError(f"timeout is {timeout!r}; it must be seconds from 0, or None")
         until = math.inf if timeout is None else time.monotonic() + timeout
         pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
         while (data := self._engine.get_reply(self.id)) is None:
@@ -56,7 +58,9 @@ class Reply:
                 raise ReplyTimeout(self.id, timeout or 0.0)
             if now >= next_check:
                 missing = 0 if self._is_alive() else missing + 1
-                if missing > 1:  # twice in a row: a message may hide from one look while it is moved
+                # Twice in a row: a message may hide from one look while it is moved. And it may have
+                # been answered and acked since.
+                if missing > 1 and self._engine.get_reply(self.id) is None:
                     raise JobFailed(self.id, "the message is gone and there is no reply to it")
                 next_check = now + _CHECK
             time.sleep(max(0.0, min(pause, until - now)))

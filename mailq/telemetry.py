@@ -20,7 +20,7 @@ event                     facts (durations in seconds)
 ``reject``                ``attempt``, ``reason``
 ``extend``                ``attempt``, ``seconds``
 ``dead``                  ``attempts``, ``reason``
-``expire``                ``ttl``: given up on past its time to live; ``dead`` follows
+``expire``                ``ttl``: past its time to live; told after its ``dead``
 ``requeue``               ``attempt``, ``outcome``: a reaper took it back
 ``redrive``               nothing
 ``job.start``             ``attempt``, ``waited``

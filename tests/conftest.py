@@ -29,6 +29,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="long: run with --slow"))
 
 
+@pytest.fixture(autouse=True)
+def _where_logs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts write what they log next to its queues."""
+    monkeypatch.setenv("PYTEST_TMP", str(tmp_path))
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where a queue may be made."""

@@ -41,6 +41,7 @@ _COMMANDS: Final = {
     "cat": "look",
     "edit": "edit",
     "stats": "stats",
+    "top": "top",
     "workers": "owners",
     "pause": "owners",
     "resume": "owners",

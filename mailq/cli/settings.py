@@ -14,7 +14,7 @@ from mailq.settings import parse_duration
 if TYPE_CHECKING:
     from mailq.settings import Settings
 
-_DURATIONS: Final = ("lease", "ttl", "reap_interval")
+_DURATIONS: Final = ("lease", "ttl", "soft_timeout", "timeout", "reply_ttl", "reap_interval")
 _NUMBERS: Final = ("max_retries", "max_message_bytes", "max_length")
 
 
@@ -61,6 +61,9 @@ def _spell(value: object) -> str:
 @click.option("--max-message-bytes", type=int, help="The largest message [default: 1048576].")
 @click.option("--max-length", type=int, help="The most messages that may wait [default: no limit].")
 @click.option("--durability", type=click.Choice(["power-loss", "process-crash"]), help="[default: power-loss]")
+@click.option("--soft-timeout", type=DURATION, help="Workers raise TimeLimit in a job after this [default: never].")
+@click.option("--timeout", type=DURATION, help="Workers end a job after this long [default: never].")
+@click.option("--reply-ttl", type=DURATION, help="How long replies are kept [default: 1h].")
 @click.option("--reap-interval", type=DURATION, help="How often consumers look for lost leases [default: 2s].")
 @click.option("--dead-letters", type=click.Path(), help="Another queue that gets the dead letters.")
 @click.option("--file-mode", metavar="MODE", help="Permissions of message files, in octal [default: 0600].")

@@ -46,6 +46,7 @@ def _print(counted: Stats, *, as_json: bool) -> None:
         return
     output.fields(
         [
+            ("paused", "yes: 'mailq resume' ends it" if counted.paused else None),
             ("ready", counted.ready),
             ("delayed", counted.delayed),
             ("leased", f"{counted.leased} ({counted.overdue} overdue)" if counted.overdue else counted.leased),

@@ -7,6 +7,7 @@ queue, as keys of dictionaries under one lock. Nothing survives the process.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import platform
 import threading
@@ -77,7 +78,10 @@ class MemoryEngine:
     def _ring(self) -> None:
         self._changed.notify_all()
         for bell in self._bells:
-            bell()
+            try:
+                bell()
+            except Exception:
+                logging.getLogger("mailq").exception("a bell that listens to the queue failed")
 
     def _add(self, draft: Draft) -> str:
         now = self._stamps.next()
@@ -151,7 +155,8 @@ class MemoryEngine:
 
     def deadline(self, receipt: str) -> int | None:
         """When the lease ends."""
-        return self._deadlines.get(receipt)
+        end = self._deadlines.get(receipt)
+        return end if end is not None and self._clock() < end else None
 
     # Settling
 

@@ -14,7 +14,10 @@ import pytest
 
 # Before the imports below: a failed assertion of the contract then shows its values.
 pytest.register_assert_rewrite(
-    *(f"{__name__}.contract_{part}" for part in ("push", "pop", "lease", "receipts", "retry", "scope", "dead", "look"))
+    *(
+        f"{__name__}.contract_{part}"
+        for part in ("push", "pop", "lease", "receipts", "retry", "scope", "dead", "look", "life")
+    )
 )
 
 from mailq.testing.base import EngineFactory, OpenQueue, take  # noqa: E402 - after the registration above

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mailq.testing.contract_dead import DeadContract
 from mailq.testing.contract_lease import LeaseContract
+from mailq.testing.contract_life import LifeContract
 from mailq.testing.contract_look import LookContract
 from mailq.testing.contract_pop import PopContract
 from mailq.testing.contract_push import PushContract
@@ -21,6 +22,7 @@ class EngineContract(
     ScopeContract,
     DeadContract,
     LookContract,
+    LifeContract,
 ):
     """What a queue promises, whatever disk is below it.
 

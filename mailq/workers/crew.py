@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mailq.errors import UsageError, WorkerFailed
 from mailq.workers.commands import how_it_ended
 from mailq.workers.outcomes import Report
+from mailq.workers.signals import reap_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,6 +195,8 @@ class Processes:
 
     def _hear(self, slot: _Slot) -> bool:
         """Read what a slot says; False when there is nothing more."""
+        if slot.sock.fileno() < 0:  # buried since the select that found it
+            return False
         try:
             data = slot.sock.recv(65_536)
         except BlockingIOError:
@@ -358,6 +361,8 @@ class Processes:
 
     def tick(self, now: float) -> float:
         """Try again to start slots, when it is time."""
+        if self._nursery is not None:
+            reap_orphans(self._nursery.pid)
         if self._again_at and now >= self._again_at:
             self._again_at = 0.0
             self._fill()

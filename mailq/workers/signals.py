@@ -73,6 +73,15 @@ def _handler(action: Callable[[], None]) -> Callable[[int, FrameType | None], No
     return lambda _number, _frame: action()
 
 
+def reap_orphans(ours: int) -> None:
+    """As the first process of a container, bury what others left behind; but not our own child."""
+    if os.getpid() != 1:
+        return
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid != ours:
+            os.waitpid(found.si_pid, 0)
+
+
 class Systemd:
     """Tells systemd how we are, if it asked: a service with ``Type=notify`` (sd_notify(3))."""
 

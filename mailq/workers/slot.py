@@ -7,6 +7,7 @@ and the nursery that forked it clean up.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -98,6 +99,8 @@ def main(supervisor: socket.socket, handlers: list[Any]) -> None:
     """Be a slot until the supervisor closes the socket."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("500")  # if memory runs out, take the job, and not the supervisor that holds all leases
     Slot(supervisor).run(handlers)
 
 

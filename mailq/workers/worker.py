@@ -73,8 +73,9 @@ class Worker:
         if processes is not None and threads is not None:
             raise UsageError("processes or threads, not both; leave one out")
         self._threads = threads is not None
+        what, count = ("threads", threads) if threads is not None else ("processes", processes)
         self._options = Options(
-            concurrency=whole(threads or processes or 1, "threads" if threads else "processes", least=1, most=10_000),
+            concurrency=whole(1 if count is None else count, what, least=1, most=10_000),
             lease=_duration(lease, "lease"),
             soft_timeout=_duration(soft_timeout, "soft_timeout"),
             timeout=_duration(timeout, "timeout"),
@@ -97,7 +98,7 @@ class Worker:
         self, queues: QueueLike | App | Iterable[QueueLike], handler: Handler | None, dead: Mapping[str, Handler]
     ) -> list[tuple[Queue, int]]:
         if isinstance(queues, App):
-            handler, queues = queues, []
+            handler, queues = queues, [queues.queue(name) for name in queues.queues]
         if handler is None:
             raise UsageError("a worker needs a handler: a function, its name, a command as a list, or an App")
         if isinstance(queues, Queue | str | os.PathLike):

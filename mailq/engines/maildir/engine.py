@@ -215,8 +215,8 @@ class MaildirEngine:
 
     def listen(self, bell: Callable[[], None]) -> float:
         """Pass on word of arrivals."""
-        self._waking.add(bell)
-        return 0.0 if self._waking.watch() else self._patience()
+        is_new = self._waking.add(bell)
+        return 0.0 if self._waking.watch() or is_new else self._patience()
 
     def _patience(self) -> float:
         """For how many seconds a claim would find nothing that is not announced."""
@@ -269,6 +269,7 @@ class MaildirEngine:
         except OSError as failure:
             self._lost(receipt, verb, failure)
         self._hear_of(*os.path.split(path))
+        self._waking.ring()
 
     def extend(self, receipt: str, seconds: float) -> int:
         """Set the mtime of the claimed file to the new deadline.
@@ -318,7 +319,8 @@ class MaildirEngine:
 
     def deadline(self, receipt: str) -> int | None:
         """See reaper.deadline."""
-        return deadline(self._store, receipt, _read_receipt(receipt))
+        end = deadline(self._store, receipt, _read_receipt(receipt))
+        return end if end is not None and self._clock() < end else None
 
     def _lost(self, receipt: str, verb: str, error: OSError) -> NoReturn:
         """Raise what a failed move of a claimed file means."""
@@ -337,6 +339,7 @@ class MaildirEngine:
         self._require_marker()
         reaped = self._reaper.reap()
         self._window.clear()  # what came back may belong in front of what it holds
+        self._waking.ring()
         return reaped
 
     def _tend(self) -> None:
@@ -459,6 +462,7 @@ class MaildirEngine:
         """See admin.redrive."""
         count = admin.redrive(self._store, ids, limit)
         self._window.clear()
+        self._waking.ring()
         return count
 
     def purge(self, state: State) -> int:

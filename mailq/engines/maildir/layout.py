@@ -208,8 +208,9 @@ def read_small(disk: Disk, path: str, most: int) -> bytes | None:
     except OSError:
         return None
     try:
-        regular = (os.fstat(fd).st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
-        return disk.read(fd, most) if regular else None
+        status = os.fstat(fd)
+        regular = (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
+        return disk.read_all(fd, min(status.st_size, most))[:most] if regular else None
     except OSError:
         return None
     finally:

@@ -104,9 +104,10 @@ class Owner:
         with self._lock:
             if not self.token() or self._fd is None:
                 return
-            text = json.dumps({**self._identity, **story}) + "\n"
-            if len(text) > _LONGEST:
-                text = json.dumps(self._identity) + "\n"
+            text = json.dumps(self._identity) + "\n"
+            with contextlib.suppress(TypeError, ValueError, RecursionError):  # no JSON: then without it
+                told = json.dumps({**story, **self._identity}) + "\n"
+                text = told if len(told) <= _LONGEST else text
             # Blanks over the rest of a longer one before: it stays one JSON text.
             self._told, padded = len(text), text.ljust(self._told)
             with contextlib.suppress(OSError):
@@ -179,7 +180,10 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
     """The owners, oldest first; the dead among them are swept with this look."""
     found = []
     for entry in entries(layout.owners):
-        told = _read_story(read_small(disk, entry.path, _LONGEST))
+        data = read_small(disk, entry.path, _LONGEST)
+        if data is None:
+            continue  # it left meanwhile
+        told = _read_story(data)
         dead = is_dead(layout, disk, entry.name)
         if dead:
             with contextlib.suppress(OSError):
@@ -191,9 +195,9 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
     return sorted(found, key=lambda owner: owner.since)
 
 
-def _read_story(data: bytes | None) -> dict[str, Any]:
+def _read_story(data: bytes) -> dict[str, Any]:
     try:
-        story = json.loads(data or b"")
+        story = json.loads(data)
     except (ValueError, RecursionError):
         return {}  # half written, or not ours
     return story if isinstance(story, dict) else {}

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import arrivals, forks
+from mailq.engines.maildir.layout import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +54,10 @@ class Waking:
             self._count += 1
             self._rung.notify_all()
         for bell in self._bells:
-            bell()
+            try:
+                bell()
+            except Exception:  # noqa: BLE001 - what rang it has happened, and must not look failed
+                log().exception("a bell that listens to the queue failed")
 
     def watch(self) -> bool:
         """Begin to listen to the kernel. True at the first time: what arrived before is for the caller to find."""
@@ -71,10 +75,12 @@ class Waking:
             self._stop_watch = weakref.finalize(self, self._watch.stop)
         return True
 
-    def add(self, bell: Callable[[], None]) -> None:
-        """Have ``bell()`` called, too, at each ring."""
-        if bell not in self._bells:
-            self._bells = (*self._bells, bell)
+    def add(self, bell: Callable[[], None]) -> bool:
+        """Have ``bell()`` called, too, at each ring. True for a new one: it has missed what rang before."""
+        if bell in self._bells:
+            return False
+        self._bells = (*self._bells, bell)
+        return True
 
     @property
     def patience(self) -> float:

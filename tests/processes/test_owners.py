@@ -1,0 +1,238 @@
+"""Who is there, and what they tell of themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from together import Child, owner_of
+
+import mailq
+from mailq.engines.disk import Disk
+from mailq.engines.maildir.engine import MaildirEngine
+from mailq.testing import take
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+def tell(pipe: Connection[Any, Any], path: str, story: dict[str, Any]) -> None:
+    """Tell a story; and another one for each that is heard."""
+    queue = mailq.open(path, create=False)
+    queue.tell(story)
+    pipe.send("told")
+    while (story := pipe.recv()) is not None:
+        queue.tell(story)
+        pipe.send("told")
+    queue.close()
+
+
+def hold(pipe: Connection[Any, Any], path: str) -> None:
+    """Pop, tell the receipt, and hold it until told to end."""
+    queue = mailq.open(path, create=False)
+    pipe.send(take(queue).receipt)
+    pipe.recv()
+
+
+def test_a_live_process_is_listed_with_its_story(queue: mailq.Queue, path: Path) -> None:
+    before = time.time()
+    with Child(tell, str(path), {"running": ["a"], "größe": 3}) as worker:
+        assert worker.hear() == "told"
+        for _ in range(3):
+            (owner,) = queue.owners()
+            assert (owner.pid, owner.host, owner.alive) == (worker.pid, platform.node(), True)
+            assert owner.story == {"running": ["a"], "größe": 3}
+            assert before <= owner.since <= time.time()
+            assert os.listdir(path / "owners") == [owner.token]
+
+
+def test_a_story_of_another_process_changes_as_it_tells(queue: mailq.Queue, path: Path) -> None:
+    with Child(tell, str(path), {"n": 0}) as worker:
+        worker.hear()
+        for text in ("x" * 1000, "", "y" * 60_000, "z"):
+            worker.say({"text": text})
+            worker.hear()
+            (owner,) = queue.owners()
+            assert (owner.pid, owner.alive, owner.story) == (worker.pid, True, {"text": text})
+            (file,) = (path / "owners").iterdir()
+            assert json.loads(file.read_text())["text"] == text  # as jq would find it
+
+
+def test_a_holder_of_leases_is_listed_under_the_name_in_its_receipts(queue: mailq.Queue, path: Path) -> None:
+    queue.push("x")
+    with Child(hold, str(path)) as holder:
+        receipt = holder.hear()
+        (owner,) = queue.owners()
+        assert (owner.token, owner.pid, owner.story) == (owner_of(receipt), holder.pid, {})
+
+
+def test_who_only_looks_or_pushes_is_no_owner(queue: mailq.Queue, path: Path) -> None:
+    queue.push("x")
+    assert queue.owners() == []
+    queue.stats(), queue.peek(), queue.reap()
+    assert queue.owners() == []
+    assert os.listdir(path / "owners") == []
+
+
+def test_a_killed_process_is_listed_dead_once_and_its_file_is_gone(queue: mailq.Queue, path: Path) -> None:
+    with Child(tell, str(path), {"running": ["a"]}) as worker:
+        worker.hear()
+        worker.kill()
+        assert len(os.listdir(path / "owners")) == 1
+        (owner,) = queue.owners()
+        assert (owner.pid, owner.host, owner.alive) == (worker.pid, platform.node(), False)
+        assert owner.story == {"running": ["a"]}
+        assert os.listdir(path / "owners") == []
+        assert queue.owners() == []
+
+
+def test_what_a_dead_process_held_comes_back_though_somebody_looked_at_the_owners(
+    queue: mailq.Queue, path: Path
+) -> None:
+    id = queue.push("x")
+    with Child(hold, str(path)) as holder:
+        holder.hear()
+        holder.kill()
+    (owner,) = queue.owners()
+    assert not owner.alive
+    assert queue.reap().returned == 1
+    delivery = take(queue)
+    assert (delivery.id, [attempt.outcome for attempt in delivery.history]) == (id, ["killed"])
+
+
+def test_the_living_stay_when_the_dead_go(queue: mailq.Queue, path: Path) -> None:
+    with Child(tell, str(path), {"name": "one"}) as one:
+        one.hear()
+        with Child(tell, str(path), {"name": "other"}) as other:
+            other.hear()
+            assert [owner.pid for owner in queue.owners()] == [one.pid, other.pid]  # oldest first
+            one.kill()
+            assert [(owner.pid, owner.alive) for owner in queue.owners()] == [(one.pid, False), (other.pid, True)]
+            assert [(owner.pid, owner.story) for owner in queue.owners()] == [(other.pid, {"name": "other"})]
+
+
+def test_a_process_that_leaves_in_good_order_is_not_listed(queue: mailq.Queue, path: Path) -> None:
+    with Child(tell, str(path), {}) as worker:
+        worker.hear()
+        assert len(queue.owners()) == 1
+        worker.say(None)
+        worker.join()
+        assert queue.owners() == []
+
+
+@pytest.mark.parametrize("how", ["by telling", "by popping"])
+def test_a_new_owner_sweeps_the_files_of_the_dead(queue: mailq.Queue, path: Path, how: str) -> None:
+    with Child(tell, str(path), {}) as living, Child(tell, str(path), {}) as doomed:
+        living.hear(), doomed.hear()
+        doomed.kill()
+        assert len(os.listdir(path / "owners")) == 2
+        queue.push("x")
+        if how == "by telling":
+            queue.tell({})
+        else:
+            take(queue)
+        assert len(os.listdir(path / "owners")) == 2
+        assert {(owner.pid, owner.alive) for owner in queue.owners()} == {(living.pid, True), (os.getpid(), True)}
+
+
+def test_two_queues_of_one_process_are_two_owners(path: Path) -> None:
+    one, other = mailq.open(path), mailq.open(path)
+    one.tell({"name": "one"})
+    other.tell({"name": "other"})
+    assert [owner.story for owner in one.owners()] == [{"name": "one"}, {"name": "other"}]
+    assert {owner.pid for owner in other.owners()} == {os.getpid()}
+    one.close()
+    assert [owner.story for owner in other.owners()] == [{"name": "other"}]
+
+
+def test_a_story_that_is_too_long_is_not_told_but_does_no_harm(queue: mailq.Queue, path: Path) -> None:
+    mailq.open(path).push("x")
+    with Child(hold, str(path)) as holder, Child(tell, str(path), {"text": "x" * 50_000}) as worker:
+        holder.hear(), worker.hear()
+        for story, expected in (
+            ({"text": "y" * 100_000}, {}),
+            ({"text": "z" * 60_000}, {"text": "z" * 60_000}),
+            ({"text": "\0" * 100_000}, {}),
+            ({"text": "short"}, {"text": "short"}),
+        ):
+            worker.say(story)
+            assert worker.hear() == "told"
+            told = {owner.pid: owner for owner in queue.owners()}
+            assert (told[worker.pid].alive, told[worker.pid].story) == (True, expected)
+            assert told[holder.pid].alive
+        assert queue.reap() == (0, 0, 0)
+        assert max(file.stat().st_size for file in (path / "owners").iterdir()) <= 65_536
+
+
+def tell_for_ever(pipe: Connection[Any, Any], path: str, least: int) -> None:
+    """Tell longer and shorter stories until told to end, so many at least; say how many they were."""
+    queue = mailq.open(path, create=False)
+    count = 0
+    while count < least or not pipe.poll():
+        queue.tell({"text": chr(97 + count % 26) * (count * 7919 % 20_000)})
+        count += 1
+        if count == 1:
+            pipe.send("begun")
+    queue.tell({"text": "the end"})
+    pipe.send(count)
+    pipe.recv(), pipe.recv()
+
+
+def test_who_looks_while_stories_are_rewritten_finds_the_teller_alive(queue: mailq.Queue, path: Path) -> None:
+    with Child(tell_for_ever, str(path), 2000) as worker:
+        assert worker.hear() == "begun"
+        tokens = set()
+        for _ in range(2000):
+            (owner,) = queue.owners()
+            assert owner.alive
+            tokens.add(owner.token)
+        worker.say("end")
+        assert worker.hear() >= 2000
+        (owner,) = queue.owners()
+        assert (owner.pid, owner.story) == (worker.pid, {"text": "the end"})
+        assert tokens == {owner.token}
+
+
+def test_an_owner_that_leaves_during_the_look_is_not_made_up(queue: mailq.Queue, path: Path) -> None:
+    """It is not known who it was, nor that it died: it went in good order, or was shown to another."""
+    queue.tell({"name": "leaving"})
+
+    class Leaving(Disk):
+        def open_to_read(self, path: str) -> int:
+            if "/owners/" in path:
+                queue.close()
+            return super().open_to_read(path)
+
+    assert MaildirEngine(str(path), disk=Leaving()).owners() == []
+
+
+STRANGE: dict[str, bytes] = {
+    "empty": b"",
+    "half": b'{"host": "x", "pi',
+    "no text": bytes(range(256)),
+    "a list": b"[]",
+    "other types": b'{"host": 7, "pid": "x", "since": null, "boot": []}',
+    "nested": b"[" * 60_000,
+    "long": b" " * 100_000,
+    "a huge number": b'{"host": "x", "boot": "", "pid": ' + b"9" * 10_000 + b"}",
+    "infinite": b'{"host": "x", "boot": "", "pid": 1, "since": Infinity}',
+}
+
+
+@pytest.mark.parametrize("data", STRANGE.values(), ids=STRANGE)
+def test_a_strange_file_among_the_owners_does_no_harm(queue: mailq.Queue, path: Path, data: bytes) -> None:
+    (path / "owners" / "strange").write_bytes(data)
+    (path / "owners" / "directory").mkdir()
+    os.mkfifo(path / "owners" / "fifo")
+    (path / "owners" / "link").symlink_to("/etc/passwd")
+    queue.owners()
+    queue.tell({"n": 1})
+    queue.push("x")
+    take(queue)
+    assert [owner.story for owner in queue.owners() if owner.pid == os.getpid()] == [{"n": 1}]
+    assert queue.reap() == (0, 0, 0)

@@ -1,0 +1,154 @@
+"""Handlers that the tests' workers run, in their processes."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mailq
+
+
+def noop(body: Any) -> None:
+    pass
+
+
+def echo(body: Any) -> Any:
+    return body
+
+
+def nap(body: float) -> None:
+    time.sleep(body)
+
+
+def attempt(delivery: mailq.Delivery) -> int:
+    return delivery.attempt
+
+
+def tell_pid(body: Any) -> int:
+    return os.getpid()
+
+
+async def coroutine(body: Any) -> Any:
+    await asyncio.sleep(0)
+    return {"loop": id(asyncio.get_running_loop()), "body": body}
+
+
+async def endless_coroutine(body: str) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        Path(body).touch()  # noqa: ASYNC240 - nothing else runs here
+
+
+def outcome(body: Any) -> Any:  # noqa: C901 - a case a line
+    """Do what the body says."""
+    match body:
+        case "none":
+            return None
+        case "retry":
+            return mailq.Retry(delay=3600, error="again later")
+        case "reject":
+            return mailq.Reject("not for me")
+        case "raise":
+            raise ValueError("no good")
+        case "exit":
+            os._exit(3)
+        case "sys.exit":
+            sys.exit("goodbye")
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "segfault":
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            ctypes.string_at(0)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "memory":
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))
+            return len(bytes(10_000_000_000))
+        case "not json":
+            return object()
+        case "hang":
+            time.sleep(3600)
+        case "hang deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(3600)
+        case "hang in children":
+            os.system("sleep 3601 & sleep 3601")
+    return body
+
+
+def one_long_call(body: int) -> int:
+    """One call in C that holds the GIL all the time."""
+    return sum(range(body))
+
+
+def hold_until(delivery: mailq.Delivery) -> None:
+    """Say that it runs, and go on until a file is there."""
+    said, wanted = delivery.body
+    Path(f"{said}.{delivery.attempt}").touch()
+    while not os.path.exists(wanted):
+        time.sleep(0.002)
+
+
+def clean_up(body: list[str]) -> None:
+    """Run until it is interrupted, then say how."""
+    Path(body[0]).touch()
+    try:
+        for _ in range(360_000):  # a thread is interrupted between two steps only
+            time.sleep(0.01)
+    except mailq.TimeLimit as limit:
+        Path(body[1]).write_text(f"limit {limit.seconds:g}")
+    finally:
+        with open(body[1], "a") as file:
+            file.write(" cleaned up")
+
+
+def notice_loss(delivery: mailq.Delivery) -> None:
+    """Lose the lease, and say what is seen of it."""
+    before = delivery.lost
+    mailq.open(delivery.queue.location, create=False).release(delivery.receipt, delay=3600)
+    Path(delivery.body).write_text(f"{before} {delivery.lost}")
+
+
+def settle_itself(delivery: mailq.Delivery) -> None:
+    delivery.reject("settled in the handler")
+
+
+def append(delivery: mailq.Delivery) -> None:
+    """Leave a line in a log for this run of the job."""
+    path = delivery.body if isinstance(delivery.body, str) else delivery.body["log"]
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, f"{delivery.id}\n".encode())
+    os.close(fd)
+
+
+def storm(delivery: mailq.Delivery) -> None:
+    """A short job; some fail, some die."""
+    time.sleep(delivery.body["nap"])
+    match delivery.body["n"] % 50:
+        case 7:
+            raise ValueError("this one always fails")
+        case 13:
+            os._exit(1)
+    append(delivery)
+
+
+class Nested:
+    @staticmethod
+    def handler(body: Any) -> Any:
+        return ["nested", body]
+
+
+not_callable = 7
+
+
+def no_argument() -> None:
+    pass

@@ -1,0 +1,143 @@
+"""Leases, limits and heartbeats of running jobs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import handlers
+import pytest
+from together import wait_until
+from working import Work, is_alive, letters
+
+import mailq
+
+FAST: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
+
+
+def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
+    """The call is measured on this machine to be longer than three leases."""
+    begun = time.perf_counter()
+    sum(range(10_000_000))
+    count = int(10_000_000 * 1.0 / (time.perf_counter() - begun))
+    queue = mailq.open(path, lease=0.3, reap_interval=0.1, **FAST)
+    reply = queue.request(count)
+    with mailq.Worker(queue, handlers.one_long_call):
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        taken = queue.pop(wait=0.9)
+        assert taken is None
+        assert reply.result(60) == count * (count - 1) // 2
+
+
+def test_a_job_longer_than_its_lease_keeps_it_also_in_a_thread(path: Path) -> None:
+    queue = mailq.open(path, lease=0.5, reap_interval=0.05, **FAST)
+    reply = queue.request(1.6)
+    with mailq.Worker(queue, handlers.nap, threads=1):
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        assert queue.pop(wait=1.2) is None
+        reply.result(60)
+    assert queue.stats() == mailq.Stats()
+
+
+@pytest.mark.parametrize("body", ["hang", "hang deaf", "hang in children"])
+def test_a_hung_job_is_killed_at_its_limit_with_all_its_children(path: Path, body: str) -> None:
+    queue = mailq.open(path, **FAST)
+    queue.push_many([body, "none"])
+    mailq.Worker(queue, handlers.outcome, timeout=0.3, insist=0.2).run(drain=True)
+    (letter,) = queue.peek("dead")
+    assert (letter.body, letter.history[0].outcome) == (body, "timeout")
+    assert (letter.history[0].error or "").endswith("ran longer than its limit of 0.3 s")
+    assert len(queue) == 0
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with pytest.MonkeyPatch.context():
+            try:
+                assert b"3601" not in command.read_bytes()
+            except OSError:
+                continue
+
+
+def test_a_hung_job_is_tried_again(path: Path) -> None:
+    queue = mailq.open(path, timeout=0.1, max_retries=1, backoff=(0.01, 0.01))
+    queue.push("hang")
+    with mailq.Worker(queue, handlers.outcome, insist=0.1):
+        wait_until(lambda: queue.stats().dead == 1, "it is dead")
+    (letter,) = queue.peek("dead")
+    assert [attempt.outcome for attempt in letter.history] == ["timeout", "timeout"]
+
+
+@pytest.mark.parametrize("crew", ["processes", "threads"])
+def test_the_soft_limit_is_an_exception_in_the_job(path: Path, crew: str) -> None:
+    queue = mailq.open(path, soft_timeout=0.2, **FAST)
+    said = path.parent / "said"
+    queue.push([str(path.parent / "runs"), str(said)])
+    mailq.Worker(queue, handlers.clean_up, **{crew: 1}).run(drain=True)  # type: ignore[arg-type]
+    assert said.read_text() == "limit 0.2 cleaned up"
+    assert queue.stats() == mailq.Stats()
+
+
+def test_a_soft_limit_that_nobody_catches_is_a_timeout(path: Path) -> None:
+    queue = mailq.open(path, soft_timeout=0.1, **FAST)
+    queue.push("hang")
+    mailq.Worker(queue, handlers.outcome).run(drain=True)
+    ((_, outcome, error),) = letters(queue)
+    assert (outcome, error) == (
+        "timeout",
+        "mailq.errors.TimeLimit: the job has run for its soft time limit of 0.1 s; it is to end now",
+    )
+
+
+def test_a_soft_limit_cancels_a_coroutine(path: Path) -> None:
+    queue = mailq.open(path, soft_timeout=0.1, **FAST)
+    cleaned = path.parent / "cleaned"
+    queue.push(str(cleaned))
+    queue.push(str(cleaned))
+    mailq.Worker(queue, handlers.endless_coroutine, processes=1).run(drain=True)
+    assert cleaned.exists()
+    assert [outcome for _, outcome, _ in letters(queue)] == ["timeout", "timeout"]
+
+
+def test_a_message_brings_its_own_limit(path: Path) -> None:
+    queue = mailq.open(path, timeout=3600, **FAST)
+    queue.push("hang", timeout=0.2)
+    mailq.Worker(queue, handlers.outcome, timeout=3600).run(drain=True)
+    assert [outcome for _, outcome, _ in letters(queue)] == ["timeout"]
+
+
+def test_a_limit_that_is_nonsense_is_none(path: Path) -> None:
+    queue = mailq.open(path, **FAST)
+    queue.push("none", headers={"mailq-timeout": "soon"})
+    mailq.Worker(queue, handlers.outcome).run(drain=True)
+    assert queue.stats() == mailq.Stats()
+
+
+def test_a_thread_that_does_not_end_is_left_behind(path: Path) -> None:
+    queue = mailq.open(path, **FAST)
+    queue.push_many([1.5, 0])
+    mailq.Worker(queue, handlers.nap, threads=1, timeout=0.2, insist=0.1).run(drain=True)
+    assert [(body, outcome) for body, outcome, _ in letters(queue)] == [(1.5, "timeout")]
+    assert len(queue) == 0
+
+
+def test_a_handler_sees_that_its_lease_is_lost(path: Path) -> None:
+    queue = mailq.open(path)
+    said = path.parent / "said"
+    id = queue.push(str(said))
+    mailq.Worker(queue, handlers.notice_loss).run(drain=True)
+    assert said.read_text() == "False True"
+    assert (queue.get(id).state, queue.get(id).attempt) == ("delayed", 1)
+
+
+def test_a_lost_job_is_not_settled_and_ends_if_so_wished(path: Path) -> None:
+    queue = mailq.open(path, lease=0.3)
+    id = queue.push("hang")
+    with Work(path, "handlers:outcome", "--kill-lost", "--insist", "0.1") as worker:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        (name,) = os.listdir(path / "cur")
+        (slot,) = worker.slots()
+        queue.release(name, delay=3600)
+        wait_until(lambda: not is_alive(slot) or worker.log.count("lost") > 1, "the job is ended")
+        wait_until(lambda: "result will not count" in worker.log, "the loss is told")
+        assert worker.stop() == 0
+    assert (queue.get(id).state, queue.get(id).attempt, queue.stats().leased) == ("delayed", 1, 0)

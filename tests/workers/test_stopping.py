@@ -1,0 +1,167 @@
+"""How a worker ends: at a deploy, at once, and with kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from together import wait_until
+from working import HERE, Work, all_settled, family, is_alive
+
+import mailq
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_running_jobs_finish_within_the_grace(path: Path, number: signal.Signals) -> None:
+    queue = mailq.open(path)
+    queue.push_many([2.0] * 20)
+    with Work(path, "handlers:nap", "-c", 20, "--grace", "5s") as worker:
+        wait_until(lambda: queue.stats().leased == 20, "all 20 run")
+        queue.push("not to be begun")
+        worker.signal(number)
+        assert worker.wait() == 0
+        assert worker.log.count("attempt 1: ack") == 20
+    assert queue.stats()._replace(bytes=0, oldest_ready_age=None) == mailq.Stats(ready=1)
+    assert os.listdir(path / "owners") == []
+
+
+def test_what_is_not_finished_within_the_grace_is_released_uncounted(path: Path) -> None:
+    queue = mailq.open(path)
+    queue.push_many([2.0] * 20)
+    with Work(path, "handlers:nap", "-c", 20, "--grace", "0.5s") as worker:
+        wait_until(lambda: queue.stats().leased == 20, "all 20 run")
+        begun = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - begun < 2
+    assert [message.attempt for message in queue.peek("ready", None)] == [1] * 20
+    assert [message.history for message in queue.peek("ready", None)] == [[]] * 20
+    assert os.listdir(path / "owners") == []
+
+
+def test_an_interrupted_job_can_clean_up(path: Path) -> None:
+    queue = mailq.open(path)
+    runs, said = path.parent / "runs", path.parent / "said"
+    queue.push([str(runs), str(said)])
+    with Work(path, "handlers:clean_up", "--grace", "0.1s") as worker:
+        wait_until(runs.exists, "it runs")
+        assert worker.stop() == 0
+    assert said.read_text() == " cleaned up"
+    assert queue.stats().ready == 1
+
+
+def test_a_second_signal_ends_it_at_once(path: Path) -> None:
+    queue = mailq.open(path)
+    queue.push_many(["hang deaf"] * 3)
+    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h") as worker:
+        wait_until(lambda: queue.stats().leased == 3, "they run")
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in worker.log, "the first is heard")
+        worker.signal(signal.SIGTERM)
+        begun = time.monotonic()
+        assert worker.wait() == 0
+        assert time.monotonic() - begun < 2
+    assert [message.attempt for message in queue.peek("ready")] == [1] * 3
+
+
+def test_a_killed_supervisor_takes_everything_with_it_and_its_messages_are_back_in_seconds(path: Path) -> None:
+    queue = mailq.open(path, lease=3600)
+    queue.push_many(["hang deaf", "hang in children", "hang"])
+    with Work(path, "handlers:outcome", "-c", 3) as worker:
+        wait_until(lambda: queue.stats().leased == 3 and len(worker.processes()) >= 8, "they run")
+        worker.kill()
+        worker.gone()
+        begun = time.monotonic()
+        wait_until(lambda: queue.reap().returned >= 0 and queue.stats().ready == 3, "they are back")
+        assert time.monotonic() - begun < 5
+    assert [message.history[0].outcome for message in queue.peek("ready")] == ["killed"] * 3
+
+
+def test_a_killed_supervisor_of_commands_takes_them_with_it(path: Path) -> None:
+    queue = mailq.open(path, lease=3600)
+    queue.push_many([1, 2])
+    with Work(path, "-c", 2, "--", "sh", "-c", "trap '' TERM; sleep 3602; sleep 3602") as worker:
+        wait_until(lambda: len(worker.processes()) >= 8, "they run")
+        worker.kill()
+
+
+def test_a_killed_nursery_is_replaced_and_its_jobs_are_tried_again(path: Path) -> None:
+    queue = mailq.open(path, backoff=(0.01, 0.01))
+    go = path.parent / "go"
+    queue.push([str(path.parent / "run"), str(go)])
+    with Work(path, "handlers:hold_until") as worker:
+        wait_until((path.parent / "run.1").exists, "it runs")
+        nursery = family(worker.pid)[1]
+        os.kill(nursery, signal.SIGKILL)
+        wait_until((path.parent / "run.2").exists, "it runs again")
+        go.touch()
+        wait_until(lambda: all_settled(queue), "it is done")
+        assert worker.stop() == 0
+
+
+def test_an_idle_process_that_is_killed_is_replaced(path: Path) -> None:
+    queue = mailq.open(path)
+    with Work(path, "handlers:tell_pid") as worker:
+        first = queue.request(None).result(30)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: worker.slots() != [first] and len(worker.slots()) == 1, "another is there")
+        assert queue.request(None).result(30) != first
+        assert "died without a job: killed by SIGKILL" in worker.log
+        assert worker.stop() == 0
+
+
+def test_code_is_loaded_anew_on_sighup_while_the_old_job_ends(path: Path, tmp_path: Path) -> None:
+    queue = mailq.open(path)
+    code = tmp_path / "changing.py"
+    slow = "import handlers\ndef handle(delivery):\n    if isinstance(delivery.body, list):\n        handlers.hold_until(delivery)\n    return "
+    code.write_text(f"{slow}'old'\n")
+    go = tmp_path / "go"
+    with Work(path, f"{code}:handle", "-c", 2) as worker:
+        held = queue.request([str(tmp_path / "run"), str(go)])
+        wait_until((tmp_path / "run.1").exists, "the old job runs")
+        assert queue.request("x").result(30) == "old"
+        code.write_text(f"{slow}'new one'\n")
+        worker.signal(signal.SIGHUP)
+        wait_until(lambda: queue.request("x").result(30) == "new one", "the new code is there")
+        go.touch()
+        assert held.result(30) == "old"
+        wait_until(lambda: len(worker.slots()) == 2, "the old processes are gone")
+        assert worker.stop() == 0
+
+
+def test_new_code_that_does_not_load_leaves_the_old_at_work(path: Path, tmp_path: Path) -> None:
+    queue = mailq.open(path)
+    code = tmp_path / "changing.py"
+    code.write_text("def handle(body):\n    return 'old'\n")
+    with Work(path, f"{code}:handle") as worker:
+        assert queue.request("x").result(30) == "old"
+        code.write_text("def handle(body) oops\n")
+        worker.signal(signal.SIGHUP)
+        wait_until(lambda: "SyntaxError" in worker.log, "the failure is told")
+        assert queue.request("x").result(30) == "old"
+        code.write_text("def handle(body):\n    return 'mended one'\n")
+        worker.signal(signal.SIGHUP)
+        wait_until(lambda: queue.request("x").result(30) == "mended one", "the mended code is there")
+        assert worker.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process namespace")
+def test_it_works_as_the_first_process_of_a_container(path: Path) -> None:
+    """No default action of a signal protects process 1, and orphans become its children."""
+    queue = mailq.open(path)
+    orphan = "(sleep 0.1 &) ; true"
+    line = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m", "mailq", "work"]
+    with subprocess.Popen([*line, path, "--", "sh", "-c", orphan], stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": HERE}) as outer:  # fmt: skip
+        try:
+            queue.push_many(range(5))
+            wait_until(lambda: all_settled(queue), "the jobs are done")
+            worker = family(outer.pid)[1]
+            os.kill(worker, signal.SIGTERM)
+            assert outer.wait(30) == 0
+            assert not is_alive(worker)
+        finally:
+            outer.kill()

@@ -1,0 +1,136 @@
+"""Workers as real processes, and what is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from together import wait_until
+
+import mailq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+HERE: Final = str(Path(__file__).parent)
+
+
+class Work:
+    """``mailq work`` with these arguments, ready when it is entered, ended with SIGKILL if it is still there."""
+
+    def __init__(self, *arguments: object, command: str = "work", **env: str) -> None:
+        self._log = Path(os.environ["PYTEST_TMP"]) / f"worker.{time.monotonic_ns()}.log"
+        line = [sys.executable, "-m", "mailq", command, *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": HERE, **env}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        self._family: set[int] = set()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def __enter__(self) -> Self:
+        self.ready()
+        self._family = set(family(self.pid))
+        return self
+
+    def ready(self) -> None:
+        try:
+            wait_until(lambda: "ready: " in self.log or self._process.poll() is not None, "the worker is ready")
+            assert self._process.poll() is None, self.log
+        except AssertionError:
+            self.kill()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            sys.stderr.write(self.log)
+        if self._process.poll() is None:
+            self.kill()
+        self.gone()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        return self._process.wait(60)
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self._family |= set(family(self.pid))
+        self._process.kill()
+        self._process.wait()
+
+    def processes(self) -> list[int]:
+        """The worker and all that came of it."""
+        found = family(self.pid)
+        self._family |= set(found)
+        return found
+
+    def slots(self) -> list[int]:
+        """The processes that run the jobs."""
+        nursery = children(self.pid)
+        return children(nursery[0]) if nursery else []
+
+    def gone(self) -> None:
+        """Nothing of it is left."""
+        wait_until(lambda: not [pid for pid in self._family if is_alive(pid)], "the whole family is gone")
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def family(pid: int) -> list[int]:
+    return [pid, *(one for child in children(pid) for one in family(child))]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def cpu(pids: list[int]) -> float:
+    """Seconds of CPU that these processes have used."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def all_settled(queue: mailq.Queue) -> bool:
+    return len(queue) == 0
+
+
+def letters(queue: mailq.Queue) -> Iterator[tuple[Any, str, str]]:
+    """Of each dead letter its body, how its last attempt ended, and the last line of its error."""
+    for letter in queue.peek("dead", None):
+        last = letter.history[-1]
+        yield letter.body, last.outcome, (last.error or "").strip().rpartition("\n")[2]
