@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar
 
 from mailq import opening
-from mailq.errors import CodecError, JobFailed, MailqError, ReplyTimeout, UsageError
+from mailq.errors import CodecError, MailqError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -37,11 +37,6 @@ _T = TypeVar("_T")
 
 _THREADS: Final = 8
 """So many verbs of one queue are at the disk at once; the others stand in line."""
-
-# How a reply is looked for, in seconds: as mailq.reply does.
-_FIRST_LOOK: Final = 0.001
-_LAST_LOOK: Final = 0.05
-_CHECK: Final = 1.0
 
 
 class FileOptions(TypedDict, total=False):
@@ -424,22 +419,9 @@ class AsyncReply:
 
     async def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401, ASYNC109 - a result; as Reply has it
         """Wait for what the handler returned; no thread is held meanwhile. Errors are those of Reply.result."""
-        if timeout is not None and not timeout >= 0:
-            raise UsageError(f"timeout is {timeout!r}; it must be seconds from 0, or None")
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
-        while not await self.ready():
-            now = time.monotonic()
-            if now >= until:
-                raise ReplyTimeout(self.id, timeout or 0.0)
-            if now >= next_check:
-                # Reply.result would hold a thread until its own check.
-                missing = 0 if await self._run(self._reply._is_alive) else missing + 1  # noqa: SLF001
-                if missing > 1 and not await self.ready():  # it may have been answered and acked since
-                    raise JobFailed(self.id, "the message is gone and there is no reply to it")
-                next_check = now + _CHECK
-            await asyncio.sleep(max(0.0, min(pause, until - now)))
-            pause = min(2 * pause, _LAST_LOOK)
+        pauses = self._reply.pauses(timeout)
+        while (pause := await self._run(lambda: next(pauses, None))) is not None:  # noqa: ASYNC110 - a reply is looked for
+            await asyncio.sleep(pause)
         return await self._run(lambda: self._reply.result(0))
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailq.engine import Engine
 
 # A reply is looked for at growing intervals, in seconds. Replies are rare and each is looked
@@ -48,11 +50,21 @@ class Reply:
         ``timeout`` seconds; None waits for ever. The job goes on whether anybody waits
         or not.
         """
+        for pause in self.pauses(timeout):
+            time.sleep(pause)
+        return self._open(self._engine.get_reply(self.id))
+
+    def pauses(self, timeout: float | None = None) -> Iterator[float]:
+        """The pauses to make until result() returns, or raises JobFailed, at once; in seconds.
+
+        For who must not sleep: each step looks once, and never blocks for longer.
+        Raises what result raises.
+        """
         if timeout is not None and not timeout >= 0:
             raise UsageError(f"timeout is {timeout!r}; it must be seconds from 0, or None")
         until = math.inf if timeout is None else time.monotonic() + timeout
         pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
-        while (data := self._engine.get_reply(self.id)) is None:
+        while not self.ready:
             now = time.monotonic()
             if now >= until:
                 raise ReplyTimeout(self.id, timeout or 0.0)
@@ -60,12 +72,11 @@ class Reply:
                 missing = 0 if self._is_alive() else missing + 1
                 # Twice in a row: a message may hide from one look while it is moved. And it may have
                 # been answered and acked since.
-                if missing > 1 and self._engine.get_reply(self.id) is None:
+                if missing > 1 and not self.ready:
                     raise JobFailed(self.id, "the message is gone and there is no reply to it")
                 next_check = now + _CHECK
-            time.sleep(max(0.0, min(pause, until - now)))
+            yield max(0.0, min(pause, until - now))
             pause = min(2 * pause, _LAST_LOOK)
-        return self._open(data)
 
     def _is_alive(self) -> bool:
         """Whether an answer may still come. Raises JobFailed for a dead letter that nobody could answer."""
@@ -79,9 +90,9 @@ class Reply:
             raise JobFailed(self.id, errors[-1] if errors else f"given up on: {record.envelope.why}")
         return True
 
-    def _open(self, data: bytes) -> Any:  # noqa: ANN401 - any JSON value is a result
+    def _open(self, data: bytes | None) -> Any:  # noqa: ANN401 - any JSON value is a result
         try:
-            told = json.loads(data)
+            told = json.loads(data or b"")
             if told["ok"]:
                 return told["result"]
             error = str(told["error"])

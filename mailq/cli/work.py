@@ -178,8 +178,6 @@ class _Progress:
     def __call__(self, story: dict[str, Any]) -> None:
         """Show how it goes."""
         text = f"mailq: {story['done']} done, {story['failed']} failed, {story['running']} running"
-        if story["run_times"]:
-            text += f", {story['run_times'][0]:.3g} s a job"
         if story["stage"] != "running":
             text += f" ({story['stage']})"
         click.echo(f"\r{text.ljust(self._width)}", err=True, nl=False)

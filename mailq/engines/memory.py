@@ -381,6 +381,7 @@ class MemoryEngine:
             for name in [name for name in self._files["leased"] if _envelope(name).owner]:
                 step = self._failed(name, names.KILLED)
                 self._settle("leased", name, step)
+            self._ring()  # who listens must listen anew
             self._bells = ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import time
 from dataclasses import dataclass, field
@@ -11,13 +12,20 @@ from mailq.message import TIMEOUT
 from mailq.settings import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mailq.delivery import Delivery
     from mailq.queue import Queue
 
 BEATS: Final = 3
 """Heartbeats in a lease: two may fail or be late without losing it."""
+
+
+_TOLD: Final = 100
+"""A story names so many running jobs."""
+
+_RUN_TIMES: Final = 1000
+"""Percentiles are those of so many jobs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Source:
         self.queue = queue
         self.handler = handler
         self.dry = False
+        self.done = self.failed = 0
+        self.run_times: collections.deque[float] = collections.deque(maxlen=_RUN_TIMES)
         self.complained = False
         self._wake = wake
         self._rung = True
@@ -80,6 +90,17 @@ class Source:
         else:
             self._rung = True
         return deliveries
+
+    def story(self, jobs: Iterable[Job]) -> dict[str, Any]:
+        """What to tell of this queue: the counts, the run times, the jobs, each with when it began."""
+        times, now, mono = sorted(self.run_times), time.time(), time.monotonic()
+        ours = [job for job in jobs if job.source is self][:_TOLD]
+        return {
+            "done": self.done,
+            "failed": self.failed,
+            "run_times": [round(times[int(len(times) * part)], 4) for part in (0.5, 0.95, 0.99)] if times else None,
+            "jobs": [{"id": job.delivery.id, "since": round(now - (mono - job.started), 3)} for job in ours],
+        }
 
     def rest(self, seconds: float) -> bool:
         """Leave the queue alone for a while after an error. True if that is the first of a row."""

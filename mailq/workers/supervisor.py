@@ -7,7 +7,6 @@ wake-up pipe; all time is in :meth:`Supervisor._tick`.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import enum
 import logging
@@ -40,9 +39,6 @@ _TELL: Final = 1.0
 
 _LAST_WORDS: Final = 1.0
 """What is interrupted at the end of the grace has so many seconds to clean up."""
-
-_RUN_TIMES: Final = 1000
-"""Percentiles are those of so many jobs."""
 
 
 class Stage(enum.IntEnum):
@@ -78,8 +74,6 @@ class Supervisor:
         self._stage = Stage.RUNNING
         self._finish_by = math.inf
         self._is_ready = False
-        self._done = self._failed = 0
-        self._run_times: collections.deque[float] = collections.deque(maxlen=_RUN_TIMES)
         self._changed = True
         self._tell_at = 0.0
         self._systemd = Systemd()
@@ -288,14 +282,13 @@ class Supervisor:
         del self._jobs[job.number]
         self._changed = True
         ran = time.monotonic() - job.started
-        self._run_times.append(ran)
+        job.source.run_times.append(ran)
         if report.verb == "interrupted":
             report = _verdict(job, report)
         if job.lost:
             report = Report("lost")
-        ended_well = report.verb in ("ack", "settled")
-        self._done += ended_well
-        self._failed += report.verb in ("nack", "reject")
+        job.source.done += report.verb in ("ack", "settled")
+        job.source.failed += report.verb in ("nack", "reject")
         try:
             _settle(job.delivery, report)
         except LeaseLost:
@@ -334,24 +327,13 @@ class Supervisor:
 
     def _tell(self) -> None:
         """Tell the queues' owners files, systemd and whoever else wants to know how it goes."""
-        now, mono = time.time(), time.monotonic()
-        times = sorted(self._run_times)
-        story: dict[str, Any] = {
-            "role": "worker",
-            "stage": self._stage.name.lower(),
-            "slots": self._options.concurrency,
-            "done": self._done,
-            "failed": self._failed,
-            "run_times": [round(times[int(len(times) * part)], 4) for part in (0.5, 0.95, 0.99)] if times else None,
-            "told": now,
-        }
+        about = {"role": "worker", "stage": self._stage.name.lower(), "slots": self._options.concurrency}
         for source in self._sources:
-            jobs = [job for job in self._jobs.values() if job.source is source]
-            story["jobs"] = [{"id": job.delivery.id, "since": now - (mono - job.started)} for job in jobs[:100]]
-            source.queue.tell(story)
-        self._systemd.tell(f"STATUS={self._done} done, {self._failed} failed, {len(self._jobs)} running")
+            source.queue.tell({**about, "told": time.time(), **source.story(self._jobs.values())})
+        done, failed = (sum(getattr(source, what) for source in self._sources) for what in ("done", "failed"))
+        self._systemd.tell(f"STATUS={done} done, {failed} failed, {len(self._jobs)} running")
         if self._on_change is not None:
-            self._on_change({**story, "running": len(self._jobs)})
+            self._on_change({**about, "done": done, "failed": failed, "running": len(self._jobs)})
 
 
 def _verdict(job: Job, report: Report) -> Report:

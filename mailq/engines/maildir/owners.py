@@ -190,8 +190,9 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
                 disk.unlink(entry.path)
         host, pid, since = (told.pop(key, default) for key, default in (("host", ""), ("pid", 0), ("since", 0.0)))
         told.pop("boot", None)
-        if isinstance(host, str) and isinstance(pid, int) and isinstance(since, int | float):
-            found.append(OwnerRecord(entry.name, host, pid, float(since), not dead, told))
+        if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(since, float):
+            host, pid, since = "", 0, 0.0  # not written by us
+        found.append(OwnerRecord(entry.name, host, pid, since, not dead, told))
     return sorted(found, key=lambda owner: owner.since)
 
 
