@@ -8,23 +8,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from mailq.cli.main import FAILED, LOST, NOTHING, complain
 from mailq.cli.options import DURATION, open_queue, queue_argument
 from mailq.errors import LeaseLost, MailqError
+from mailq.workers.commands import Tail, describe, environment
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from mailq.delivery import Delivery
-
-_TAIL: Final = 16_384
-"""So many bytes of what the command wrote last on stderr are kept as its error."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -87,7 +84,7 @@ class _Job:
 
     def _start(self, body: IO[bytes]) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
-            self._command, stdin=body, stderr=subprocess.PIPE, env={**os.environ, **self._environment()}
+            self._command, stdin=body, stderr=subprocess.PIPE, env={**os.environ, **environment(self._delivery)}
         )
         if self._stopped_by:  # the signal came before there was a process to pass it on to
             self._process.send_signal(self._stopped_by)
@@ -96,8 +93,7 @@ class _Job:
         process = self._process
         if process is None or process.stderr is None:
             raise AssertionError
-        reader = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
-        reader.start()
+        output = Tail(process.stderr, echo=sys.stderr.buffer)
         while True:
             try:
                 # Three heartbeats a lease: one may be late without losing it.
@@ -105,8 +101,8 @@ class _Job:
                 break
             except subprocess.TimeoutExpired:
                 self._beat()
-        # A grandchild may hold stderr open for ever; what the command itself wrote is there already.
-        reader.join(timeout=1)
+        output.finish()
+        self._tail = output.data
         return code
 
     def _beat(self) -> None:
@@ -119,19 +115,6 @@ class _Job:
             complain(f"{error}; the command goes on, its result will not count")
         except MailqError as error:  # the command is at work: try again at the next beat
             complain(str(error))
-
-    def _pass_on(self, stream: IO[bytes]) -> None:
-        """Let the command's stderr through, and keep the end of it."""
-        echo = True
-        while chunk := os.read(stream.fileno(), 65_536):
-            self._tail = (self._tail + chunk)[-_TAIL:]
-            try:
-                if echo:
-                    sys.stderr.buffer.write(chunk)
-                    sys.stderr.flush()
-            except OSError:
-                # Whoever read our stderr is gone. Go on reading, or the command would block on a full pipe.
-                echo = False
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopped_by = number
@@ -147,32 +130,5 @@ class _Job:
         if self._stopped_by:
             self._delivery.release()
             return 128 + self._stopped_by
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        tail = self._tail.decode(errors="backslashreplace")
-        self._delivery.nack(error=f"{tail}{'' if tail.endswith(chr(10)) or not tail else chr(10)}{how}")
+        self._delivery.nack(error=describe(code, b"", self._tail), outcome="killed" if code < 0 else "error")
         return FAILED
-
-    def _environment(self) -> dict[str, str]:
-        d = self._delivery
-        environment = {
-            "MAILQ_QUEUE": self._location,
-            "MAILQ_ID": d.id,
-            "MAILQ_ATTEMPT": str(d.attempt),
-            "MAILQ_RECEIPT": d.receipt,
-            "MAILQ_CONTENT_TYPE": d.content_type,
-            "MAILQ_PUSHED_AT": f"{d.pushed_at:.6f}",
-        }
-        for name, value in d.headers.items():
-            key = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).upper()
-            environment[f"MAILQ_HEADER_{key}"] = _spell(value)
-        return environment
-
-
-def _spell(value: str) -> str:
-    """A header as an environment can hold it."""
-    value = value.replace("\0", "")
-    try:
-        os.fsencode(value)
-    except UnicodeEncodeError:
-        return value.encode(errors="backslashreplace").decode()
-    return value

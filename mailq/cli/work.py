@@ -40,6 +40,7 @@ class _WorkCommand(click.Command):
     """Keeps what stands behind ``--`` apart: it is the command line of the jobs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Cut the arguments in two."""
         if "--" in args:
             at = args.index("--")
             ctx.obj, args = args[at + 1 :], args[:at]

@@ -11,6 +11,7 @@ from mailq.testing.contract_push import PushContract
 from mailq.testing.contract_receipts import ReceiptsContract
 from mailq.testing.contract_retry import RetryContract
 from mailq.testing.contract_scope import ScopeContract
+from mailq.testing.contract_work import WorkContract
 
 
 class EngineContract(
@@ -23,6 +24,7 @@ class EngineContract(
     DeadContract,
     LookContract,
     LifeContract,
+    WorkContract,
 ):
     """What a queue promises, whatever disk is below it.
 

@@ -117,7 +117,7 @@ def test_run_tells_a_signal_from_an_exit_code(mailq: Shell, tmp_path: Path) -> N
     mailq("push", "jobs", "x")
     mailq("run", "jobs", "--", "sh", "-c", "kill -9 $$", code=1)
     (message,) = library.open(tmp_path / "jobs").peek("delayed")
-    assert message.history[0].error == "killed by signal 9"
+    assert message.history[0].error == "killed by SIGKILL"
 
 
 def test_run_pops_nothing_for_a_command_that_is_not_there(mailq: Shell, tmp_path: Path) -> None:
