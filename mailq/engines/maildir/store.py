@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -117,8 +118,9 @@ class Store:
         """
         if message.directory != self.layout.new:
             return message
-        place = names.format_time(self.stamps.next())
-        return message._replace(name=place + message.name[len(place) :])
+        # The id too: it carries the time of the push, where a retry stands again.
+        id, name = names.born_at(message.name, self.stamps.next())
+        return message._replace(id=id, name=name)
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
@@ -157,14 +159,13 @@ class Store:
     def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
         """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
         maybe = []
-        targets = {message.id: f"{message.directory}/{message.name}" for message in renamed}
-        for message in written:
+        for message, target in itertools.zip_longest(written, renamed):
             try:
                 self.disk.unlink(f"{self.layout.tmp}/{message.name}")
             except OSError:
                 # A rename that reported an error may have happened all the same.
-                if message.id in targets and not self._unlinked(targets[message.id]):
-                    maybe.append(message.id)
+                if target is not None and not self._unlinked(f"{target.directory}/{target.name}"):
+                    maybe.append(target.id)
         return maybe
 
     def _unlinked(self, path: str) -> bool:
