@@ -10,6 +10,7 @@ from mailq.message import CONTENT_TYPE, FILENAME, REPLY, unseal
 from mailq.names import NS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from mailq.engine import Claim, Engine, Record
@@ -158,6 +159,7 @@ class Delivery(Message):
     out the body and acks on leaving; an exception nacks it with the traceback and
     goes on, an interrupt (KeyboardInterrupt, SystemExit) releases it uncounted.
     Every verb raises LeaseLost when the message is not yours any more.
+    ``on_settled()``, if set, is called after it was settled through this object.
     """
 
     def __init__(self, queue: Queue, engine: Engine, claim: Claim) -> None:
@@ -167,6 +169,7 @@ class Delivery(Message):
         self._queue = queue
         self._data = claim.data
         self._settled = False
+        self.on_settled: Callable[[], object] | None = None
 
     @property
     def receipt(self) -> str:
@@ -210,22 +213,27 @@ class Delivery(Message):
     def ack(self) -> None:
         """Remove the message for good: it is done."""
         self._queue.ack(self.receipt)
-        self._settled = True
+        self._is_settled()
 
     def nack(self, delay: float | None = None, error: str | None = None, outcome: str | None = None) -> None:
         """Give it back after a failed attempt; see Queue.nack."""
         self._queue.nack(self.receipt, delay=delay, error=error, outcome=outcome)
-        self._settled = True
+        self._is_settled()
 
     def release(self, delay: float = 0.0) -> None:
         """Give it back uncounted, as if it had never been popped."""
         self._queue.release(self.receipt, delay=delay)
-        self._settled = True
+        self._is_settled()
 
     def reject(self, reason: str | None = None) -> None:
         """Give up on it at once: it goes to the dead with the reason."""
         self._queue.reject(self.receipt, reason)
+        self._is_settled()
+
+    def _is_settled(self) -> None:
         self._settled = True
+        if self.on_settled is not None:
+            self.on_settled()
 
     def extend(self, seconds: float) -> None:
         """Hold it for at least ``seconds`` from now; ``deadline_at`` moves."""

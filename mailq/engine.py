@@ -132,6 +132,9 @@ class Engine(Protocol):
         close.
         """
 
+    def silence(self, bell: Callable[[], None]) -> None:
+        """Ring it no more."""
+
     def held(self, receipt: str) -> Claim:
         """The message behind a receipt, as its claim handed it out. Raises LeaseLost."""
 

@@ -237,6 +237,10 @@ class Queue:
         """
         return self._engine.listen(bell)
 
+    def silence(self, bell: Callable[[], None]) -> None:
+        """Ring a bell no more that was passed to listen."""
+        self._engine.silence(bell)
+
     def pause(self) -> None:
         """Deliver nothing to anybody until resumed; durable, across processes: the file ``paused`` in the queue.
 

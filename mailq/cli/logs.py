@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any, Final
 
+from mailq.cli.output import plain
+
 _FIELDS: Final = ("event", "queue", "id", "attempt")
 """What mailq's own records carry besides their text."""
 
@@ -17,7 +19,8 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback behind it if there is one."""
-        line = f"{_moment(record)} {record.levelname} {record.getMessage()}"
+        # A job's error text is from outside: it must not steer the terminal that shows the log.
+        line = f"{_moment(record)} {record.levelname} {plain(record.getMessage())}"
         if queue := getattr(record, "queue", ""):
             line += f" [{queue}]"
         return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"

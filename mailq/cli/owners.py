@@ -37,13 +37,19 @@ def workers(queue: str, *, as_json: bool) -> None:
 
 def _row(owner: Owner) -> tuple[str, ...]:
     story = owner.story
-    jobs: list[dict[str, Any]] = story["jobs"] if isinstance(story.get("jobs"), list) else []
+    told = story.get("jobs")
+    # The file is its owner's, who may write anything.
+    jobs = [job for job in told if _is_job(job)] if isinstance(told, list) else []
     state = str(story.get("stage", "consumer")) if owner.alive else "dead"
     shown = ", ".join(f"{job['id']} ({output.since(job['since'])})" for job in jobs)
     counts = (str(story.get(name, "")) for name in ("slots", "done", "failed"))
     slots, done, failed = counts
-    running = str(len(jobs)) if "jobs" in story else ""
+    running = str(len(jobs)) if isinstance(told, list) else ""
     return state, owner.host, str(owner.pid), output.moment(owner.since), slots, running, done, failed, shown
+
+
+def _is_job(job: Any) -> bool:  # noqa: ANN401 - whatever JSON can be
+    return isinstance(job, dict) and isinstance(job.get("id"), str) and isinstance(job.get("since"), float)
 
 
 @click.command()

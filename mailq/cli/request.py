@@ -11,6 +11,7 @@ import click
 
 from mailq.cli.main import FAILED, NOTHING, complain
 from mailq.cli.options import DURATION, message_options, open_queue, parse_headers, queue_argument
+from mailq.cli.output import plain
 from mailq.cli.push import kind_of
 from mailq.errors import JobFailed, ReplyTimeout
 
@@ -45,7 +46,8 @@ def request(
         try:
             result = reply.result(timeout)
         except JobFailed as error:
-            click.echo(error.error.rstrip(), err=True)
+            for line in error.error.rstrip().splitlines():
+                click.echo(plain(line), err=True)
             complain(str(error))
             return FAILED
         except ReplyTimeout as error:

@@ -146,6 +146,7 @@ def _run(
         dead=dict(_pair(text) for text in dead),
         max_memory=max_rss,
         on_change=progress,
+        bury_orphans=True,
         **options,
     )
     try:

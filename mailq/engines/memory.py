@@ -147,6 +147,10 @@ class MemoryEngine:
                 self._bells = (*self._bells, bell)
             return 0.0 if self._files["ready"] and not self._paused else self._patience()
 
+    def silence(self, bell: Callable[[], None]) -> None:
+        """Ring it no more."""
+        self._bells = tuple(known for known in self._bells if known != bell)
+
     def held(self, receipt: str) -> Claim:
         """The claim once more."""
         with self._changed:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, overl
 from mailq.errors import UsageError
 from mailq.opening import open as open_queue
 from mailq.queue import Queue
+from mailq.settings import seconds
 from mailq.workers.outcomes import Report
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class App:
         if isinstance(queue, Queue):
             self._opened[queue.location] = queue
             return queue.location
-        text = os.fspath(queue)
+        text = os.fspath(queue).removeprefix("maildir://")
         return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
     @property
@@ -100,11 +101,10 @@ class App:
         (``max_retries``, ``lease``, ``priority``, ``delay``, ``ttl``, ``headers``), for each
         push of it.
         """
+        limits = _limit(soft_timeout, "soft_timeout"), _limit(timeout, "timeout")
 
         def make(function: Callable[..., Any]) -> Task[..., Any]:
-            task: Task[..., Any] = Task(
-                self, function, name or function.__name__, queue, (soft_timeout, timeout), options
-            )
+            task: Task[..., Any] = Task(self, function, name or function.__name__, queue, limits, options)
             if self._tasks.get(task.name, task).function is not function:
                 raise UsageError(f"there is a task {task.name!r} already; give one of them a name=")
             self._tasks[task.name] = task
@@ -175,3 +175,7 @@ class Task(Generic[P, R]):
 
     def _body(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"task": self.name, "args": list(args), "kwargs": kwargs}
+
+
+def _limit(value: float | None, what: str) -> float | None:
+    return None if value is None else seconds(value, what, least=0.001)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TAIL: Final = 16_384
 """So many bytes of what a command wrote last are kept, of stdout and of stderr each."""
 
+_LINGER: Final = 0.2
+"""The output of a command that has ended is read for so many seconds more, if something still holds it open."""
+
 _MISSING_DELAY: Final = 10.0
 """A message whose command cannot be started is given back for so many seconds."""
 
@@ -49,26 +52,16 @@ class Command:
         self._terminated = False
 
     def terminate(self, _number: int, _frame: object) -> None:
-        """The handler of SIGTERM: the command got it as well, so there is only to wait for its end."""
+        """The handler of SIGUSR2: the command gets SIGTERM as well, so there is only to wait for its end."""
         self._terminated = True
 
     def __call__(self, delivery: Delivery) -> Report:
         """Run it to its end."""
         self._terminated = False
-        with tempfile.TemporaryFile() as body:
-            body.write(delivery.raw)
-            body.seek(0)
-            try:
-                process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
-                    self._arguments,
-                    stdin=body,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env={**os.environ, **environment(delivery)},
-                    preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has one thread when it forks
-                )
-            except (OSError, ValueError) as error:
-                return Report("release", delay=_MISSING_DELAY, error=f"cannot start {self._arguments[0]!r}: {error}")
+        try:
+            process = self._start(delivery)
+        except (OSError, ValueError) as error:
+            return Report("release", delay=_MISSING_DELAY, error=f"cannot start {self._arguments[0]!r}: {error}")
         if process.stdout is None or process.stderr is None:
             raise AssertionError
         stdout = Tail(process.stdout, reply.LONGEST + 1 if delivery.wants_reply else TAIL)
@@ -82,6 +75,19 @@ class Command:
         if self._terminated:
             return Report("interrupted", error=text)
         return Report("nack", error=text, outcome="killed" if code < 0 else "error")
+
+    def _start(self, delivery: Delivery) -> subprocess.Popen[bytes]:
+        with tempfile.TemporaryFile() as body:
+            body.write(delivery.raw)
+            body.seek(0)
+            return subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
+                self._arguments,
+                stdin=body,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **environment(delivery)},
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process does nothing else when it forks
+            )
 
 
 class Tail:
@@ -108,7 +114,7 @@ class Tail:
 
     def finish(self) -> None:
         """Wait for the end. A grandchild may hold the stream open for ever: what the command itself wrote is there."""
-        self._thread.join(timeout=1)
+        self._thread.join(timeout=_LINGER)
         if not self._thread.is_alive():
             self._stream.close()
 
@@ -147,12 +153,12 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def die_with_parent() -> None:
-    """Have this process killed when its parent dies, where the system can do that (Linux, prctl(2))."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have this process get a signal when its parent dies, where the system can do that (Linux, prctl(2))."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - slow to load, and only here
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def environment(delivery: Delivery) -> dict[str, str]:

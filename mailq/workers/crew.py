@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.errors import UsageError, WorkerFailed
 from mailq.workers.commands import how_it_ended
+from mailq.workers.lines import Line
 from mailq.workers.outcomes import Report
 from mailq.workers.signals import reap_orphans
 
@@ -27,9 +30,15 @@ if TYPE_CHECKING:
 _FIRST_REST: Final = 0.5
 _LONGEST_REST: Final = 30.0
 
+_FORKS_AT_ONCE: Final = 64
+"""So many forks are asked for ahead of the nursery's answers: each is a socket in flight, of which a kernel takes few."""
+
+_FLUSH: Final = 0.02
+"""What the nursery could not take is offered to it again after so many seconds."""
+
 _BOOT: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from mailq.workers.nursery import main; main(int(sys.argv[1]))"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
+    "from mailq.workers.nursery import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 
@@ -48,6 +57,9 @@ class Boss(Protocol):
     def limited(self, job: Job, seconds: float) -> None:
         """The handler has a time limit of its own for this job."""
 
+    def settled(self, job: Job) -> None:
+        """The handler has settled the message itself, and goes on."""
+
     def complain(self, text: str) -> None:
         """Something is wrong that stops nothing."""
 
@@ -64,8 +76,8 @@ class Crew(Protocol):
     def give(self, job: Job) -> None:
         """Have an idle slot do a job."""
 
-    def terminate(self, job: Job) -> None:
-        """Interrupt a job; it can clean up."""
+    def interrupt(self, job: Job) -> None:
+        """Tell a job to end now; it can clean up."""
 
     def kill(self, job: Job) -> None:
         """End a job and its slot at once."""
@@ -83,27 +95,52 @@ class Crew(Protocol):
 class _Slot:
     """One process. ``pid`` is 0 until the nursery says."""
 
-    def __init__(self, sock: socket.socket, generation: int) -> None:
-        self.sock = sock
+    def __init__(self, line: Line, generation: int) -> None:
+        self.line = line
         self.generation = generation
         self.pid = 0
         self.born = time.monotonic()
         self.ready = False
+        self.worn = False
         self.retired = False
+        self.doomed = False
         self.done = 0
         self.job: Job | None = None
-        self.rest = b""
+
+
+def _understood(told: dict[str, Any]) -> tuple[str, int, Any]:
+    """What a slot says: what of, of which job, and what. Raises ValueError, KeyError or TypeError for nonsense."""
+    if "ready" in told:
+        return "ready", 0, [[str(name) for name in names] for names in told["queues"]]
+    if "failed" in told:
+        return "failed", 0, (str(told["failed"]), bool(told["usage"]))
+    number = int(told.pop("job"))
+    for what in ("limit", "settled"):
+        if what in told:
+            return what, number, float(told[what])
+    memory = int(told.pop("memory", 0))
+    report = Report(**told)
+    texts = (report.verb, report.error or "", report.outcome or "", report.reply or "")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(report.delay, int | float | None):
+        raise ValueError(told)
+    return "report", number, (report, memory)
 
 
 class Processes:
-    """A crew of processes, with the nursery between them and us."""
+    """A crew of processes, with the nursery between them and us.
+
+    A slot is starting, then idle or busy. It is *worn* when it has served its time:
+    it gets no more jobs, and is *retired*, told to end, when its successor is ready;
+    likewise with those of an older generation, from before a reload. If a successor
+    cannot start, what is worn goes on.
+    """
 
     def __init__(self, handlers: Sequence[Any], options: Options) -> None:
         self._handlers = list(handlers)
         self._options = options
         self._generation = 0
         self._slots: list[_Slot] = []
-        self._forking: list[_Slot] = []
+        self._forking: collections.deque[_Slot] = collections.deque()
         self._idle: list[_Slot] = []
         self._rest = 0.0
         self._again_at = 0.0
@@ -123,20 +160,18 @@ class Processes:
         with theirs:
             # A group of its own: Ctrl-C in a terminal is meant for the supervisor alone.
             self._nursery = subprocess.Popen(  # noqa: S603 - this very interpreter
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,
             )
-        self._control, self._control_rest = ours, b""
-        self._ask(do="begin", handlers=self._handlers)
+        self._control = Line(ours)
         self._selector.register(ours, selectors.EVENT_READ, self._hear_nursery)
+        self._ask(do="begin", handlers=self._handlers)
 
-    def _ask(self, sockets: Sequence[int] = (), **request: Any) -> None:  # noqa: ANN401 - JSON values
-        data = json.dumps(request).encode() + b"\n"
+    def _ask(self, sockets: Sequence[socket.socket] = (), **request: Any) -> None:  # noqa: ANN401 - JSON values
         with contextlib.suppress(OSError):  # it died: the next read of it says so
-            sent = socket.send_fds(self._control, [data], sockets) if sockets else 0
-            self._control.sendall(data[sent:])
+            self._control.send(request, sockets)
 
     def close(self) -> None:
         """Close the nursery's socket: it kills the slots and ends."""
@@ -144,31 +179,31 @@ class Processes:
             self._forget(slot)
         self._slots.clear()
         self._idle.clear()
+        self._forking.clear()
         if self._nursery is not None:
-            self._selector.unregister(self._control)
+            self._unwatch(self._control)
             self._control.close()
             try:
                 self._nursery.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                self._nursery.kill()
+                self._nursery.kill()  # it was stopped, perhaps; its slots die with it
                 self._nursery.wait()
             self._nursery = None
 
     # Slots
 
     def _fill(self) -> None:
-        """Fork as many slots as are missing: the old ones count until their successor is ready."""
-        wanted = self._options.concurrency
-        fresh = sum(slot.generation == self._generation and not slot.retired for slot in self._slots)
-        for _ in range(wanted - fresh):
+        """Have as many slots forked as are missing: the worn and the old count until their successor is ready."""
+        if time.monotonic() < self._again_at:
+            return
+        current = sum(s.generation == self._generation and not s.worn and not s.retired for s in self._slots)
+        for _ in range(min(self._options.concurrency - current, _FORKS_AT_ONCE - len(self._forking))):
             ours, theirs = socket.socketpair()
-            ours.settimeout(0)
-            slot = _Slot(ours, self._generation)
-            with theirs:
-                self._ask([theirs.fileno()], do="fork")
+            slot = _Slot(Line(ours), self._generation)
             self._slots.append(slot)
             self._forking.append(slot)
             self._selector.register(ours, selectors.EVENT_READ, lambda slot=slot: self._hear(slot))
+            self._ask([theirs], do="fork")
 
     def idle(self) -> int:
         """How many slots are idle."""
@@ -187,183 +222,219 @@ class Processes:
             "weigh": self._options.max_memory is not None,
         }
         try:
-            # Never blocks: an idle slot has read all that it was sent, and this is far smaller than the buffer.
-            slot.sock.sendall(json.dumps(order).encode() + b"\n")
+            slot.line.send(order)
         except OSError:  # it died before it could begin
             slot.job = None
-            self._boss.finished(job, Report("release", delay=0.0))
+            self._boss.finished(job, Report("release"))
 
     def _hear(self, slot: _Slot) -> bool:
-        """Read what a slot says; False when there is nothing more."""
-        if slot.sock.fileno() < 0:  # buried since the select that found it
+        """Listen to a slot; False when there is nothing more."""
+        if slot.line.sock.fileno() < 0:  # buried since the select that found it
             return False
         try:
-            data = slot.sock.recv(65_536)
-        except BlockingIOError:
+            words = slot.line.receive()
+            said = None if words is None else [_understood(told) for told in words]
+        except (ValueError, KeyError, TypeError) as error:
+            # A handler can write to any of its process's files. Whatever else it said is worth nothing either.
+            self._boss.complain(f"worker process {slot.pid} says what makes no sense, so it is killed: {error!r}")
+            self._ask(do="kill", slot=slot.pid)
+            said = None
+        if said is None:  # it ended, or must: what became of it, the nursery will tell
+            self._unwatch(slot.line)
+            self._leave_idle(slot)
             return False
-        except OSError:
-            data = b""
-        if not data:  # it ended: what became of it, the nursery will tell
-            self._selector.unregister(slot.sock)
-            if slot in self._idle:
-                self._idle.remove(slot)
-            return False
-        *lines, slot.rest = (slot.rest + data).split(b"\n")
-        for line in lines:
-            self._take(slot, json.loads(line))
-        return True
+        for words_of in said:
+            self._take(slot, *words_of)
+        return bool(said)
 
-    def _take(self, slot: _Slot, told: dict[str, Any]) -> None:
-        """Something that a slot says: it is ready, it failed to be, a limit, or a report."""
-        if "ready" in told:
-            self._begin(slot, told["queues"])
-        elif "failed" in told:
-            self._rest_after(told["failed"], usage=told["usage"])
-        elif slot.job is None:
-            return
-        elif "limit" in told:
-            self._boss.limited(slot.job, told["limit"])
+    def _take(self, slot: _Slot, what: str, number: int, said: Any) -> None:  # noqa: ANN401 - as _understood
+        """Something that a slot says, understood."""
+        job = slot.job
+        if what == "ready":
+            self._begin(slot, said)
+        elif what == "failed":
+            self._rest_after(*said)
+        elif job is None or job.number != number:
+            return  # not of this job: a process that a handler forked speaks in the slot's name
+        elif what == "limit":
+            self._boss.limited(job, said)
+        elif what == "settled":
+            self._boss.settled(job)
         else:
-            job, slot.job = slot.job, None
-            del told["job"]
-            self._release(slot, told.pop("memory", 0))
-            self._boss.finished(job, Report(**told))
+            report, memory = said
+            slot.job = None
+            self._release(slot, memory)
+            self._boss.finished(job, report)
 
     def _begin(self, slot: _Slot, queues: list[list[str]]) -> None:
         slot.ready = self._worked_once = True
         self._rest = 0.0
-        if slot.retired:
-            return
         self._idle.append(slot)
-        old = next((s for s in self._slots if s.generation < slot.generation and not s.retired), None)
-        if old is not None:
-            self._retire(old)
+        old = [s for s in self._slots if s.ready and not s.retired and (s.worn or s.generation < slot.generation)]
+        if old:
+            self._retire(min(old, key=lambda s: s.generation))
         self._boss.ready(queues)
 
     def _release(self, slot: _Slot, memory: int) -> None:
         """A job is over: the slot is idle again, or has served its time."""
         slot.done += 1
         options = self._options
-        if (
-            (options.max_jobs is not None and slot.done >= options.max_jobs)
+        worn = (
+            slot.doomed  # a signal may still be on its way, which must not hit another job
+            or (options.max_jobs is not None and slot.done >= options.max_jobs)
             or (options.max_age is not None and time.monotonic() - slot.born >= options.max_age)
             or (options.max_memory is not None and memory > options.max_memory)
-        ):
-            self._retire(slot)
-            self._fill()
-        elif slot.retired:
+        )
+        if slot.retired:
             self._dismiss(slot)
+        elif worn:
+            self._wear(slot)
         else:
             self._idle.append(slot)
+
+    def _wear(self, slot: _Slot) -> None:
+        """It has served its time."""
+        slot.worn = True
+        self._leave_idle(slot)
+        if slot.doomed:
+            self._retire(slot)
+        self._fill()
 
     def _retire(self, slot: _Slot) -> None:
         """Give it no more jobs; let it go when it has none."""
         slot.retired = True
-        if slot in self._idle:
-            self._idle.remove(slot)
+        self._leave_idle(slot)
         if slot.job is None:
             self._dismiss(slot)
 
     def _dismiss(self, slot: _Slot) -> None:
         """End of its input: it ends by itself."""
         with contextlib.suppress(OSError):
-            slot.sock.shutdown(socket.SHUT_WR)
+            slot.line.sock.shutdown(socket.SHUT_WR)
+
+    def _leave_idle(self, slot: _Slot) -> None:
+        if slot in self._idle:
+            self._idle.remove(slot)
 
     def reload(self) -> None:
         """New slots; each that is ready replaces an old one. If the new code does not load, the old goes on."""
         self._generation += 1
-        self._again_at, self._rest = 0.0, 0.0
+        self._again_at = self._rest = 0.0
+        for slot in self._slots:
+            if not slot.ready:  # it is loading code that is out of date already
+                slot.retired = True
+                self._ask(do="kill", slot=slot.pid)
         self._fill()
 
-    def terminate(self, job: Job) -> None:
-        """SIGTERM to the group."""
-        self._ask(do="kill", slot=job.slot.pid, signal=signal.SIGTERM)
+    def interrupt(self, job: Job) -> None:
+        """SIGUSR2 to the slot, whose handler raises in the job; SIGTERM to what the job has started."""
+        job.slot.doomed = True
+        self._ask(do="interrupt", slot=job.slot.pid)
 
     def kill(self, job: Job) -> None:
         """SIGKILL to the group."""
-        self._ask(do="kill", slot=job.slot.pid, signal=signal.SIGKILL)
+        job.slot.doomed = True
+        self._ask(do="kill", slot=job.slot.pid)
 
     # Deaths
 
     def _hear_nursery(self) -> None:
-        try:
-            data = self._control.recv(65_536)
-        except OSError:
-            data = b""
-        if not data:
+        words = self._control.receive() if self._control.sock.fileno() >= 0 else []
+        if words is None:
             self._replace_nursery()
             return
-        *lines, self._control_rest = (self._control_rest + data).split(b"\n")
-        for line in lines:
-            told = json.loads(line)
+        for told in words:
             if "forked" in told:
-                self._forking.pop(0).pid = told["forked"]
+                slot = self._forking.popleft()
+                slot.pid = told["forked"]
+                if slot.retired:  # a reload came before it had a name
+                    self._ask(do="kill", slot=slot.pid)
+                self._fill()
             elif "failed" in told:
-                slot = self._forking.pop(0)
-                self._bury(slot, "")
-                self._rest_after(f"cannot fork a worker process: {told['failed']}", usage=False)
+                self._rest_after(f"cannot fork a worker process: {told['failed']}")
+                self._bury(self._forking.popleft(), "")
             else:
                 slot = next(slot for slot in self._slots if slot.pid == told["died"])
                 self._bury(slot, how_it_ended(told["code"]))
 
     def _bury(self, slot: _Slot, how: str) -> None:
         """A slot is dead: its last words first, then its job, then a successor."""
-        with contextlib.suppress(KeyError, ValueError):  # at the end of its words it is registered no more
-            while self._selector.get_key(slot.sock) and self._hear(slot):
-                pass
+        while slot.line.sock.fileno() >= 0 and self._is_watched(slot.line) and self._hear(slot):
+            pass
         self._slots.remove(slot)
-        if slot in self._idle:
-            self._idle.remove(slot)
+        self._leave_idle(slot)
         self._forget(slot)
-        if slot.job is not None:
+        if slot.job is not None and slot.line.unread:
+            self._boss.finished(slot.job, Report("release"))  # it never began
+        elif slot.job is not None:
             self._boss.died(slot.job, how)
         elif not slot.retired and slot.ready:
             self._boss.complain(f"worker process {slot.pid} died without a job: {how}")
         elif not slot.retired and time.monotonic() >= self._again_at:
-            self._rest_after(f"a worker process died while it was starting: {how}", usage=False)
-        if time.monotonic() >= self._again_at:
-            self._fill()
+            self._rest_after(f"a worker process died while it was starting: {how}")
+        self._fill()
 
     def _forget(self, slot: _Slot) -> None:
+        self._unwatch(slot.line)
+        slot.line.close()
+
+    def _is_watched(self, line: Line) -> bool:
         with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(slot.sock)
-        slot.sock.close()
+            return self._selector.get_key(line.sock) is not None
+        return False
+
+    def _unwatch(self, line: Line) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(line.sock)
 
     def _replace_nursery(self) -> None:
         """The nursery died, and its slots with it: bury them all, begin again."""
-        self._selector.unregister(self._control)
+        self._unwatch(self._control)
         self._control.close()
         if self._nursery is not None:
             self._nursery.wait()
         if not self._worked_once:
             raise WorkerFailed("the process that forks the workers died at its start; see what it wrote to stderr")
         self._boss.complain("the nursery of the worker processes died; starting another")
-        self._again_at = float("inf")  # no successors yet
+        self._again_at = math.inf  # no successors yet
+        self._forking.clear()
         for slot in list(self._slots):
             # Where a parent's death kills (Linux), this only reaches what they had started.
             if slot.pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(slot.pid, signal.SIGKILL)
             self._bury(slot, "its parent died")
-        self._forking.clear()
         time.sleep(_FIRST_REST / 5)  # nothing runs any more that would miss us, and whatever killed it may come again
         self._again_at = 0.0
         self._start_nursery()
         self._fill()
 
-    def _rest_after(self, text: str, *, usage: bool) -> None:
+    def _rest_after(self, text: str, usage: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is told
         """A slot could not start. At the very first that is for the caller; later it is tried again and again."""
         if not self._worked_once:
             raise (UsageError if usage else WorkerFailed)(text)
         self._boss.complain(text)
         self._rest = min(max(_FIRST_REST, 2 * self._rest), _LONGEST_REST)
         self._again_at = time.monotonic() + self._rest
+        for slot in self._slots:  # without a successor they go on
+            if slot.worn and not slot.retired and slot.job is None and slot not in self._idle:
+                self._idle.append(slot)
 
     def tick(self, now: float) -> float:
-        """Try again to start slots, when it is time."""
-        if self._nursery is not None:
+        """Try again to start slots and to send, when it is time; let the idle age."""
+        next_at = math.inf
+        if self._nursery is not None and self._options.bury_orphans:
             reap_orphans(self._nursery.pid)
+        with contextlib.suppress(OSError):
+            if not self._control.flush():
+                next_at = now + _FLUSH
         if self._again_at and now >= self._again_at:
             self._again_at = 0.0
             self._fill()
-        return self._again_at or float("inf")
+        if self._options.max_age is not None:
+            used = [slot for slot in self._idle if slot.done and not slot.worn]  # one that did nothing is as new
+            for slot in used:
+                if now - slot.born >= self._options.max_age:
+                    self._wear(slot)
+            next_at = min([next_at, *(slot.born + self._options.max_age for slot in used if not slot.worn)])
+        return min(next_at, self._again_at or math.inf)

@@ -8,17 +8,23 @@ import json
 import signal
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mailq import reply
 from mailq.delivery import Delivery
 from mailq.errors import CodecError, TimeLimit, UsageError
+from mailq.message import TIMEOUT
+from mailq.settings import parse_duration
 from mailq.workers.app import App
 from mailq.workers.outcomes import Interrupted, Report, reported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+
+_LONGEST_ERROR: Final = 65_536
+"""Of an error text so many characters are told, the last: an engine keeps no more."""
 
 
 class Handler:
@@ -53,10 +59,8 @@ class Handler:
             if delivery.settled:
                 return Report("settled")
             return reported(value, _reply(delivery, value))
-        except Interrupted as error:
-            return Report("interrupted", error=_trace(error))
-        except TimeLimit as error:
-            report = Report("nack", error=_trace(error), outcome="timeout")
+        except (Interrupted, TimeLimit) as error:
+            report = cut_off(error)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a job end the job alone
             report = Report("nack", error=_trace(error), outcome="error")
         return Report("settled") if delivery.settled else report
@@ -74,6 +78,13 @@ class Handler:
             self._local.runner = None
             runner.close()
             raise
+
+
+def cut_off(error: Interrupted | TimeLimit) -> Report:
+    """The report of a job that ended because it was told to, or at its soft limit."""
+    if isinstance(error, Interrupted):
+        return Report("interrupted", error=_trace(error))
+    return Report("nack", error=_trace(error), outcome="timeout")
 
 
 async def _awaited(value: Any) -> Any:  # noqa: ANN401 - any awaitable of anything
@@ -110,18 +121,32 @@ def _wants_delivery(function: Callable[[Any], Any]) -> bool:
     return first.name == "delivery" or annotation.rpartition(".")[2] == Delivery.__name__
 
 
+def own_limit(delivery: Delivery) -> float | None:
+    """The limit that the message itself has. Headers may come from anywhere: nonsense is none."""
+    text = delivery.headers.get(TIMEOUT)
+    try:
+        return parse_duration(text) if text else None
+    except ValueError:
+        return None
+
+
 class Alarm:
-    """What interrupts a job in the main thread of a process: its soft limit, or SIGTERM."""
+    """What interrupts a job in the main thread of a process: its soft limit, or SIGUSR2.
+
+    SIGTERM does nothing here. It is for what a job has started; and who sends it to
+    every process, as systemd does by default, means the supervisor, who decides.
+    """
 
     def __init__(self) -> None:
         self._busy = False
         self._soft = 0.0
-        signal.signal(signal.SIGTERM, self._terminated)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # not ignored: commands would inherit that
+        signal.signal(signal.SIGUSR2, self._interrupted)
         signal.signal(signal.SIGALRM, self._rang)
 
     @contextlib.contextmanager
     def set(self, soft: float | None) -> Iterator[None]:
-        """While inside, SIGTERM raises Interrupted, and the soft limit, in seconds, TimeLimit."""
+        """While inside, SIGUSR2 raises Interrupted, and the soft limit, in seconds, TimeLimit."""
         self._busy, self._soft = True, soft or 0.0
         if soft is not None:
             signal.setitimer(signal.ITIMER_REAL, soft)
@@ -132,7 +157,7 @@ class Alarm:
             if soft is not None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _terminated(self, _number: int, _frame: FrameType | None) -> None:
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         if self._busy:
             self._busy = False  # once: what cleans up must not be interrupted again
             raise Interrupted
@@ -145,6 +170,8 @@ class Alarm:
 def to_line(report: Report, number: int, memory: int | None) -> bytes:
     """A report as a slot writes it; with the slot's memory in bytes, if that was asked for."""
     told = {key: value for key, value in report._asdict().items() if value is not None}
+    if report.error is not None:
+        told["error"] = report.error[-_LONGEST_ERROR:]
     if memory is not None:
         told["memory"] = memory
     return json.dumps({"job": number, **told}).encode() + b"\n"

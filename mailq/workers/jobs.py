@@ -8,8 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.message import TIMEOUT
-from mailq.settings import parse_duration
+from mailq.workers.handling import own_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +34,8 @@ class Options:
     ``grace`` is how long jobs may take to finish after the first signal to stop,
     ``insist`` how long after SIGTERM a job gets SIGKILL. A slot is replaced,
     between two jobs, after ``max_jobs`` jobs, at ``max_age`` seconds, or when it
-    takes more than ``max_memory`` bytes.
+    takes more than ``max_memory`` bytes. As the first process of a container it is to
+    ``bury_orphans``.
     """
 
     concurrency: int = 1
@@ -49,6 +49,7 @@ class Options:
     max_jobs: int | None = None
     max_age: float | None = None
     max_memory: int | None = None
+    bury_orphans: bool = False
 
 
 class Source:
@@ -102,6 +103,14 @@ class Source:
             "jobs": [{"id": job.delivery.id, "since": round(now - (mono - job.started), 3)} for job in ours],
         }
 
+    def look_again(self) -> None:
+        """What ended here may have brought something: a job that pushed, a message that died elsewhere."""
+        self._rung, self.dry = True, False
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.queue.silence(self.ring)
+
     def rest(self, seconds: float) -> bool:
         """Leave the queue alone for a while after an error. True if that is the first of a row."""
         self._look_at = time.monotonic() + seconds
@@ -145,17 +154,8 @@ def new_job(number: int, source: Source, delivery: Delivery, options: Options) -
     soft = settings.soft_timeout if options.soft_timeout is None else options.soft_timeout
     job = Job(number, source, delivery, now, lease, soft, now + lease / BEATS)
     limit = settings.timeout if options.timeout is None else options.timeout
-    if own := _own_limit(delivery):
+    if (own := own_limit(delivery)) is not None:
         limit = own
     if limit is not None:
         job.limit_to(limit)
     return job
-
-
-def _own_limit(delivery: Delivery) -> float | None:
-    """The limit that the message itself has. Headers may come from anywhere: nonsense is none."""
-    text = delivery.headers.get(TIMEOUT)
-    try:
-        return parse_duration(text) if text else None
-    except ValueError:
-        return None

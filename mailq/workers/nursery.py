@@ -19,11 +19,13 @@ import selectors
 import signal
 import socket
 import sys
+import traceback
 from typing import Any, Final
 
 from mailq.opening import preload
 from mailq.workers import slot
 from mailq.workers.commands import die_with_parent
+from mailq.workers.targets import IN_SLOT
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -46,7 +48,8 @@ class Nursery:
         """Serve the supervisor until it is gone; then nobody here lives on."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, who decides
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        for number in (signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, lambda _number, _frame: None)  # what wakes the select
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         _become_subreaper()
         preload()
@@ -59,7 +62,9 @@ class Nursery:
                     self._kill_all()
                     return
             with contextlib.suppress(BlockingIOError):
-                os.read(self._woken, 4096)
+                if signal.SIGUSR1 in os.read(self._woken, 4096):
+                    self._kill_all()
+                    return
             self._bury()
 
     def _serve(self) -> bool:
@@ -79,8 +84,12 @@ class Nursery:
                     self._handlers = request["handlers"]
                 case "fork":
                     self._fork(self._sockets.pop(0))
+                case "interrupt" if request["slot"] in self._slots:
+                    # The slot first: it must know why what its job has started ends.
+                    os.kill(request["slot"], signal.SIGUSR2)
+                    _kill_group(request["slot"], signal.SIGTERM)
                 case "kill" if request["slot"] in self._slots:
-                    _kill_group(request["slot"], request["signal"])
+                    _kill_group(request["slot"], signal.SIGKILL)
         return True
 
     def _fork(self, fd: int) -> None:
@@ -91,10 +100,15 @@ class Nursery:
             self._tell({"failed": str(error)})
             return
         if pid == 0:
+            code = 1
             try:
                 self._become_slot(fd)
+                code = 0
+            except BaseException:  # noqa: BLE001 - told here, for there is nobody above
+                traceback.print_exc()
             finally:
-                os._exit(0)
+                _flush()
+                os._exit(code)
         os.close(fd)
         self._slots.add(pid)
         with contextlib.suppress(OSError):
@@ -103,24 +117,19 @@ class Nursery:
 
     def _become_slot(self, fd: int) -> None:
         nursery = os.getppid()
-        die_with_parent()
+        die_with_parent(signal.SIGKILL)
         if os.getppid() != nursery:  # it died before that was set
             return
+        os.environ[IN_SLOT] = str(os.getpid())
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         self._selector.close()
         for inherited in (self._woken, self._wake, self._supervisor.detach(), *self._sockets):
             os.close(inherited)
-        with socket.socket(fileno=fd) as supervisor:
-            try:
-                slot.main(supervisor, self._handlers)
-            except (BrokenPipeError, ConnectionResetError):
-                return  # nobody to report to any more
-            finally:
-                for stream in (sys.stdout, sys.stderr):
-                    with contextlib.suppress(OSError, ValueError, AttributeError):
-                        stream.flush()
+        # Broken: nobody to report to any more.
+        with socket.socket(fileno=fd) as supervisor, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            slot.main(supervisor, self._handlers)
 
     def _bury(self) -> None:
         """Reap the dead; of each slot kill what it left behind in its group, while its id is still its own."""
@@ -160,6 +169,20 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def main(fd: int) -> None:
-    """Be the nursery of the supervisor at the other end of a socket."""
-    Nursery(socket.socket(fileno=fd)).run()
+def main(fd: int, supervisor: int) -> None:
+    """Be the nursery of the supervisor at the other end of a socket; ``supervisor`` is its process id.
+
+    Its death is also told by a signal, where the system can do that: a process
+    that it has forked may hold the socket open.
+    """
+    nursery = Nursery(socket.socket(fileno=fd))
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: sys.exit())
+    die_with_parent(signal.SIGUSR1)
+    if os.getppid() == supervisor:
+        nursery.run()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

@@ -16,11 +16,10 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from mailq.errors import LeaseLost, MailqError
-from mailq.message import TIMEOUT
+from mailq.errors import LeaseLost, MailqError, TimeLimit
 from mailq.opening import open as open_queue
 from mailq.workers.commands import Command
-from mailq.workers.handling import Alarm, Handler, to_line
+from mailq.workers.handling import Alarm, Handler, cut_off, own_limit, to_line
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
@@ -35,6 +34,7 @@ class Slot:
     """The process, from its first line to the end of its socket."""
 
     def __init__(self, supervisor: socket.socket) -> None:
+        self._pid = os.getpid()
         self._supervisor = supervisor
         self._lines = supervisor.makefile("rb")
         self._queues: dict[str, Queue] = {}
@@ -55,10 +55,9 @@ class Slot:
             self._do(json.loads(line))
 
     def _do(self, job: Mapping[str, Any]) -> None:
-        try:
-            report = self._run(job)
-        except Interrupted:  # it came just before or after the handler
-            report = Report("interrupted")
+        report = self._run(job)
+        if os.getpid() != self._pid:  # a child that the handler forked and let return: nobody's slot
+            os._exit(0)
         size = memory() if job["weigh"] else None
         self._supervisor.sendall(to_line(report, job["job"], size))
 
@@ -71,16 +70,22 @@ class Slot:
         except MailqError as error:  # the disk refuses: not the message's fault
             return Report("release", delay=1.0, error=str(error))
         if isinstance(handler, Command):
-            former = signal.signal(signal.SIGTERM, handler.terminate)
+            former = signal.signal(signal.SIGUSR2, handler.terminate)
             try:
                 return handler(delivery)
             finally:
-                signal.signal(signal.SIGTERM, former)
+                signal.signal(signal.SIGUSR2, former)
+        delivery.on_settled = lambda: self._say({"job": job["job"], "settled": True})
         soft, hard = handler.limits(delivery)
-        if hard is not None and TIMEOUT not in delivery.headers:
+        if hard is not None and own_limit(delivery) is None:
             self._say({"job": job["job"], "limit": hard})
-        with self._alarm.set(soft if soft is not None else job["soft"]):
-            return handler(delivery)
+        report = None
+        try:
+            with self._alarm.set(soft if soft is not None else job["soft"]):
+                report = handler(delivery)
+        except (Interrupted, TimeLimit) as error:  # just before or after the handler: what that said holds
+            report = report or cut_off(error)
+        return report
 
     def _queue(self, location: str) -> Queue:
         if location not in self._queues:

@@ -40,6 +40,9 @@ _TELL: Final = 1.0
 _LAST_WORDS: Final = 1.0
 """What is interrupted at the end of the grace has so many seconds to clean up."""
 
+_GIVE_UP: Final = 5.0
+"""What still runs so many seconds after that is not waited for: the nursery is stopped, perhaps."""
+
 
 class Stage(enum.IntEnum):
     """How far a worker is with its end."""
@@ -72,8 +75,10 @@ class Supervisor:
         self._stops = 0
         self._reload_wanted = False
         self._stage = Stage.RUNNING
-        self._finish_by = math.inf
+        self._finish_by = self._give_up_at = math.inf
         self._is_ready = False
+        self._opened: list[Queue] = []
+        self._failure: MailqError | None = None
         self._changed = True
         self._tell_at = 0.0
         self._systemd = Systemd()
@@ -82,7 +87,7 @@ class Supervisor:
     # From outside
 
     def stop(self) -> None:
-        """First: finish the running jobs, within the grace. Second: interrupt them now. Third: kill them."""
+        """First: finish the running jobs, within the grace. Second: kill them now. Either way none is counted."""
         self._stops += 1
         self._wake()
 
@@ -105,22 +110,31 @@ class Supervisor:
                         key.data()
                     self._tick(time.monotonic())
             finally:
-                self._crew.close()
-                for job in list(self._jobs.values()):  # only when something went wrong: nothing is left running
-                    with contextlib.suppress(MailqError):
-                        job.delivery.release()
-                self._systemd.tell("STOPPING=1")
+                self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    def _end(self) -> None:
+        self._crew.close()
+        for job in self._jobs.values():  # only when something went wrong: nothing is left running
+            with contextlib.suppress(MailqError):
+                job.delivery.release()
+        for source in self._sources:
+            source.close()
+        for queue in self._opened:
+            queue.close()
+        self._systemd.tell("STOPPING=1")
 
     def _is_over(self) -> bool:
-        if self._jobs or not self._is_ready:
-            return bool(self._stops) and not self._jobs
-        if self._stage is not Stage.RUNNING:
+        if self._jobs:
+            return time.monotonic() >= self._give_up_at
+        if self._stage is not Stage.RUNNING or (self._stops and not self._is_ready):
             return True
-        return self._options.drain and all(source.dry for source in self._sources)
+        return self._options.drain and self._is_ready and all(source.dry for source in self._sources)
 
     def _patience(self, now: float) -> float | None:
         """How long nothing needs to be done, in seconds; None for ever."""
-        times = [self._finish_by, self._watchdog_at, self._crew.tick(now)]
+        times = [self._finish_by, self._give_up_at, self._watchdog_at, self._crew.tick(now)]
         times += [job.next_at for job in self._jobs.values()]
         if self._stage is Stage.RUNNING and self._is_ready and self._crew.idle():
             times += [source.look_at for source in self._sources]
@@ -152,7 +166,7 @@ class Supervisor:
             self._systemd.tell("WATCHDOG=1")
 
     def _go_on_stopping(self, now: float) -> None:
-        wanted = Stage(min(self._stops, Stage.KILLING))
+        wanted = Stage.KILLING if self._stops > 1 else Stage.FINISHING
         if self._stage is Stage.FINISHING and now >= self._finish_by:
             wanted = max(wanted, Stage.INTERRUPTING)
         if wanted <= self._stage:
@@ -160,23 +174,16 @@ class Supervisor:
         if self._stage is Stage.RUNNING:
             self._finish_by = now + self._options.grace
             self._systemd.tell("STOPPING=1")
-            count = len(self._jobs)
-            log.info(
-                "stopping: %d running jobs may take %g s more", count, self._options.grace, extra={"event": "stop"}
-            )
-        if wanted >= Stage.INTERRUPTING:
-            self._finish_by = math.inf
+            text = "stopping: %d running jobs may take %g s more"
+            log.info(text, len(self._jobs), self._options.grace, extra={"event": "stop"})
+        if wanted is not Stage.FINISHING:
+            self._finish_by, self._give_up_at = math.inf, now + _GIVE_UP
             for job in self._jobs.values():
                 job.ending = job.ending or "stop"
-                if (
-                    self._stage < Stage.INTERRUPTING
-                    and wanted is Stage.INTERRUPTING
-                    and self._stops < Stage.INTERRUPTING
-                ):
-                    self._crew.terminate(job)
-                    job.kill_at = min(job.kill_at, now + _LAST_WORDS)
-                else:
-                    job.kill_at = now
+                job.kill_at = now
+                if wanted is Stage.INTERRUPTING:
+                    job.kill_at += _LAST_WORDS
+                    self._crew.interrupt(job)
         self._stage, self._changed = wanted, True
 
     # Claiming
@@ -195,7 +202,7 @@ class Supervisor:
                 deliveries = source.pop(room, self._options.lease)
             except MailqError as error:  # one queue must not stop the others
                 if self._options.drain:
-                    raise
+                    source.dry, self._failure = True, self._failure or error
                 if source.rest(_RETRY):
                     log.error("%s; trying again every %g s", error, _RETRY, extra={"event": "error"})  # noqa: TRY400
                 continue
@@ -224,7 +231,7 @@ class Supervisor:
             job.end_at, job.kill_at = math.inf, min(job.kill_at, now + self._options.insist)
             job.ending = job.ending or "timeout"
             self._say(logging.WARNING, f"has run for its limit of {job.limit:g} s: terminating it", job)
-            self._crew.terminate(job)
+            self._crew.interrupt(job)
         if now >= job.next_beat:
             self._beat(job, now)
 
@@ -238,7 +245,7 @@ class Supervisor:
             if self._options.kill_lost:
                 job.ending = job.ending or "lost"
                 job.kill_at = min(job.kill_at, now + self._options.insist)
-                self._crew.terminate(job)
+                self._crew.interrupt(job)
         except MailqError as error:
             job.next_beat = now + min(_RETRY, job.lease / BEATS)
             self._say(logging.ERROR, f"has a failed heartbeat, trying again: {error}", job)
@@ -247,20 +254,36 @@ class Supervisor:
 
     def ready(self, queues: list[list[str]]) -> None:
         """The first slot is ready: so is the worker. Queues that a handler brings are worked, too."""
-        known = {source.queue.location for source in self._sources}
         for handler, locations in enumerate(queues):
             for location in locations:
-                if location not in known:
-                    known.add(location)
-                    self._sources.append(Source(open_queue(location), handler, self._wake))
+                self._add(location, handler)
         if not self._sources:
             raise UsageError("the handler is no App, so it brings no queues; name the queues to work for")
         if not self._is_ready:
             self._is_ready = True
-            log.info("ready: %s", ", ".join(sorted(known)), extra={"event": "ready"})
+            names = ", ".join(source.queue.location for source in self._sources)
+            log.info("ready: %s", names, extra={"event": "ready"})
             if self._on_ready is not None:
                 self._on_ready()
         self._systemd.tell("READY=1")
+
+    def _add(self, location: str, handler: int) -> None:
+        """Work for one more queue. At the start one that is not there is an error; after a reload a complaint."""
+        if any(source.queue.location == location for source in self._sources):
+            return
+        try:
+            queue = open_queue(location, create=False)
+        except MailqError as error:
+            if not self._is_ready:
+                raise
+            self.complain(str(error))
+            return
+        self._opened.append(queue)
+        self._sources.append(Source(queue, handler, self._wake))
+
+    def settled(self, job: Job) -> None:
+        """The handler has settled the message, and goes on: there is no lease to keep any more."""
+        job.next_beat = math.inf
 
     def limited(self, job: Job, seconds: float) -> None:
         """The handler has a time limit of its own for this job."""
@@ -283,8 +306,11 @@ class Supervisor:
         self._changed = True
         ran = time.monotonic() - job.started
         job.source.run_times.append(ran)
-        if report.verb == "interrupted":
-            report = _verdict(job, report)
+        if report.verb == "interrupted" or (job.ending and report.verb == "nack"):
+            report = _verdict(job, report, stopping=self._stage is not Stage.RUNNING)
+        if self._options.drain:
+            for source in self._sources:
+                source.look_again()
         if job.lost:
             report = Report("lost")
         job.source.done += report.verb in ("ack", "settled")
@@ -333,15 +359,20 @@ class Supervisor:
         done, failed = (sum(getattr(source, what) for source in self._sources) for what in ("done", "failed"))
         self._systemd.tell(f"STATUS={done} done, {failed} failed, {len(self._jobs)} running")
         if self._on_change is not None:
-            self._on_change({**about, "done": done, "failed": failed, "running": len(self._jobs)})
+            try:
+                self._on_change({**about, "done": done, "failed": failed, "running": len(self._jobs)})
+            except Exception:
+                log.exception("on_change failed", extra={"event": "error"})
 
 
-def _verdict(job: Job, report: Report) -> Report:
-    """What it means that a job ended because it was told to."""
+def _verdict(job: Job, report: Report, *, stopping: bool) -> Report:
+    """What it means that a job ended because it was told to; whatever its cleaning up came to."""
     if job.ending == "timeout":
         text = f"ran longer than its limit of {job.limit:g} s"
         return Report("nack", error=f"{report.error}\n{text}" if report.error else text, outcome="timeout")
-    return Report("release", delay=0.0)
+    if job.ending or stopping:
+        return Report("release")
+    return Report("nack", error=f"{report.error or ''}interrupted, but not by its worker", outcome="killed")
 
 
 def _settle(delivery: Delivery, report: Report) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import operator
 import os
 import re
 import sys
@@ -16,6 +17,9 @@ from mailq.errors import UsageError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+IN_SLOT: Final = "MAILQ_SLOT"
+"""The environment variable by which a worker's process knows that it is one: its own process id."""
 
 _NAME: Final = re.compile(r"(?P<module>[^:]+):(?P<attribute>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
@@ -80,6 +84,11 @@ def name_of(handler: object) -> str:
         raise UsageError(
             f"{handler!r} cannot be loaded by another process; define it at the top of a module, or use threads="
         )
+    if _resolved(module, attribute) != handler:
+        raise UsageError(
+            f"{handler!r} cannot be loaded by another process: {module}:{attribute} is something else; "
+            f"use a function at the top of a module, or threads="
+        )
     main = sys.modules.get("__main__") if module == "__main__" else None
     if main is None:
         return f"{module}:{attribute}"
@@ -90,6 +99,13 @@ def name_of(handler: object) -> str:
     if path is None:
         raise UsageError(f"{handler!r} was made in an interactive session; put it in a module, or use threads=")
     return f"{os.path.abspath(path)}:{attribute}"
+
+
+def _resolved(module: str, attribute: str) -> object:
+    try:
+        return operator.attrgetter(attribute)(sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
 
 
 def _variable_of(value: object) -> tuple[str, str]:

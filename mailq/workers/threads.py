@@ -10,12 +10,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
-from mailq.message import TIMEOUT
-from mailq.workers.handling import Handler
+from mailq.workers.handling import Handler, cut_off, own_limit
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
@@ -28,60 +28,100 @@ if TYPE_CHECKING:
 
 
 class _Thread(threading.Thread):
-    """One slot."""
+    """One slot.
+
+    An exception that is raised in a thread from outside arrives at any step, also
+    just after the handler. Of these there are at most two a job, the soft limit and
+    the interruption; whatever they break off goes on where it was.
+    """
 
     def __init__(self, crew: Threads, number: int) -> None:
         super().__init__(name=f"mailq-worker-{number}", daemon=True)
-        self.crew = crew
-        self.job: Job | None = None
         self.abandoned = False
-        self.interruptible = False
-        self.lock = threading.Lock()
+        self._crew = crew
+        self._job: Job | None = None
         self._given = threading.Semaphore(0)
-        self.closing = False
+        self._begun = False
+        self._report: Report | None = None
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._running: Job | None = None  # what may be interrupted; only with the lock held
+        self._raised: type[BaseException] = Interrupted
 
     def give(self, job: Job | None) -> None:
-        self.job, self.closing = job, job is None
+        """Have it do a job; None sends it home."""
+        self._job, self._begun, self._report, self._timer = job, False, None, None
         self._given.release()
 
     def run(self) -> None:
+        """One job after the other."""
+        pid = os.getpid()
         while True:
             self._given.acquire()
-            job = self.job
+            job = self._job
             if job is None:
                 return
-            report = self._do(job)
+            try:
+                try:
+                    self._work(job)
+                except (Interrupted, TimeLimit):
+                    self._work(job)
+            except (Interrupted, TimeLimit):
+                self._work(job)
+            if os.getpid() != pid:  # a child that the handler forked and let return: nobody's thread
+                os._exit(0)
             if self.abandoned:
                 return
-            self.crew.report(self, job, report)
+            self._crew.say(self, job, self._report)
+
+    def _work(self, job: Job) -> None:
+        """Run the handler, once, and see to it that nothing interrupts this thread any more."""
+        if not self._begun:
+            self._begun = True
+            self._report = self._do(job)
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            self._running = None
+            _raise_in(self, None)  # what is on its way is taken back
+        if self._report is None:
+            self._report = cut_off(self._raised())  # type: ignore[arg-type]
 
     def _do(self, job: Job) -> Report:
-        handler = self.crew.handlers[job.source.handler]
-        timer = None
+        handler = self._crew.handlers[job.source.handler]
+        job.delivery.on_settled = lambda: self._crew.say(self, job, None)
         try:
             soft, hard = handler.limits(job.delivery)
-            if hard is not None and TIMEOUT not in job.delivery.headers:
-                self.crew.report(self, job, hard)
-            soft = job.soft if soft is None else soft
-            with self.lock:
-                self.interruptible = True
-            if soft is not None:
-                timer = threading.Timer(soft, self.interrupt, [_limit(soft)])
-                timer.start()
-            return handler(job.delivery)
-        except (Interrupted, TimeLimit):  # it came just before or after the handler
-            return Report("interrupted")
-        finally:
-            with self.lock:
-                self.interruptible = False
-            if timer is not None:
-                timer.cancel()
+        except Exception as error:  # noqa: BLE001 - it must not end the thread
+            return Report("nack", error=repr(error), outcome="error")
+        if hard is not None and own_limit(job.delivery) is None:
+            self._crew.say(self, job, hard)
+        soft = job.soft if soft is None else soft
+        if soft is not None:
+            self._timer = threading.Timer(soft, self.interrupt, [job, _limit(soft)])
+            self._timer.start()
+        with self._lock:
+            self._running = job
+        return handler(job.delivery)
 
-    def interrupt(self, error: type[BaseException]) -> None:
-        """Raise something in the job, at its next step in Python."""
-        with self.lock:
-            if self.interruptible and self.ident is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(error))
+    def interrupt(self, job: Job, error: type[BaseException]) -> None:
+        """Raise something in a job, at its next step in Python, if it still runs."""
+        with self._lock:
+            if self._running is job:
+                self._raised = error
+                _raise_in(self, error)
+
+
+def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
+    """Have an exception raised in a thread, or, with None, one that was not raised yet forgotten."""
+    if thread.ident is not None:
+        what = None if error is None else ctypes.py_object(error)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), what)
+
+
+def is_crew(thread: threading.Thread) -> bool:
+    """Whether a thread is a worker's slot."""
+    return isinstance(thread, _Thread)
 
 
 def _limit(soft: float) -> type[TimeLimit]:
@@ -105,7 +145,7 @@ class Threads:
         self._concurrency = concurrency
         self._threads: list[_Thread] = []
         self._idle: list[_Thread] = []
-        self._words: collections.deque[tuple[_Thread, Job, Report | float]] = collections.deque()
+        self._words: collections.deque[tuple[_Thread, Job, Report | float | None]] = collections.deque()
         self._started = 0
 
     def start(self, boss: Boss, _selector: selectors.BaseSelector) -> None:
@@ -138,8 +178,8 @@ class Threads:
         job.slot = self._idle.pop()
         job.slot.give(job)
 
-    def report(self, thread: _Thread, job: Job, word: Report | float) -> None:
-        """What a thread has to say, from that thread: its report, or its handler's own limit."""
+    def say(self, thread: _Thread, job: Job, word: Report | float | None) -> None:
+        """What a thread has to say, from that thread: its report, its handler's own limit, or that it settled (None)."""
         self._words.append((thread, job, word))
         self._wake()
 
@@ -150,16 +190,17 @@ class Threads:
             if thread.abandoned:
                 continue
             if isinstance(word, Report):
-                thread.job = None
                 self._idle.append(thread)
                 self._boss.finished(job, word)
+            elif word is None:
+                self._boss.settled(job)
             else:
                 self._boss.limited(job, word)
         return float("inf")
 
-    def terminate(self, job: Job) -> None:
+    def interrupt(self, job: Job) -> None:
         """Raise Interrupted in the job."""
-        job.slot.interrupt(Interrupted)
+        job.slot.interrupt(job, Interrupted)
 
     def kill(self, job: Job) -> None:
         """Leave the thread behind: nothing can end it."""

@@ -15,8 +15,8 @@ from mailq.workers.crew import Processes
 from mailq.workers.jobs import Options
 from mailq.workers.signals import Signals, Wakeup
 from mailq.workers.supervisor import Supervisor
-from mailq.workers.targets import name_of
-from mailq.workers.threads import Threads
+from mailq.workers.targets import IN_SLOT, name_of
+from mailq.workers.threads import Threads, is_crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +48,12 @@ class Worker:
     job whose lease is lost, too. ``max_jobs``, ``max_age`` and ``max_memory``
     (bytes) replace a process between two jobs. ``grace`` is how long running jobs
     may take to finish when the worker is stopped; then they are interrupted, and
-    their messages released uncounted.
+    their messages released uncounted. ``bury_orphans`` is for the first process of
+    a container that starts no processes of its own: it reaps what others left.
+    ``on_change(story)`` is called about once a second while something changes.
+
+    The processes import the module of the handler. A script that starts a worker
+    does so behind ``if __name__ == "__main__":``, or each of them would start one.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Worker:
         max_jobs: int | None = None,
         max_age: float | None = None,
         max_memory: int | None = None,
+        bury_orphans: bool = False,
         on_change: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         if processes is not None and threads is not None:
@@ -85,6 +91,7 @@ class Worker:
             max_jobs=None if max_jobs is None else whole(max_jobs, "max_jobs", least=1, most=1 << 62),
             max_age=_duration(max_age, "max_age"),
             max_memory=None if max_memory is None else whole(max_memory, "max_memory", least=1, most=1 << 62),
+            bury_orphans=bury_orphans,
         )
         self._on_change = on_change
         self._opened: list[Queue] = []
@@ -166,7 +173,8 @@ class Worker:
             supervisor.stop()
             if at_once:
                 supervisor.stop()
-        if thread is not None and thread is not threading.current_thread():
+        # A job may stop its own worker; it cannot wait for its own end.
+        if thread is not None and not is_crew(threading.current_thread()):
             thread.join()
             self._thread = None
             self._raise_failure()
@@ -192,9 +200,16 @@ class Worker:
             raise UsageError("this worker runs already")
         wake = Wakeup()
         options = Options(**{**vars(self._options), "drain": drain})
-        crew: Crew = (
-            Threads(self._handlers, options.concurrency, wake) if self._threads else Processes(self._handlers, options)
-        )
+        crew: Crew
+        if self._threads:
+            crew = Threads(self._handlers, options.concurrency, wake)
+        elif os.environ.get(IN_SLOT) == str(os.getpid()):
+            raise UsageError(
+                "a worker's process would start a worker when it loads the handler; "
+                "put that behind: if __name__ == '__main__'"
+            )
+        else:
+            crew = Processes(self._handlers, options)
         self._supervisor = Supervisor(self._queues, crew, options, wake, self._on_change)
         return self._supervisor
 

@@ -78,7 +78,8 @@ def outcome(body: Any) -> Any:  # noqa: C901 - a case a line
         case "hang":
             time.sleep(3600)
         case "hang deaf":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_IGN)
             time.sleep(3600)
         case "hang in children":
             os.system("sleep 3601 & sleep 3601")
@@ -139,6 +140,50 @@ def storm(delivery: mailq.Delivery) -> None:
         case 13:
             os._exit(1)
     append(delivery)
+
+
+def fork_and_return(body: Any) -> Any:
+    """Leave a child behind that returns as well, a little later."""
+    if body == "fork" and os.fork() == 0:
+        time.sleep(0.3)
+        return "of the child"
+    if body == "slow":
+        time.sleep(0.8)
+    return "of the parent"
+
+
+def long_error(body: int) -> None:
+    raise ValueError("x" * body)
+
+
+def fail_to_clean_up(body: str) -> None:
+    Path(body).touch()
+    try:
+        time.sleep(3600)
+    finally:
+        raise RuntimeError("the cleaning up failed")
+
+
+def push_the_next(delivery: mailq.Delivery) -> None:
+    if delivery.body:
+        delivery.queue.push(delivery.body - 1)
+
+
+def ack_early(delivery: mailq.Delivery) -> None:
+    delivery.ack()
+    time.sleep(1)
+    Path(delivery.body).touch()
+
+
+def end_itself(body: Any) -> None:
+    os.kill(os.getpid(), signal.SIGUSR2)
+    time.sleep(10)
+
+
+def almost_at_the_limit(body: float) -> None:
+    until = time.perf_counter() + body
+    while time.perf_counter() < until:
+        pass
 
 
 class Nested:

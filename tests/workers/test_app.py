@@ -45,6 +45,8 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mailq.App:
     monkeypatch.chdir(tmp_path)
     scope: dict[str, mailq.App] = {}
     exec(CODE, {"__name__": "tasks"}, scope)
+    for name in scope["app"].queues:
+        mailq.open(name)
     return scope["app"]
 
 

@@ -64,7 +64,7 @@ class MaildirEngine:
         self._replies = Replies(self._store)
         self._claims = int.from_bytes(os.urandom(3))
         self._next_tending = 0
-        self._marker_seen = _stamp(self._layout.marker)
+        self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
         self._waking = Waking([self._layout.new, self._layout.later], self._hear_of, self._window.clear)
@@ -217,6 +217,10 @@ class MaildirEngine:
         """Pass on word of arrivals."""
         is_new = self._waking.add(bell)
         return 0.0 if self._waking.watch() or is_new else self._patience()
+
+    def silence(self, bell: Callable[[], None]) -> None:
+        """See Waking.remove."""
+        self._waking.remove(bell)
 
     def _patience(self) -> float:
         """For how many seconds a claim would find nothing that is not announced."""
@@ -371,7 +375,7 @@ class MaildirEngine:
 
     def _reload(self) -> None:
         """Read the settings again when the file has changed; a damaged file keeps the old ones."""
-        seen = _stamp(self._layout.marker)
+        seen = layout.stamp_of(self._layout.marker)
         if seen == self._marker_seen:
             return
         try:
@@ -386,7 +390,7 @@ class MaildirEngine:
 
     def _require_marker(self) -> None:
         """Refuse to go on without the marker: an unmounted disk must not look like an empty queue."""
-        if _stamp(self._layout.marker) is None:
+        if layout.stamp_of(self._layout.marker) is None:
             raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
 
     def configure(self, changes: Mapping[str, object]) -> Settings:
@@ -397,7 +401,7 @@ class MaildirEngine:
             sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
         with layout.settings_lock(self._layout):
             self._store.marker = layout.save(self._layout, self._disk, changes)
-        self._marker_seen = _stamp(self._layout.marker)
+        self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
         return self.settings
 
@@ -489,12 +493,3 @@ def _read_receipt(receipt: str) -> Envelope:
     if envelope is None or not envelope.claim:
         raise InvalidReceipt(receipt)
     return envelope
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    """What tells one version of a file from the next; None if it is missing."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

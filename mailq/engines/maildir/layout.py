@@ -277,3 +277,12 @@ def name_of(key: str) -> str:
     """The file name in a sort key."""
     _, slash, name = key.partition("/")
     return name if slash else key[1:]
+
+
+def stamp_of(path: str) -> tuple[int, int, int] | None:
+    """What tells one version of a file from the next; None if it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size

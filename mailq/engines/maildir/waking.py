@@ -82,6 +82,10 @@ class Waking:
         self._bells = (*self._bells, bell)
         return True
 
+    def remove(self, bell: Callable[[], None]) -> None:
+        """Ring it no more."""
+        self._bells = tuple(known for known in self._bells if known != bell)
+
     @property
     def patience(self) -> float:
         """For how many seconds the word alone may be relied on."""

@@ -1,0 +1,322 @@
+"""Handlers, users and systems that do what nobody should: each was once a lost, stranded or endless job."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import handlers
+import pytest
+from command import Shell
+from together import wait_until
+from working import HERE, Work, all_settled, children, family, is_alive, letters
+
+import mailq
+from mailq.engines.maildir import arrivals
+
+ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
+
+
+@pytest.mark.parametrize("crew", ["processes", "threads"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, crew: str) -> None:
+    queue = mailq.open(path, **ONCE)
+    replies = [queue.request("fork"), queue.request("slow"), queue.request("slow")]
+    mailq.Worker(queue, handlers.fork_and_return, **{crew: 1}).run(drain=True)  # type: ignore[arg-type]
+    assert [reply.result(0) for reply in replies] == ["of the parent"] * 3
+    assert queue.stats() == mailq.Stats()
+
+
+def test_a_script_without_a_guard_is_told_so(path: Path, tmp_path: Path) -> None:
+    queue = mailq.open(path)
+    id = queue.push("x")
+    script = tmp_path / "script.py"
+    script.write_text(f"import mailq\ndef handle(body): pass\nmailq.Worker({str(path)!r}, handle).run(drain=True)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert b"put that behind: if __name__ == '__main__'" in done.stderr
+    assert queue.get(id).attempt == 1
+
+
+@pytest.mark.parametrize("handler", [["sh", "-c", "kill 0; exit 1"], "handlers:end_itself"])
+def test_a_job_that_interrupts_itself_is_counted(path: Path, handler: Any) -> None:
+    queue = mailq.open(path, **ONCE)
+    queue.push("x")
+    mailq.Worker(queue, handler).run(drain=True)
+    assert [outcome for _, outcome, _ in letters(queue)] == ["killed"]
+
+
+def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
+    """The nursery is held up between the wish to end a job and the signal."""
+    queue = mailq.open(path, **ONCE)
+    queue.push(0.6)
+    with Work(path, "handlers:nap", "--timeout", "0.2", "--insist", "0.1") as worker:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        (nursery,) = children(worker.pid)
+        os.kill(nursery, signal.SIGSTOP)
+        next_one = queue.request(0.1)
+        wait_until(lambda: queue.stats().ready == 1 and queue.stats().leased == 0, "the first is done")
+        os.kill(nursery, signal.SIGCONT)
+        assert next_one.result(30) is None
+        assert worker.stop() == 0
+    assert queue.stats().dead == 0
+
+
+def test_a_stopped_nursery_does_not_keep_the_worker_from_ending(path: Path) -> None:
+    queue = mailq.open(path)
+    queue.push(3600)
+    with Work(path, "handlers:nap", "--grace", "0s") as worker:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        os.kill(children(worker.pid)[0], signal.SIGSTOP)
+        assert worker.stop() == 0
+    assert (queue.stats().ready, queue.peek()[0].attempt) == (1, 1)
+
+
+def test_an_endless_error_is_cut(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    queue.push(50_000_000)
+    mailq.Worker(queue, handlers.long_error).run(drain=True)
+    assert len(queue.peek("dead")[0].history[0].error or "") <= 65_536
+
+
+def test_a_sigterm_to_every_process_is_one_to_the_supervisor(path: Path) -> None:
+    """So does systemd by default."""
+    queue = mailq.open(path)
+    queue.push_many([1.0] * 4)
+    with Work(path, "handlers:nap", "-c", 4) as worker:
+        wait_until(lambda: queue.stats().leased == 4, "all run")
+        for pid in reversed(worker.processes()):
+            os.kill(pid, signal.SIGTERM)
+        assert worker.wait() == 0
+        assert worker.log.count("attempt 1: ack") == 4
+
+
+def test_a_failure_to_clean_up_is_still_an_interruption(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    runs = path.parent / "runs"
+    id = queue.push(str(runs))
+    with Work(path, "handlers:fail_to_clean_up", "--grace", "0.1s") as worker:
+        wait_until(runs.exists, "it runs")
+        assert worker.stop() == 0
+    assert (queue.get(id).state, queue.get(id).attempt) == ("ready", 1)
+    mailq.Worker(queue, handlers.fail_to_clean_up, timeout=0.2).run(drain=True)
+    assert [outcome for _, outcome, _ in letters(queue)] == ["timeout"]
+
+
+@pytest.mark.parametrize("crew", ["processes", "threads"])
+def test_a_limit_that_comes_with_the_end_strands_nothing(path: Path, crew: str) -> None:
+    queue = mailq.open(path, max_retries=2, backoff=(0.001, 0.001), durability="process-crash")
+    queue.push_many([0.01] * 60)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        with mailq.Worker(queue, handlers.almost_at_the_limit, soft_timeout=0.0102, **{crew: 2}):  # type: ignore[arg-type]
+            wait_until(lambda: len(queue) == 0, "all is done")
+    finally:
+        sys.setswitchinterval(interval)
+    killed = [letter.id for letter in queue.peek("dead", None) if any(a.outcome == "killed" for a in letter.history)]
+    assert killed == []
+
+
+def test_reloads_in_quick_succession_leave_only_the_newest_code(path: Path, tmp_path: Path) -> None:
+    queue = mailq.open(path)
+    code = tmp_path / "changing.py"
+    code.write_text("import time\ntime.sleep(0.3)\ndef handle(body): return 0\n")
+    with Work(path, f"{code}:handle", "-c", 2) as worker:
+        for n in range(1, 6):
+            nap = 0 if n == 5 else 1
+            code.write_text(f"import time\ntime.sleep({nap})\ndef handle(body): return {n}{' ' * n}\n")
+            worker.signal(signal.SIGHUP)
+            wait_until(lambda n=n: worker.log.count("anew") == n, "the reload is heard")  # type: ignore[misc]
+        wait_until(lambda: queue.request("x").result(30) == 5, "the newest is there")
+        wait_until(lambda: len(worker.slots()) == 2, "the others are gone")
+        assert {queue.request("x").result(30) for _ in range(20)} == {5}
+        assert worker.stop() == 0
+
+
+def test_processes_go_on_past_their_time_if_the_code_does_not_load_any_more(path: Path, tmp_path: Path) -> None:
+    queue = mailq.open(path)
+    code = tmp_path / "changing.py"
+    code.write_text("def handle(body): return 'fine'\n")
+    with Work(path, f"{code}:handle", "--max-jobs", 2) as worker:
+        assert queue.request("x").result(30) == "fine"
+        code.write_text("def handle(body) oops\n")
+        assert [queue.request("x").result(60) for _ in range(5)] == ["fine"] * 5
+        assert "SyntaxError" in worker.log
+        assert worker.stop() == 0
+
+
+EMBEDDED = """
+import os, sys, time, mailq
+if __name__ == "__main__":
+    worker = mailq.Worker(sys.argv[1], "handlers:nap")
+    worker.start()
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+"""
+
+
+def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(path: Path, tmp_path: Path) -> None:
+    queue = mailq.open(path)
+    queue.push(3600)
+    (tmp_path / "program.py").write_text(EMBEDDED)
+    environment = {**os.environ, "PYTHONPATH": HERE, "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen([sys.executable, tmp_path / "program.py", path], env=environment) as program:
+        wait_until(lambda: queue.stats().leased == 1 and len(family(program.pid)) >= 4, "it runs, and was forked")
+        everybody = family(program.pid)
+        program.kill()
+        wait_until(lambda: sum(map(is_alive, everybody)) == 1, "only the fork is left")
+    for pid in filter(is_alive, everybody):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "watch", lambda *_: None)
+    queue = mailq.open(path, durability="process-crash")
+    queue.push(30)
+    mailq.Worker(queue, handlers.push_the_next).run(drain=True)
+    assert queue.stats() == mailq.Stats()
+
+
+def test_drain_finishes_what_it_can_when_a_queue_breaks(path: Path, tmp_path: Path) -> None:
+    whole, broken = mailq.open(path, **ONCE), mailq.open(tmp_path / "broken", **ONCE)
+    whole.push_many([0.3] * 3)
+    worker = mailq.Worker([whole, broken], handlers.nap)
+    (tmp_path / "broken" / "mailq.toml").unlink()
+    with pytest.raises(mailq.QueueNotFound):
+        worker.run(drain=True)
+    assert whole.stats() == mailq.Stats()
+
+
+def test_workers_that_come_and_go_leave_nothing_in_the_process(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    counts = []
+    for _ in range(8):
+        for options in ({"threads": 2}, {"processes": 1}):
+            queue.push("x")
+            mailq.Worker(queue, handlers.noop, **options).run(drain=True)  # type: ignore[arg-type]
+        gc.collect()
+        counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert counts[-1] == counts[1]
+
+
+def test_a_queue_that_an_app_names_as_a_url_is_opened_once(path: Path, tmp_path: Path) -> None:
+    mailq.open(path)
+    (tmp_path / "tasks.py").write_text(
+        f"import mailq\napp = mailq.App('maildir://{path}')\n@app.task\ndef one(): return 1\n"
+    )
+    queue = mailq.open(path)
+    with Work(f"{tmp_path}/tasks.py:app", "--max-jobs", 1) as worker:
+        before = len(os.listdir(f"/proc/{worker.pid}/fd"))
+        for _ in range(6):
+            assert queue.request({"task": "one"}).result(30) == 1
+        wait_until(lambda: len(os.listdir(f"/proc/{worker.pid}/fd")) <= before + 2, "nothing piles up")
+        assert worker.stop() == 0
+    assert os.listdir(path / "owners") == []
+
+
+def test_an_app_does_not_make_the_queues_that_it_works_for(tmp_path: Path, mailq: Shell) -> None:
+    (tmp_path / "tasks.py").write_text(f"import mailq\napp = mailq.App('{tmp_path}/missing')\n")
+    assert b"there is no queue here" in mailq("work", "tasks:app", code=1).stderr
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_bound_method_and_a_closure_are_refused(path: Path) -> None:
+    class Local:
+        def handle(self, body: Any) -> None:
+            pass
+
+    queue = mailq.open(path)
+    with pytest.raises(mailq.UsageError, match="cannot be loaded by another process"):
+        mailq.Worker(queue, Local().handle)
+    with pytest.raises(mailq.UsageError, match="is something else"):
+        mailq.Worker(queue, threading.Thread().join)
+
+
+def test_a_handler_may_settle_early_and_work_on(path: Path) -> None:
+    queue = mailq.open(path, lease=0.3)
+    done = path.parent / "done"
+    queue.push(str(done))
+    with Work(path, "handlers:ack_early", "--kill-lost") as worker:
+        wait_until(done.exists, "it worked on")
+        wait_until(lambda: "settled after" in worker.log, "it ended")
+        assert "lost its lease" not in worker.log
+        assert worker.stop() == 0
+
+
+def test_a_job_may_stop_its_own_worker(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    queue.push("x")
+    ended = threading.Event()
+
+    def stop(body: Any) -> None:
+        worker.stop()
+        ended.set()
+
+    worker = mailq.Worker(queue, stop, threads=1)
+    worker.start()
+    assert ended.wait(30)
+    worker.stop()
+    assert queue.stats() == mailq.Stats()
+
+
+def test_a_callback_that_fails_stops_nothing(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+
+    def fail(story: dict[str, Any]) -> None:
+        raise ValueError(story)
+
+    with mailq.Worker(queue, handlers.echo, threads=1, on_change=fail):
+        assert queue.request(1).result(30) == 1
+
+
+@pytest.mark.parametrize("limits", [{"timeout": "90s"}, {"soft_timeout": -1}, {"timeout": 0}])
+def test_a_task_with_a_senseless_limit_is_refused_at_once(limits: dict[str, Any]) -> None:
+    with pytest.raises(mailq.UsageError, match="timeout is"):
+        mailq.App("memory://").task(**limits)(handlers.noop)
+
+
+def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -> None:
+    mailq("init", "jobs")
+    identity = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5}
+    stories: list[dict[str, Any]] = [
+        {"jobs": [1]},
+        {"jobs": [{"id": 7}]},
+        {"stage": [], "done": {}},
+        {"since": 10**400},
+    ]
+    for n, story in enumerate(stories):
+        (tmp_path / "jobs" / "owners" / f"{n}").write_text(json.dumps({**identity, **story}))
+    assert mailq("workers", "jobs").stdout.count(b"\n") == 4
+
+
+def test_what_a_job_says_does_not_steer_the_terminal(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    queue.push("x")
+    with Work(path, "--", "sh", "-c", r"printf '\033[2Jevil\007' >&2; exit 1") as worker:
+        wait_until(lambda: all_settled(queue), "it failed")
+        wait_until(lambda: "error after" in worker.log, "it is told")
+        assert "\033" not in worker.log
+        assert worker.stop() == 0
+
+
+def test_hundreds_of_processes_start(path: Path) -> None:
+    """More than fit into the sockets between supervisor and nursery."""
+    queue = mailq.open(path, **ONCE)
+    with Work(path, "handlers:noop", "-c", 300) as worker:
+        wait_until(lambda: len(worker.slots()) == 300, "all are there")
+        queue.push_many(range(1000))
+        wait_until(lambda: all_settled(queue), "all is done")
+        begun = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - begun < 10
