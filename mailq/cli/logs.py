@@ -43,13 +43,21 @@ class Json(logging.Formatter):
         return json.dumps(told)
 
 
+class _OverProgress(logging.StreamHandler[Any]):
+    """Logs to a terminal, over the progress line that may stand there; the next change draws that again."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Back to the beginning of the line, which is cleared."""
+        return f"\r\x1b[K{super().format(record)}"
+
+
 def _moment(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
 
 
 def log_to_stderr(form: str, level: int) -> None:
     """Send what mailq logs to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _OverProgress(sys.stderr) if sys.stderr.isatty() else logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logger = logging.getLogger("mailq")
     logger.addHandler(handler)

@@ -68,7 +68,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 nothing to pop, 4 lease lost, 5 refused by a limit.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 nothing to pop or no reply, 4 lease lost, 5 refused by a limit.",
 )
 @click.version_option(package_name="mailq", prog_name="mailq")
 def cli() -> None:

@@ -198,7 +198,11 @@ class Processes:
             return
         current = sum(s.generation == self._generation and not s.worn and not s.retired for s in self._slots)
         for _ in range(min(self._options.concurrency - current, _FORKS_AT_ONCE - len(self._forking))):
-            ours, theirs = socket.socketpair()
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError as error:  # too many open files
+                self._rest_after(f"cannot start a worker process: {error}")
+                return
             slot = _Slot(Line(ours), self._generation)
             self._slots.append(slot)
             self._forking.append(slot)

@@ -113,6 +113,9 @@ class Worker:
         pairs = [(self._queue(queue), 0) for queue in queues]
         pairs += [(self._queue(queue), number) for number, queue in enumerate(dead, 1)]
         self._handlers = [self._checked(handler) for handler in (handler, *dead.values())]
+        locations = [queue.location for queue, _ in pairs]
+        if twice := [location for location in locations if locations.count(location) > 1]:
+            raise UsageError(f"{twice[0]} is named twice; name each queue once")
         return pairs
 
     def _queue(self, queue: QueueLike) -> Queue:

@@ -248,6 +248,12 @@ def test_a_worker_refuses_what_makes_no_sense(
         mailq.Worker(jobs, *arguments, **options)
 
 
+def test_a_queue_is_named_once(path: Path) -> None:
+    mailq.open(path)
+    with pytest.raises(mailq.UsageError, match="is named twice"):
+        mailq.Worker([path, f"{path}/"], handlers.noop)
+
+
 def test_processes_cannot_see_a_queue_in_memory() -> None:
     with mailq.open("memory://") as queue, pytest.raises(mailq.UsageError, match="use threads="):
         mailq.Worker(queue, handlers.noop)
