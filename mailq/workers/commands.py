@@ -18,7 +18,7 @@ from mailq.errors import UsageError
 from mailq.workers.outcomes import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mailq.delivery import Delivery
 
@@ -50,13 +50,16 @@ class Command:
         self._arguments = list(arguments)
         self.queues: list[str] = []
         self._terminated = False
+        self._waiting: Callable[[], object] | None = None
 
     def terminate(self, _number: int, _frame: object) -> None:
         """The handler of SIGUSR2: the command gets SIGTERM as well, so there is only to wait for its end."""
         self._terminated = True
+        if self._waiting is not None:
+            self._waiting()
 
-    def __call__(self, delivery: Delivery) -> Report:
-        """Run it to its end."""
+    def __call__(self, delivery: Delivery, tell: Callable[[str], object]) -> Report:
+        """Run it to its end. When it is told to end, ``tell`` is called with what it wrote last: it may never end."""
         self._terminated = False
         try:
             process = self._start(delivery)
@@ -66,7 +69,9 @@ class Command:
             raise AssertionError
         stdout = Tail(process.stdout, reply.LONGEST + 1 if delivery.wants_reply else TAIL)
         stderr = Tail(process.stderr)
+        self._waiting = lambda: tell(written(stdout.data[-TAIL:], stderr.data))
         code = process.wait()
+        self._waiting = None
         stdout.finish()
         stderr.finish()
         if code == 0:
@@ -119,13 +124,18 @@ class Tail:
             self._stream.close()
 
 
-def describe(code: int, stdout: bytes, stderr: bytes) -> str:
-    """The error text of a command that failed: what it wrote last, and how it ended."""
+def written(stdout: bytes, stderr: bytes) -> str:
+    """What a command wrote last, as its error text begins."""
     parts = []
     for title, data in (("stdout", stdout), ("stderr", stderr)):
         if text := data.decode(errors="backslashreplace").rstrip("\n"):
             parts.append(f"{text}\n" if title == "stderr" and not stdout.strip() else f"--- {title}\n{text}\n")
-    return "".join(parts) + how_it_ended(code)
+    return "".join(parts)
+
+
+def describe(code: int, stdout: bytes, stderr: bytes) -> str:
+    """The error text of a command that failed: what it wrote last, and how it ended."""
+    return written(stdout, stderr) + how_it_ended(code)
 
 
 def how_it_ended(code: int) -> str:

@@ -115,6 +115,8 @@ def _understood(told: dict[str, Any]) -> tuple[str, int, Any]:
     if "failed" in told:
         return "failed", 0, (str(told["failed"]), bool(told["usage"]))
     number = int(told.pop("job"))
+    if "output" in told:
+        return "output", number, str(told["output"])
     for what in ("limit", "settled"):
         if what in told:
             return what, number, float(told[what])
@@ -264,6 +266,8 @@ class Processes:
             self._boss.limited(job, said)
         elif what == "settled":
             self._boss.settled(job)
+        elif what == "output":
+            job.output = said
         else:
             report, memory = said
             slot.job = None

@@ -134,6 +134,7 @@ class Job:
     limit: float | None = None
     ending: str = ""
     lost: bool = False
+    output: str = ""
     slot: Any = field(default=None, repr=False)
 
     @property

@@ -72,7 +72,7 @@ class Slot:
         if isinstance(handler, Command):
             former = signal.signal(signal.SIGUSR2, handler.terminate)
             try:
-                return handler(delivery)
+                return handler(delivery, lambda text: self._say({"job": job["job"], "output": text}))
             finally:
                 signal.signal(signal.SIGUSR2, former)
         delivery.on_settled = lambda: self._say({"job": job["job"], "settled": True})

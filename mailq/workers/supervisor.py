@@ -296,7 +296,7 @@ class Supervisor:
     def died(self, job: Job, how: str) -> None:
         """The slot died with its job: because we ended it, or by itself, which costs the job an attempt."""
         if job.ending:
-            self.finished(job, Report("interrupted", error=how))
+            self.finished(job, Report("interrupted", error=f"{job.output}{how}"))
         else:
             self.finished(job, Report("nack", error=f"the worker process died: {how}", outcome="killed"))
 

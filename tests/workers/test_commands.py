@@ -79,6 +79,22 @@ def test_a_command_is_told_of_its_limit_first(path: Path) -> None:
     assert error.splitlines() == ["--- stdout", "cleaned up", "exit code 9", "ran longer than its limit of 0.2 s"]
 
 
+def test_what_a_command_wrote_before_it_had_to_be_killed_is_kept(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    queue.push("x")
+    deaf = ["sh", "-c", "trap '' TERM; echo step 1; echo no answer from the host >&2; sleep 3606"]
+    mailq.Worker(queue, deaf, timeout=0.3, insist=0.2).run(drain=True)
+    error = queue.peek("dead")[0].history[0].error or ""
+    assert error.splitlines() == [
+        "--- stdout",
+        "step 1",
+        "--- stderr",
+        "no answer from the host",
+        "killed by SIGKILL",
+        "ran longer than its limit of 0.3 s",
+    ]
+
+
 def test_a_reply_is_what_the_command_printed(path: Path) -> None:
     queue = mailq.open(path, **ONCE)
     structured, text, failed = queue.request('{"n": 1}'), queue.request("plain"), queue.request("fail")
