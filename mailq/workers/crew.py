@@ -60,6 +60,9 @@ class Boss(Protocol):
     def settled(self, job: Job) -> None:
         """The handler has settled the message itself, and goes on."""
 
+    def lost(self, job: Job) -> None:
+        """Who keeps the lease of the job has found it gone."""
+
     def complain(self, text: str) -> None:
         """Something is wrong that stops nothing."""
 

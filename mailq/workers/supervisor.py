@@ -240,12 +240,7 @@ class Supervisor:
         try:
             job.delivery.extend(job.lease)
         except LeaseLost:
-            job.lost, job.next_beat = True, math.inf
-            self._say(logging.WARNING, "has lost its lease: its result will not count", job)
-            if self._options.kill_lost:
-                job.ending = job.ending or "lost"
-                job.kill_at = min(job.kill_at, now + self._options.insist)
-                self._crew.interrupt(job)
+            self.lost(job)
         except MailqError as error:
             job.next_beat = now + min(_RETRY, job.lease / BEATS)
             self._say(logging.ERROR, f"has a failed heartbeat, trying again: {error}", job)
@@ -284,6 +279,15 @@ class Supervisor:
     def settled(self, job: Job) -> None:
         """The handler has settled the message, and goes on: there is no lease to keep any more."""
         job.next_beat = math.inf
+
+    def lost(self, job: Job) -> None:
+        """The lease is gone: the job sees it for itself, and is ended if so wished."""
+        job.lost, job.next_beat = True, math.inf
+        self._say(logging.WARNING, "has lost its lease: its result will not count", job)
+        if self._options.kill_lost:
+            job.ending = job.ending or "lost"
+            job.kill_at = min(job.kill_at, time.monotonic() + self._options.insist)
+            self._crew.interrupt(job)
 
     def limited(self, job: Job, seconds: float) -> None:
         """The handler has a time limit of its own for this job."""

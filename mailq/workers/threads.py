@@ -1,8 +1,8 @@
 """A crew of threads in this process: for handlers that share its memory, and queues in memory.
 
-They share its GIL too. A job that holds it for longer than a lease keeps the
-heartbeats from happening, and a thread cannot be killed: a job that does not
-end when it is told to is left behind, and another thread takes its slot.
+They share its GIL too: so a process of its own keeps their leases (heart.py). A
+thread cannot be killed: a job that does not end when it is told to is left
+behind, and another thread takes its slot.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import math
 import os
+import selectors
 import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
+from mailq.workers import heart
 from mailq.workers.handling import Handler, cut_off, own_limit
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
 if TYPE_CHECKING:
-    import selectors
+    import subprocess
     from collections.abc import Callable, Sequence
 
     from mailq.workers.crew import Boss
-    from mailq.workers.jobs import Job
+    from mailq.workers.jobs import Job, Options
+    from mailq.workers.lines import Line
 
 
 class _Thread(threading.Thread):
@@ -138,19 +142,23 @@ def _limit(soft: float) -> type[TimeLimit]:
 class Threads:
     """A crew of threads. Handlers are functions, or names of functions."""
 
-    def __init__(self, handlers: Sequence[Any], concurrency: int, wake: Callable[[], None]) -> None:
+    def __init__(self, handlers: Sequence[Any], options: Options, wake: Callable[[], None]) -> None:
         self._wake = wake
         self.handlers: list[Handler] = []
         self._given = list(handlers)
-        self._concurrency = concurrency
+        self._concurrency = options.concurrency
+        self._insist = options.insist
+        self._jobs: dict[int, Job] = {}
+        self._heart: Line | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._threads: list[_Thread] = []
         self._idle: list[_Thread] = []
         self._words: collections.deque[tuple[_Thread, Job, Report | float | None]] = collections.deque()
         self._started = 0
 
-    def start(self, boss: Boss, _selector: selectors.BaseSelector) -> None:
+    def start(self, boss: Boss, selector: selectors.BaseSelector) -> None:
         """Start the threads."""
-        self._boss = boss
+        self._boss, self._selector = boss, selector
         self._load()
         for _ in range(self._concurrency):
             self._add()
@@ -174,9 +182,60 @@ class Threads:
         return len(self._idle)
 
     def give(self, job: Job) -> None:
-        """Have an idle thread do a job."""
+        """Have an idle thread do a job, and the heart keep its lease."""
         job.slot = self._idle.pop()
+        self._jobs[job.number] = job
+        self._keep(job)
         job.slot.give(job)
+
+    def _keep(self, job: Job) -> None:
+        location = job.source.queue.location
+        if location.startswith("memory:"):
+            return  # nobody else sees it: our own heartbeats must do
+        if self._heart is None:
+            self._heart, self._process = heart.start()
+            self._selector.register(self._heart.sock, selectors.EVENT_READ, self._hear)
+        limit = None if job.limit is None else job.limit + self._insist
+        order = {"job": job.number, "queue": location, "receipt": job.delivery.receipt, "lease": job.lease}
+        try:
+            self._heart.send({**order, "limit": limit})
+            job.next_beat = math.inf
+        except OSError:  # it died: the next read of it says so
+            return
+
+    def _hear(self) -> None:
+        words = None if self._heart is None else self._heart.receive()
+        if words is None:
+            self._boss.complain("the process that keeps the leases died; the next job starts another")
+            self._lose_heart()
+            for job in self._jobs.values():
+                job.next_beat = 0.0
+            return
+        for told in words:
+            if "failed" in told:
+                self._boss.complain(told["failed"])
+                continue
+            found = self._jobs.get(told["lost"])
+            if found is not None and not found.delivery.settled:
+                self._boss.lost(found)
+
+    def _lose_heart(self) -> None:
+        if self._heart is not None and self._process is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(self._heart.sock)
+            self._heart.close()
+            self._process.wait()
+        self._heart = self._process = None
+
+    def _forget(self, job: Job) -> None:
+        job.delivery.on_settled = None  # from here on it is the supervisor who settles it
+        del self._jobs[job.number]
+        self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        if self._heart is not None:
+            with contextlib.suppress(OSError):
+                self._heart.send({"job": job.number})
 
     def say(self, thread: _Thread, job: Job, word: Report | float | None) -> None:
         """What a thread has to say, from that thread: its report, its handler's own limit, or that it settled (None)."""
@@ -191,11 +250,14 @@ class Threads:
                 continue
             if isinstance(word, Report):
                 self._idle.append(thread)
+                self._forget(job)
                 self._boss.finished(job, word)
             elif word is None:
+                self._drop(job)
                 self._boss.settled(job)
             else:
                 self._boss.limited(job, word)
+                self._keep(job)
         return float("inf")
 
     def interrupt(self, job: Job) -> None:
@@ -209,6 +271,7 @@ class Threads:
         self._threads.remove(thread)
         self._boss.complain(f"{thread.name} does not end; it is left behind, its result will not count")
         self._add()
+        self._forget(job)
         self._boss.died(job, "its thread did not end and was left behind")
 
     def reload(self) -> None:
@@ -217,6 +280,7 @@ class Threads:
 
     def close(self) -> None:
         """Send the idle threads home. The others are daemons: the end of the process ends them."""
+        self._lose_heart()
         for thread in self._threads:
             if thread in self._idle:
                 thread.give(None)

@@ -205,7 +205,7 @@ class Worker:
         options = Options(**{**vars(self._options), "drain": drain})
         crew: Crew
         if self._threads:
-            crew = Threads(self._handlers, options.concurrency, wake)
+            crew = Threads(self._handlers, options, wake)
         elif os.environ.get(IN_SLOT) == str(os.getpid()):
             raise UsageError(
                 "a worker's process would start a worker when it loads the handler; "

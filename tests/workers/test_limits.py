@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import handlers
 import pytest
 from together import wait_until
-from working import Work, is_alive, letters
+from working import Work, children, is_alive, letters
 
 import mailq
 
@@ -39,6 +40,51 @@ def test_a_job_longer_than_its_lease_keeps_it_also_in_a_thread(path: Path) -> No
         assert queue.pop(wait=1.2) is None
         reply.result(60)
     assert queue.stats() == mailq.Stats()
+
+
+def test_a_job_in_a_thread_that_holds_the_gil_keeps_its_lease(path: Path) -> None:
+    """And so do its neighbours in other threads, which can do nothing meanwhile."""
+    begun = time.perf_counter()
+    sum(range(10_000_000))
+    count = int(10_000_000 * 1.0 / (time.perf_counter() - begun))
+    queue = mailq.open(path, lease=0.3, reap_interval=0.1, **FAST)
+    with Work(path, "handlers:one_long_call", "--threads", "-c", 2) as worker:
+        reply = queue.request(count)
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        assert queue.pop(wait=0.9) is None
+        assert reply.result(60) == count * (count - 1) // 2
+        assert worker.stop() == 0
+    assert queue.stats() == mailq.Stats()
+
+
+def test_leases_of_threads_are_kept_although_the_process_that_keeps_them_dies(path: Path) -> None:
+    queue = mailq.open(path, lease=0.6, reap_interval=0.1, **FAST)
+    with Work(path, "handlers:nap", "--threads") as worker:
+        reply = queue.request(2.0)
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        (heart,) = children(worker.pid)
+        os.kill(heart, signal.SIGKILL)
+        assert queue.pop(wait=1.5) is None
+        assert reply.result(60) is None
+        assert queue.request(0).result(60) is None
+        assert children(worker.pid) != [heart]
+        assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("crew", ["--threads", "-c1"])
+def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -> None:
+    queue = mailq.open(path, lease=0.3)
+    go = path.parent / "go"
+    queue.push([str(path.parent / "run"), str(go)])
+    with Work(path, "handlers:hold_until", crew) as worker:
+        wait_until((path.parent / "run.1").exists, "it runs")
+        (name,) = os.listdir(path / "cur")
+        queue.release(name, delay=3600)
+        wait_until(lambda: "has lost its lease" in worker.log, "it is told")
+        go.touch()
+        wait_until(lambda: "lost after" in worker.log, "it ended")
+        assert worker.stop() == 0
+    assert queue.stats()._replace(bytes=0, next_due_in=None) == mailq.Stats(delayed=1)
 
 
 @pytest.mark.parametrize("body", ["hang", "hang deaf", "hang in children"])
