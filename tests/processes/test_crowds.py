@@ -61,7 +61,9 @@ def test_however_many_poll_one_reaps_an_interval(path: Path) -> None:
         for consumer in consumers:
             consumer.say(None)
             consumer.join()
-    assert reapings == [1, 0, 1, 0, 1, 0, 1, 0, 1]
+    # At the very first several may find that there is no lock yet, and no stamp; each of them reaps.
+    assert reapings[0] >= 1
+    assert reapings[1:] == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
 def work_late(pipe: Connection[Any, Any], path: str) -> None:
