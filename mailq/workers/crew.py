@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import math
 import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.errors import UsageError, WorkerFailed
 from mailq.workers.commands import how_it_ended
-from mailq.workers.lines import Line
+from mailq.workers.lines import Line, spawn
 from mailq.workers.outcomes import Report
 from mailq.workers.signals import reap_orphans
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
     from mailq.workers.jobs import Job, Options
@@ -35,11 +34,6 @@ _FORKS_AT_ONCE: Final = 64
 
 _FLUSH: Final = 0.02
 """What the nursery could not take is offered to it again after so many seconds."""
-
-_BOOT: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
-    "from mailq.workers.nursery import main; main(int(sys.argv[1]), int(sys.argv[2]))"
-)
 
 
 class Boss(Protocol):
@@ -161,17 +155,8 @@ class Processes:
         self._fill()
 
     def _start_nursery(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # A group of its own: Ctrl-C in a terminal is meant for the supervisor alone.
-            self._nursery = subprocess.Popen(  # noqa: S603 - this very interpreter
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-            )
-        self._control = Line(ours)
-        self._selector.register(ours, selectors.EVENT_READ, self._hear_nursery)
+        self._control, self._nursery = spawn("mailq.workers.nursery")
+        self._selector.register(self._control.sock, selectors.EVENT_READ, self._hear_nursery)
         self._ask(do="begin", handlers=self._handlers)
 
     def _ask(self, sockets: Sequence[socket.socket] = (), **request: Any) -> None:  # noqa: ANN401 - JSON values
@@ -190,7 +175,7 @@ class Processes:
             self._control.close()
             try:
                 self._nursery.wait(timeout=5)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 self._nursery.kill()  # it was stopped, perhaps; its slots die with it
                 self._nursery.wait()
             self._nursery = None

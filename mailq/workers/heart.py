@@ -6,16 +6,13 @@ stopped its whole process for good must not keep its message for ever.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mailq.errors import LeaseLost, MailqError
 from mailq.opening import open as open_queue
@@ -25,24 +22,6 @@ from mailq.workers.lines import Line
 
 if TYPE_CHECKING:
     from mailq.queue import Queue
-
-_BOOT: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
-    "from mailq.workers.heart import main; main(int(sys.argv[1]), int(sys.argv[2]))"
-)
-
-
-def start() -> tuple[Line, subprocess.Popen[bytes]]:
-    """Start a heart; it ends when the line is closed, or this process dies."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
-    return Line(ours), process
 
 
 class _Lease:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import os
 import socket
-from typing import TYPE_CHECKING, Any
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CHUNK = 65_536
+_CHUNK: Final = 65_536
+
+_BOOT: Final = (
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[4]); "
+    "importlib.import_module(sys.argv[1]).main(int(sys.argv[2]), int(sys.argv[3]))"
+)
 
 
 class Line:
@@ -79,3 +87,16 @@ class Line:
                     socket.close(fd)
         self._waiting.clear()
         self.sock.close()
+
+
+def spawn(module: str) -> tuple[Line, subprocess.Popen[bytes]]:
+    """Run ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is the other end of the line."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - this very interpreter
+            [sys.executable, "-c", _BOOT, module, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C in a terminal is meant for us alone
+        )
+    return Line(ours), process

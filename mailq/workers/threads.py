@@ -17,8 +17,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
-from mailq.workers import heart
 from mailq.workers.handling import Handler, cut_off, own_limit
+from mailq.workers.lines import spawn
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
@@ -193,7 +193,7 @@ class Threads:
         if location.startswith("memory:"):
             return  # nobody else sees it: our own heartbeats must do
         if self._heart is None:
-            self._heart, self._process = heart.start()
+            self._heart, self._process = spawn("mailq.workers.heart")
             self._selector.register(self._heart.sock, selectors.EVENT_READ, self._hear)
         limit = None if job.limit is None else job.limit + self._insist
         order = {"job": job.number, "queue": location, "receipt": job.delivery.receipt, "lease": job.lease}
