@@ -77,7 +77,7 @@ class Command:
         if code == 0:
             return Report("ack", reply=_reply(stdout.data) if delivery.wants_reply else None)
         text = describe(code, stdout.data[-TAIL:], stderr.data)
-        if self._terminated:
+        if self._terminated or code == -signal.SIGTERM:  # by whom else, the supervisor may know: systemd, that stops it
             return Report("interrupted", error=text)
         return Report("nack", error=text, outcome="killed" if code < 0 else "error")
 

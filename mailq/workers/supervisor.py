@@ -373,10 +373,14 @@ def _verdict(job: Job, report: Report, *, stopping: bool) -> Report:
     """What it means that a job ended because it was told to; whatever its cleaning up came to."""
     if job.ending == "timeout":
         text = f"ran longer than its limit of {job.limit:g} s"
-        return Report("nack", error=f"{report.error}\n{text}" if report.error else text, outcome="timeout")
+        return Report("nack", error=_joined(report.error, text), outcome="timeout")
     if job.ending or stopping:
         return Report("release")
-    return Report("nack", error=f"{report.error or ''}interrupted, but not by its worker", outcome="killed")
+    return Report("nack", error=_joined(report.error, "interrupted, but not by its worker"), outcome="killed")
+
+
+def _joined(error: str | None, verdict: str) -> str:
+    return f"{error.rstrip()}\n{verdict}" if error else verdict
 
 
 def _settle(delivery: Delivery, report: Report) -> None:

@@ -99,6 +99,17 @@ def test_a_sigterm_to_every_process_is_one_to_the_supervisor(path: Path) -> None
         assert worker.log.count("attempt 1: ack") == 4
 
 
+def test_a_sigterm_to_the_commands_too_burns_no_attempt_while_stopping(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    queue.push_many(range(3))
+    with Work(path, "-c", 3, "--", "sleep", "3607") as worker:
+        wait_until(lambda: len(worker.processes()) == 8, "all run")
+        for pid in worker.processes():
+            os.kill(pid, signal.SIGTERM)
+        assert worker.wait() == 0
+    assert [message.attempt for message in queue.peek()] == [1] * 3
+
+
 def test_a_failure_to_clean_up_is_still_an_interruption(path: Path) -> None:
     queue = mailq.open(path, **ONCE)
     runs = path.parent / "runs"

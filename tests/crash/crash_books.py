@@ -1,0 +1,99 @@
+"""What was promised of each message, at every moment of a run; and what of it a recovery broke."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+Content = tuple[bytes, tuple[tuple[str, str], ...]]
+"""A body and its headers."""
+
+
+def content(body: bytes, headers: dict[str, str]) -> Content:
+    return body, tuple(sorted(headers.items()))
+
+
+class Fate(NamedTuple):
+    """Where a message may be found, and with what content."""
+
+    places: frozenset[str]
+    contents: frozenset[Content]
+
+
+class Found(NamedTuple):
+    """A message as a recovery found it: delivered (live), given up on (dead), or torn."""
+
+    place: str
+    id: str
+    content: Content
+
+
+class Observation(NamedTuple):
+    """What a recovery saw."""
+
+    found: tuple[Found, ...]
+    troubles: tuple[str, ...] = ()
+    settings: object = None
+
+
+class Book:
+    """The story of each message: from which call on which fate holds."""
+
+    def __init__(self) -> None:
+        self._stories: dict[str, list[tuple[int, Fate]]] = {}
+        self.settings: list[tuple[int, frozenset[object]]] = []
+
+    def pushed(self, ids: Iterable[str], contents: Iterable[Content], begun: int, returned: int) -> None:
+        """From the first call of the push on it may be there, from its return on it must."""
+        for id, one in zip(ids, contents, strict=True):
+            maybe = Fate(frozenset(("live", "gone", "torn")), frozenset((one,)))
+            there = Fate(frozenset(("live",)), frozenset((one,)))
+            self._stories[id] = [(begun + 1, maybe), (returned, there)]
+
+    def may(self, id: str, at: int, *places: str, contents: Iterable[Content] = ()) -> None:
+        """From the first call after ``at`` on it may also be elsewhere, or have other content."""
+        last = self._stories[id][-1][1]
+        self._stories[id].append((at + 1, Fate(last.places | set(places), last.contents | set(contents))))
+
+    def must(self, id: str, at: int, *places: str, contents: Iterable[Content] = ()) -> None:
+        """From now on it is there, and nowhere else."""
+        last = self._stories[id][-1][1]
+        self._stories[id].append((at, Fate(frozenset(places) or last.places, frozenset(contents) or last.contents)))
+
+    def places(self, id: str) -> frozenset[str]:
+        return self._stories[id][-1][1].places
+
+    def contents(self, id: str) -> frozenset[Content]:
+        return self._stories[id][-1][1].contents
+
+    def _fates(self, at: int) -> dict[str, Fate]:
+        fates = {}
+        for id, story in self._stories.items():
+            for since, fate in story:
+                if since <= at:
+                    fates[id] = fate
+        return fates
+
+    def violations(self, seen: Observation, at: int) -> Iterator[str]:
+        """What was promised after so many calls and is not so, each with the word for it in front."""
+        yield from seen.troubles
+        fates = self._fates(at)
+        for id, count in Counter(found.id for found in seen.found).items():
+            if count > 1:
+                yield f"twice: {id} was found {count} times"
+        for found in seen.found:
+            fate = fates.get(found.id)
+            if fate is None:
+                yield f"unexpected: {found}"
+            elif found.place not in fate.places:
+                yield f"torn: {found}" if found.place == "torn" else f"misplaced: {found} not in {sorted(fate.places)}"
+            elif found.place != "torn" and found.content not in fate.contents:
+                yield f"changed: {found}"
+        there = {found.id for found in seen.found}
+        for id, fate in fates.items():
+            if "gone" not in fate.places and id not in there:
+                yield f"lost: {id}"
+        allowed = [values for since, values in self.settings if since <= at]
+        if allowed and seen.settings not in allowed[-1]:
+            yield f"settings: {seen.settings}"

@@ -1,0 +1,205 @@
+"""What a power cut may leave on the disk after the first calls of a log.
+
+The rules, on purpose weaker than those of any one file system:
+
+- Of a file, what was written since it was last synced may be there whole, be missing, be
+  torn, or be zeros.
+- ORDERED: the journal of a file system keeps the names and times of some moment, not before
+  the last sync of anything.
+- UNORDERED: each file for itself is at any of the places that it has had since the last sync
+  of a directory that it came to or left. A rename happens or not: never two places, never
+  none. Times go back to the last sync of the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from recorder import Op, RecordingDisk
+
+Places = frozenset[str]
+NOWHERE: Places = frozenset()
+SYNCS = frozenset(("fsync", "dirsync", "syncfs"))
+
+
+class State(NamedTuple):
+    """A tree: directories, and files with their bytes and times (0: whatever it is)."""
+
+    directories: tuple[str, ...]
+    files: tuple[tuple[str, bytes, int], ...]
+
+
+class Choice(NamedTuple):
+    """What may have become of one file: since which call it is where it is, and what is in it."""
+
+    op: int
+    places: Places
+    data: bytes
+    ns: int
+
+
+class Node:
+    """One file or directory with the places, bytes and times it had; op 0 is before the log."""
+
+    def __init__(self, op: int, path: str, *, is_directory: bool, data: bytes = b"", ns: int = 0) -> None:
+        self.is_directory = is_directory
+        self.moves: list[tuple[int, Places]] = [(0, frozenset((path,)))] if op == 0 else [(0, NOWHERE)]
+        self.floor = 0
+        self.data = self.durable = data
+        self.times = [(0, ns)]
+        self.times_floor = 0
+        if op:
+            self.move(op, frozenset((path,)))
+
+    def move(self, op: int, places: Places) -> None:
+        self.moves.append((op, places))
+
+    def write(self, data: bytes, offset: int) -> None:
+        self.data = self.data[:offset].ljust(offset, b"\0") + data + self.data[offset + len(data) :]
+
+    def sync(self) -> None:
+        self.durable, self.times_floor = self.data, len(self.times) - 1
+
+    def sync_names(self, directory: str | None) -> None:
+        """Names that came to or left a directory are durable, and whatever this file did before; None is all."""
+        for index in range(self.floor + 1, len(self.moves)):
+            changed = self.moves[index][1] ^ self.moves[index - 1][1]
+            if directory is None or any(os.path.dirname(path) == directory for path in changed):
+                self.floor = index
+
+    def contents(self) -> list[bytes]:
+        """What may be in it."""
+        now, then = self.data, self.durable
+        if now == then:
+            return [now]
+        half = len(now) // 2
+        torn = [now[:half] + then[half:], now[:-1] + then[len(now) - 1 :], now[:half].ljust(len(now), b"\0")]
+        return list(dict.fromkeys([now, then, *torn, bytes(len(now))]))
+
+    def choices(self, moves: Sequence[tuple[int, Places]], times: Sequence[int]) -> list[Choice]:
+        """Every combination; a file that is nowhere has no content."""
+        found = []
+        for op, places in moves:
+            if not places or self.is_directory:
+                found.append(Choice(op, places, b"", 0))
+                continue
+            found += [Choice(op, places, data, ns) for data in self.contents() for ns in dict.fromkeys(times)]
+        return found
+
+    def at(self, moment: int) -> list[Choice]:
+        """What may have become of it if names and times are those of a moment."""
+        move = [entry for entry in self.moves if entry[0] <= moment][-1]
+        time = [ns for op, ns in self.times if op <= moment][-1]
+        return self.choices([move], [time])
+
+    def since_synced(self) -> list[Choice]:
+        """What may have become of it if nothing keeps it with the others."""
+        return self.choices(self.moves[self.floor :], [ns for _, ns in self.times[self.times_floor :]])
+
+
+class Moment:
+    """The disk and its cache after the first calls of a log."""
+
+    def __init__(self, disk: RecordingDisk, count: int) -> None:
+        self.count = count
+        self.last_sync = 0
+        self._nodes: dict[int, Node] = {}
+        self._replaced: list[tuple[int, Node, Node]] = []
+        for number, path in enumerate(disk.first_directories):
+            self._nodes[-1 - number] = Node(0, path, is_directory=True)
+        for path, (ino, data, ns) in disk.first_files.items():
+            self._nodes[ino] = Node(0, path, is_directory=False, data=data, ns=ns)
+        for number, op in enumerate(disk.ops[:count], 1):
+            self._apply(number, op)
+            if op.kind in SYNCS:
+                self.last_sync = number
+
+    def _apply(self, number: int, op: Op) -> None:
+        if op.kind in ("create", "mkdir"):
+            self._nodes[op.ino] = Node(number, op.path, is_directory=op.kind == "mkdir")
+        elif op.kind == "write":
+            self._nodes[op.ino].write(op.data, op.offset)
+        elif op.kind == "utime":
+            self._nodes[op.ino].times.append((number, op.ns))
+        elif op.kind == "fsync":
+            self._nodes[op.ino].sync()
+        elif op.kind in ("dirsync", "syncfs"):
+            for node in self._nodes.values():
+                node.sync_names(None if op.kind == "syncfs" else op.path)
+                if op.kind == "syncfs":
+                    node.sync()
+        else:
+            self._rename(number, op)
+
+    def _rename(self, number: int, op: Op) -> None:
+        """Rename, link and unlink: what changes the places of a file."""
+        node = self._nodes[op.ino]
+        places = node.moves[-1][1]
+        if op.kind == "rename":
+            for other in self._nodes.values():
+                if op.target in other.moves[-1][1]:
+                    other.move(number, other.moves[-1][1] - {op.target})
+                    self._replaced.append((number, other, node))
+        gone = NOWHERE if op.kind == "link" else frozenset((op.path,))
+        came = NOWHERE if op.kind == "unlink" else frozenset((op.target,))
+        node.move(number, (places - gone) | came)
+
+    def states(self, generator: random.Random, limit: int) -> Iterator[State]:
+        """The states that a cut may leave; of more than ``limit`` in one way of ordering, a sample."""
+        nodes = list(self._nodes.values())
+        for moment in range(self.last_sync, self.count + 1):
+            for picked in _combinations([node.at(moment) for node in nodes], generator, limit):
+                yield _state(nodes, picked)
+        for picked in _combinations([node.since_synced() for node in nodes], generator, limit):
+            if self._is_possible(nodes, picked):
+                yield _state(nodes, picked)
+
+    def _is_possible(self, nodes: Sequence[Node], picked: Sequence[Choice]) -> bool:
+        taken = [path for choice in picked for path in choice.places]
+        if len(set(taken)) < len(taken):
+            return False  # a name stands for one file
+        op_of = {id(node): choice.op for node, choice in zip(nodes, picked, strict=True)}
+        return all((op_of[id(old)] >= number) == (op_of[id(new)] >= number) for number, old, new in self._replaced)
+
+
+def _combinations(
+    axes: Sequence[Sequence[Choice]], generator: random.Random, limit: int
+) -> Iterator[Sequence[Choice]]:
+    """All of them; of too many the extremes, each single deviation from them, and some at random."""
+    if math.prod(len(axis) for axis in axes) <= limit:
+        yield from itertools.product(*axes)
+        return
+    left = limit
+    for base in ([axis[-1] for axis in axes], [axis[0] for axis in axes]):
+        yield base
+        single = [(number, choice) for number, axis in enumerate(axes) for choice in axis if choice != base[number]]
+        for number, choice in generator.sample(single, min(len(single), limit // 3)):
+            left -= 1
+            yield [*base[:number], choice, *base[number + 1 :]]
+    for _ in range(left):
+        yield [generator.choice(axis) for axis in axes]
+
+
+def _state(nodes: Sequence[Node], picked: Sequence[Choice]) -> State:
+    """What can be reached: in a directory that was never made there is nothing."""
+    pairs = list(zip(nodes, picked, strict=True))
+    made = {path for node, choice in pairs if node.is_directory for path in choice.places}
+    reached = {path for path in made if all(parent in made for parent in _parents(path))}
+    files = (
+        (path, choice.data, choice.ns)
+        for node, choice in pairs
+        if not node.is_directory
+        for path in choice.places
+        if not os.path.dirname(path) or os.path.dirname(path) in reached
+    )
+    return State(tuple(sorted(reached)), tuple(sorted(files)))
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path := os.path.dirname(path):
+        yield path

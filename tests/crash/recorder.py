@@ -1,0 +1,151 @@
+"""A disk that does what it is told, and keeps a log of it: what crash_states.py makes power cuts of."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from mailq.engines.disk import Disk
+
+
+class Op(NamedTuple):
+    """One call that changed the disk, or synced it. Paths are relative to the recorded tree."""
+
+    kind: str
+    path: str = ""
+    target: str = ""
+    ino: int = 0
+    data: bytes = b""
+    offset: int = 0
+    ns: int = 0
+
+
+class RecordingDisk(Disk):
+    """Records what happens below one directory; what stands there at the beginning is taken for synced."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.ops: list[Op] = []
+        self.first_files: dict[str, tuple[int, bytes, int]] = {}
+        self.first_directories: list[str] = []
+        self._inos: dict[str, int] = {}
+        self._open: dict[int, tuple[str, int, int]] = {}
+        self._last = 0
+        for directory, _, files in os.walk(base):
+            if directory != base:
+                self.first_directories.append(self._relative(directory) or "")
+            for file in files:
+                path = f"{directory}/{file}"
+                with open(path, "rb") as stream:
+                    data = stream.read()
+                self.first_files[self._relative(path) or ""] = self._born(path), data, os.stat(path).st_mtime_ns
+
+    @property
+    def now(self) -> int:
+        """How many calls there were."""
+        return len(self.ops)
+
+    def _relative(self, path: str) -> str | None:
+        if path == self.base:
+            return ""
+        return path.removeprefix(self.base + "/") if path.startswith(self.base + "/") else None
+
+    def _born(self, path: str) -> int:
+        self._last += 1
+        self._inos[self._relative(path) or ""] = self._last
+        return self._last
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = super().open(path, flags, mode)
+        name = self._relative(path)
+        if name is not None:
+            if flags & os.O_CREAT:
+                self.ops.append(Op("create", name, ino=self._born(path)))
+            self._open[fd] = name, self._inos.get(name, 0), 0
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._open.pop(fd, None)
+        super().close(fd)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        count = super().write(fd, data)
+        if fd in self._open:
+            name, ino, offset = self._open[fd]
+            self.ops.append(Op("write", name, ino=ino, data=bytes(data[:count]), offset=offset))
+            self._open[fd] = name, ino, offset + count
+        return count
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        count = super().pwrite(fd, data, offset)
+        if fd in self._open:
+            name, ino, _ = self._open[fd]
+            self.ops.append(Op("write", name, ino=ino, data=data[:count], offset=offset))
+        return count
+
+    def is_file(self, fd: int) -> bool:
+        """Whether a recorded descriptor is that of a file; any other is that of a directory."""
+        return fd in self._open and self._open[fd][1] != 0
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        if fd in self._open:
+            name, ino, _ = self._open[fd]
+            self.ops.append(Op("fsync" if ino else "dirsync", name, ino=ino))
+
+    def syncfs(self, fd: int) -> None:
+        super().syncfs(fd)
+        self.ops.append(Op("syncfs"))
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        old, new = self._relative(source), self._relative(target)
+        assert old is not None
+        assert new is not None
+        ino = self._inos.pop(old)
+        self._inos[new] = ino
+        self.ops.append(Op("rename", old, new, ino))
+
+    def link(self, source: str, target: str) -> None:
+        super().link(source, target)
+        old, new = self._relative(source), self._relative(target)
+        assert old is not None
+        assert new is not None
+        self._inos[new] = self._inos[old]
+        self.ops.append(Op("link", old, new, self._inos[old]))
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        name = self._relative(path)
+        assert name is not None
+        self.ops.append(Op("unlink", name, ino=self._inos.pop(name)))
+
+    def utime(self, path: str, ns: int) -> None:
+        super().utime(path, ns)
+        # The stamps of lock files are no business of a power cut: another makes the files, unseen.
+        if (name := self._relative(path)) in self._inos:
+            self.ops.append(Op("utime", name, ino=self._inos[name], ns=ns))
+
+    def mkdir(self, path: str, mode: int = 0o700) -> None:
+        super().mkdir(path, mode)
+        if (name := self._relative(path)) is not None:
+            self.ops.append(Op("mkdir", name, ino=self._born(path)))
+            del self._inos[name]  # opened, it is a directory
+
+
+class WithoutDirectorySync(RecordingDisk):
+    """Says that it synced a directory, and did not."""
+
+    def sync_directory(self, path: str) -> None:
+        """Nothing."""
+
+
+class WithoutFileSync(RecordingDisk):
+    """Says that it synced a file, and did not."""
+
+    def fsync(self, fd: int) -> None:
+        if not self.is_file(fd):
+            super().fsync(fd)
+
+    def syncfs(self, fd: int) -> None:
+        """Nothing."""
