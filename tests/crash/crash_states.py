@@ -167,9 +167,7 @@ class Moment:
         return all((op_of[id(old)] >= number) == (op_of[id(new)] >= number) for number, old, new in self._replaced)
 
 
-def _combinations(
-    axes: Sequence[Sequence[Choice]], generator: random.Random, limit: int
-) -> Iterator[Sequence[Choice]]:
+def _combinations(axes: Sequence[Sequence[Choice]], generator: random.Random, limit: int) -> Iterator[Sequence[Choice]]:
     """All of them; of too many the extremes, each single deviation from them, and some at random."""
     if math.prod(len(axis) for axis in axes) <= limit:
         yield from itertools.product(*axes)

@@ -115,11 +115,11 @@ def test_a_hung_job_is_tried_again(path: Path) -> None:
 
 @pytest.mark.parametrize("crew", ["processes", "threads"])
 def test_the_soft_limit_is_an_exception_in_the_job(path: Path, crew: str) -> None:
-    queue = mailq.open(path, soft_timeout=0.2, **FAST)
+    queue = mailq.open(path, soft_timeout=1, **FAST)
     said = path.parent / "said"
     queue.push([str(path.parent / "runs"), str(said)])
     mailq.Worker(queue, handlers.clean_up, **{crew: 1}).run(drain=True)  # type: ignore[arg-type]
-    assert said.read_text() == "limit 0.2 cleaned up"
+    assert said.read_text() == "limit 1 cleaned up"
     assert queue.stats() == mailq.Stats()
 
 
