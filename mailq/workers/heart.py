@@ -45,6 +45,7 @@ class Heart:
 
     def run(self) -> None:
         """Beat until the line is closed."""
+        self._line.send({"ready": os.getpid()})
         while True:
             times = [lease.next_beat for lease in self._leases.values()]
             patience = max(0.0, min(times) - time.monotonic()) if times else None

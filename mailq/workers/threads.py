@@ -128,6 +128,11 @@ def is_crew(thread: threading.Thread) -> bool:
     return isinstance(thread, _Thread)
 
 
+def _is_private(job: Job) -> bool:
+    """Whether no other process sees the queue: our own heartbeats must do."""
+    return job.source.queue.location.startswith("memory:")
+
+
 def _limit(soft: float) -> type[TimeLimit]:
     """TimeLimit as a class without arguments: only a class can be raised in another thread."""
 
@@ -151,6 +156,7 @@ class Threads:
         self._jobs: dict[int, Job] = {}
         self._heart: Line | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._beats = False
         self._threads: list[_Thread] = []
         self._idle: list[_Thread] = []
         self._words: collections.deque[tuple[_Thread, Job, Report | float | None]] = collections.deque()
@@ -189,19 +195,24 @@ class Threads:
         job.slot.give(job)
 
     def _keep(self, job: Job) -> None:
-        location = job.source.queue.location
-        if location.startswith("memory:"):
-            return  # nobody else sees it: our own heartbeats must do
+        if _is_private(job):
+            return
         if self._heart is None:
             self._heart, self._process = spawn("mailq.workers.heart")
             self._selector.register(self._heart.sock, selectors.EVENT_READ, self._hear)
         limit = None if job.limit is None else job.limit + self._insist
-        order = {"job": job.number, "queue": location, "receipt": job.delivery.receipt, "lease": job.lease}
+        order = {
+            "job": job.number,
+            "queue": job.source.queue.location,
+            "receipt": job.delivery.receipt,
+            "lease": job.lease,
+        }
         try:
             self._heart.send({**order, "limit": limit})
-            job.next_beat = math.inf
         except OSError:  # it died: the next read of it says so
             return
+        if self._beats:
+            job.next_beat = math.inf
 
     def _hear(self) -> None:
         words = None if self._heart is None else self._heart.receive()
@@ -212,6 +223,12 @@ class Threads:
                 job.next_beat = 0.0
             return
         for told in words:
+            if "ready" in told:  # until then our own heartbeats go on
+                self._beats = True
+                for job in self._jobs.values():
+                    if not _is_private(job):
+                        job.next_beat = math.inf
+                continue
             if "failed" in told:
                 self._boss.complain(told["failed"])
                 continue
@@ -225,7 +242,7 @@ class Threads:
                 self._selector.unregister(self._heart.sock)
             self._heart.close()
             self._process.wait()
-        self._heart = self._process = None
+        self._heart, self._process, self._beats = None, None, False
 
     def _forget(self, job: Job) -> None:
         job.delivery.on_settled = None  # from here on it is the supervisor who settles it
