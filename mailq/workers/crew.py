@@ -32,6 +32,9 @@ _LONGEST_REST: Final = 30.0
 _FORKS_AT_ONCE: Final = 64
 """So many forks are asked for ahead of the nursery's answers: each is a socket in flight, of which a kernel takes few."""
 
+_EARLY_DEATHS: Final = 3
+"""So often processes may be killed at the very start, by whomever, before the worker gives up."""
+
 _FLUSH: Final = 0.02
 """What the nursery could not take is offered to it again after so many seconds."""
 
@@ -144,6 +147,7 @@ class Processes:
         self._rest = 0.0
         self._again_at = 0.0
         self._worked_once = False
+        self._early_deaths = 0
         self._nursery: subprocess.Popen[bytes] | None = None
 
     # Begin and end
@@ -247,7 +251,8 @@ class Processes:
         if what == "ready":
             self._begin(slot, said)
         elif what == "failed":
-            self._rest_after(*said)
+            text, usage = said
+            self._rest_after(text, usage=usage)
         elif job is None or job.number != number:
             return  # not of this job: a process that a handler forked speaks in the slot's name
         elif what == "limit":
@@ -367,7 +372,8 @@ class Processes:
         elif not slot.retired and slot.ready:
             self._boss.complain(f"worker process {slot.pid} died without a job: {how}")
         elif not slot.retired and time.monotonic() >= self._again_at:
-            self._rest_after(f"a worker process died while it was starting: {how}")
+            forgiven = self._is_forgiven(killed=how.startswith("killed"))
+            self._rest_after(f"a worker process died while it was starting: {how}", forgiven=forgiven)
         self._fill()
 
     def _forget(self, slot: _Slot) -> None:
@@ -389,7 +395,7 @@ class Processes:
         self._control.close()
         if self._nursery is not None:
             self._nursery.wait()
-        if not self._worked_once:
+        if not self._is_forgiven(killed=self._nursery is not None and (self._nursery.returncode or 0) < 0):
             raise WorkerFailed("the process that forks the workers died at its start; see what it wrote to stderr")
         self._boss.complain("the nursery of the worker processes died; starting another")
         self._again_at = math.inf  # no successors yet
@@ -405,9 +411,14 @@ class Processes:
         self._start_nursery()
         self._fill()
 
-    def _rest_after(self, text: str, usage: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is told
+    def _is_forgiven(self, *, killed: bool) -> bool:
+        """Whether to try again after a death. At the start only for those who were killed, a few times."""
+        self._early_deaths += 1
+        return self._worked_once or (killed and self._early_deaths <= _EARLY_DEATHS)
+
+    def _rest_after(self, text: str, *, usage: bool = False, forgiven: bool = False) -> None:
         """A slot could not start. At the very first that is for the caller; later it is tried again and again."""
-        if not self._worked_once:
+        if not self._worked_once and not forgiven:
             raise (UsageError if usage else WorkerFailed)(text)
         self._boss.complain(text)
         self._rest = min(max(_FIRST_REST, 2 * self._rest), _LONGEST_REST)

@@ -331,3 +331,20 @@ def test_hundreds_of_processes_start(path: Path) -> None:
         begun = time.monotonic()
         assert worker.stop() == 0
         assert time.monotonic() - begun < 10
+
+
+def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:
+    queue = mailq.open(path)
+    worker = Work(path, "handlers:echo")
+    wait_until(lambda: len(children(worker.pid)) == 1, "the nursery is there")
+    os.kill(children(worker.pid)[0], signal.SIGKILL)
+    with worker:
+        assert queue.request(1).result(30) == 1
+        assert worker.stop() == 0
+
+
+def test_code_that_takes_its_process_with_it_does_not_start_for_ever(path: Path, tmp_path: Path) -> None:
+    mailq.open(path)
+    (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\ndef handle(body): pass\n")
+    with pytest.raises(mailq.WorkerFailed, match="died while it was starting: killed by SIGKILL"):
+        mailq.Worker(path, f"{tmp_path}/deadly.py:handle").run()

@@ -46,6 +46,7 @@ def test_whatever_is_killed_each_message_is_acked_or_dead(path: Path, seconds: i
                 killed += 1
             if victim == worker.pid:
                 worker.wait()
+            if worker.is_over():  # also when it gave up at its start; a service manager starts it again
                 worker = Work(path, "handlers:storm", "-c", 4)
         worker.ready()
         wait_until(lambda: len(queue) == 0, "everything is settled")

@@ -69,6 +69,9 @@ class Work:
     def wait(self) -> int:
         return self._process.wait(60)
 
+    def is_over(self) -> bool:
+        return self._process.poll() is not None
+
     def stop(self) -> int:
         """SIGTERM; return the exit code."""
         self.signal(signal.SIGTERM)
