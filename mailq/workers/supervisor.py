@@ -311,7 +311,7 @@ class Supervisor:
         ran = time.monotonic() - job.started
         job.source.run_times.append(ran)
         if report.verb == "interrupted" or (job.ending and report.verb == "nack"):
-            report = _verdict(job, report, stopping=self._stage is not Stage.RUNNING)
+            report = _verdict(job, report, stopping=self._stops > 0)
         if self._options.drain:
             for source in self._sources:
                 source.look_again()

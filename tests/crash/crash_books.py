@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from mailq import names
+
 Content = tuple[bytes, tuple[tuple[str, str], ...]]
 """A body and its headers."""
 
@@ -34,7 +36,7 @@ class Observation(NamedTuple):
 
     found: tuple[Found, ...]
     troubles: tuple[str, ...] = ()
-    settings: object = None
+    facts: tuple[tuple[str, object], ...] = ()
 
 
 class Book:
@@ -42,7 +44,7 @@ class Book:
 
     def __init__(self) -> None:
         self._stories: dict[str, list[tuple[int, Fate]]] = {}
-        self.settings: list[tuple[int, frozenset[object]]] = []
+        self._facts: dict[str, list[tuple[int, frozenset[object]]]] = {}
 
     def pushed(self, ids: Iterable[str], contents: Iterable[Content], begun: int, returned: int) -> None:
         """From the first call of the push on it may be there, from its return on it must."""
@@ -61,11 +63,17 @@ class Book:
         last = self._stories[id][-1][1]
         self._stories[id].append((at, Fate(frozenset(places) or last.places, frozenset(contents) or last.contents)))
 
+    def fact(self, name: str, at: int, *values: object) -> None:
+        """From now on one of these holds: of the settings, of a pause, of the reply to a message."""
+        self._facts.setdefault(name, []).append((at, frozenset(values)))
+
+    @property
+    def replies(self) -> list[str]:
+        """The ids that a reply was promised to."""
+        return [name for name in self._facts if names.is_id(name)]
+
     def places(self, id: str) -> frozenset[str]:
         return self._stories[id][-1][1].places
-
-    def contents(self, id: str) -> frozenset[Content]:
-        return self._stories[id][-1][1].contents
 
     def _fates(self, at: int) -> dict[str, Fate]:
         fates = {}
@@ -94,6 +102,7 @@ class Book:
         for id, fate in fates.items():
             if "gone" not in fate.places and id not in there:
                 yield f"lost: {id}"
-        allowed = [values for since, values in self.settings if since <= at]
-        if allowed and seen.settings not in allowed[-1]:
-            yield f"settings: {seen.settings}"
+        for name, value in seen.facts:
+            allowed = [values for since, values in self._facts.get(name, []) if since <= at]
+            if allowed and value not in allowed[-1]:
+                yield f"fact: {name} is {value!r}"

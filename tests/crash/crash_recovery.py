@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Sequence
 
 from crash_books import Found, Observation, content
 from crash_states import State
@@ -14,6 +15,7 @@ import mailq
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.message import is_whole
 from mailq.settings import Settings
 
 LATER = 30 * 86_400 * 1_000_000_000
@@ -47,22 +49,26 @@ def _clear(path: str, name: str, state: State) -> None:
                 shutil.rmtree(entry.path)
 
 
-def recover(base: str, roots: tuple[str, ...], *, create: bool) -> Observation:
+def recover(base: str, roots: Sequence[str], *, create: bool, replies: Sequence[str] = ()) -> Observation:
     """Open each queue (the first is the one that was used, others have its dead letters) and empty it."""
     found: list[Found] = []
     troubles: list[str] = []
-    settings: object = None
+    facts: list[tuple[str, object]] = []
     for number, root in enumerate(roots):
         path = f"{base}/{root}"
+        facts.append((f"queue {root}", os.path.exists(f"{path}/mailq.toml")))
         try:
             queue = _open(path, create=create)
-            settings = queue.settings if number == 0 else settings
+            if number == 0:
+                facts += [("settings", queue.settings), ("paused", queue.stats().paused)]
+                facts += [(id, queue._engine.get_reply(id)) for id in replies]
+                queue.resume()
             found += _empty(queue, path, "live" if number == 0 else "dead")
             troubles += _use(queue, path)
             queue.close()
         except (mailq.MailqError, OSError, AssertionError) as error:
             troubles.append(f"stuck: {error!r}")
-    return Observation(tuple(found), tuple(troubles), settings)
+    return Observation(tuple(found), tuple(troubles), tuple(facts))
 
 
 def _open(path: str, *, create: bool) -> mailq.Queue:
@@ -86,7 +92,7 @@ def _empty(queue: mailq.Queue, path: str, place: str) -> list[Found]:
     # Not peek("dead"): that would also show what lies in the other queue, which has its turn.
     for name in os.listdir(f"{path}/dead"):
         message = queue.get(name.split(",")[1])
-        where = "torn" if message.reason in ("torn", "unreadable", "too-large") else "dead"
+        where = "dead" if is_whole(message._envelope, message._read()) else "torn"
         found.append(Found(where, message.id, content(message.raw, message.headers)))
     return found
 

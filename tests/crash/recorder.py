@@ -20,11 +20,16 @@ class Op(NamedTuple):
     ns: int = 0
 
 
+class Killed(BaseException):
+    """The process died at a call. What it would have cleaned up was not to be relied on anyway."""
+
+
 class RecordingDisk(Disk):
     """Records what happens below one directory; what stands there at the beginning is taken for synced."""
 
     def __init__(self, base: str) -> None:
         self.base = base
+        self.dies_after = 0
         self.ops: list[Op] = []
         self.first_files: dict[str, tuple[int, bytes, int]] = {}
         self.first_directories: list[str] = []
@@ -39,6 +44,11 @@ class RecordingDisk(Disk):
                 with open(path, "rb") as stream:
                     data = stream.read()
                 self.first_files[self._relative(path) or ""] = self._born(path), data, os.stat(path).st_mtime_ns
+
+    def _log(self, op: Op) -> None:
+        self.ops.append(op)
+        if len(self.ops) == self.dies_after:
+            raise Killed
 
     @property
     def now(self) -> int:
@@ -60,7 +70,7 @@ class RecordingDisk(Disk):
         name = self._relative(path)
         if name is not None:
             if flags & os.O_CREAT:
-                self.ops.append(Op("create", name, ino=self._born(path)))
+                self._log(Op("create", name, ino=self._born(path)))
             self._open[fd] = name, self._inos.get(name, 0), 0
         return fd
 
@@ -72,7 +82,7 @@ class RecordingDisk(Disk):
         count = super().write(fd, data)
         if fd in self._open:
             name, ino, offset = self._open[fd]
-            self.ops.append(Op("write", name, ino=ino, data=bytes(data[:count]), offset=offset))
+            self._log(Op("write", name, ino=ino, data=bytes(data[:count]), offset=offset))
             self._open[fd] = name, ino, offset + count
         return count
 
@@ -80,7 +90,7 @@ class RecordingDisk(Disk):
         count = super().pwrite(fd, data, offset)
         if fd in self._open:
             name, ino, _ = self._open[fd]
-            self.ops.append(Op("write", name, ino=ino, data=data[:count], offset=offset))
+            self._log(Op("write", name, ino=ino, data=data[:count], offset=offset))
         return count
 
     def is_file(self, fd: int) -> bool:
@@ -91,11 +101,11 @@ class RecordingDisk(Disk):
         super().fsync(fd)
         if fd in self._open:
             name, ino, _ = self._open[fd]
-            self.ops.append(Op("fsync" if ino else "dirsync", name, ino=ino))
+            self._log(Op("fsync" if ino else "dirsync", name, ino=ino))
 
     def syncfs(self, fd: int) -> None:
         super().syncfs(fd)
-        self.ops.append(Op("syncfs"))
+        self._log(Op("syncfs"))
 
     def rename(self, source: str, target: str) -> None:
         super().rename(source, target)
@@ -104,7 +114,7 @@ class RecordingDisk(Disk):
         assert new is not None
         ino = self._inos.pop(old)
         self._inos[new] = ino
-        self.ops.append(Op("rename", old, new, ino))
+        self._log(Op("rename", old, new, ino))
 
     def link(self, source: str, target: str) -> None:
         super().link(source, target)
@@ -112,25 +122,26 @@ class RecordingDisk(Disk):
         assert old is not None
         assert new is not None
         self._inos[new] = self._inos[old]
-        self.ops.append(Op("link", old, new, self._inos[old]))
+        self._log(Op("link", old, new, self._inos[old]))
 
     def unlink(self, path: str) -> None:
         super().unlink(path)
         name = self._relative(path)
         assert name is not None
-        self.ops.append(Op("unlink", name, ino=self._inos.pop(name)))
+        self._log(Op("unlink", name, ino=self._inos.pop(name)))
 
     def utime(self, path: str, ns: int) -> None:
         super().utime(path, ns)
         # The stamps of lock files are no business of a power cut: another makes the files, unseen.
         if (name := self._relative(path)) in self._inos:
-            self.ops.append(Op("utime", name, ino=self._inos[name], ns=ns))
+            self._log(Op("utime", name, ino=self._inos[name], ns=ns))
 
     def mkdir(self, path: str, mode: int = 0o700) -> None:
         super().mkdir(path, mode)
         if (name := self._relative(path)) is not None:
-            self.ops.append(Op("mkdir", name, ino=self._born(path)))
+            ino = self._born(path)
             del self._inos[name]  # opened, it is a directory
+            self._log(Op("mkdir", name, ino=ino))
 
 
 class WithoutDirectorySync(RecordingDisk):
