@@ -84,7 +84,8 @@ def work(command: list[str] | None, /, **given: Any) -> None:  # noqa: ANN401 - 
     delivery, if its parameter is called so), or a mailq.App, which brings its
     queues. Returning acks; mailq.Retry and mailq.Reject can be returned; an
     exception nacks. A COMMAND has the body on its standard input and MAILQ_* in
-    its environment; exit 0 acks.
+    its environment; exit 0 acks. What it prints passes through, but with
+    --log-format json; its end is kept when it fails.
 
     SIGTERM or Ctrl-C lets running jobs finish within the grace, then releases
     them; a second one does so at once. SIGHUP loads the code anew.
@@ -147,6 +148,7 @@ def _run(
         max_memory=max_rss,
         on_change=progress,
         bury_orphans=True,
+        echo=log_format == "text",  # or the log would not be JSON any more
         **options,
     )
     try:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from mailq import reply
 from mailq.errors import UsageError
@@ -39,15 +39,16 @@ class Command:
 
     Exit 0 acks; with a reply asked for, it is what the command printed: JSON if it
     is that, else text. Anything else nacks, with the end of stdout and stderr as
-    the error. Runs in the process group of its slot, whose killing ends it too.
+    the error. With ``echo`` what it prints passes through, but for a reply. Runs in the process group of its slot, whose killing ends it too.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], *, echo: bool = True) -> None:
         if not arguments or shutil.which(arguments[0]) is None:
             raise UsageError(
                 f"there is no command {next(iter(arguments), '')!r}; see its path, and whether it is executable"
             )
         self._arguments = list(arguments)
+        self._echo = echo
         self.queues: list[str] = []
         self._terminated = False
         self._waiting: Callable[[], object] | None = None
@@ -67,8 +68,11 @@ class Command:
             return Report("release", delay=_MISSING_DELAY, error=f"cannot start {self._arguments[0]!r}: {error}")
         if process.stdout is None or process.stderr is None:
             raise AssertionError
-        stdout = Tail(process.stdout, reply.LONGEST + 1 if delivery.wants_reply else TAIL)
-        stderr = Tail(process.stderr)
+        if delivery.wants_reply:  # what it prints is for who asked
+            stdout = Tail(process.stdout, reply.LONGEST + 1)
+        else:
+            stdout = Tail(process.stdout, echo=_stream(sys.stdout) if self._echo else None)
+        stderr = Tail(process.stderr, echo=_stream(sys.stderr) if self._echo else None)
         self._waiting = lambda: tell(written(stdout.data[-TAIL:], stderr.data))
         code = process.wait()
         self._waiting = None
@@ -93,6 +97,11 @@ class Command:
                 env={**os.environ, **environment(delivery)},
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - this process does nothing else when it forks
             )
+
+
+def _stream(stream: TextIO | None) -> IO[bytes] | None:
+    """The bytes beneath a standard stream; None where it was closed."""
+    return getattr(stream, "buffer", None)
 
 
 class Tail:

@@ -161,7 +161,7 @@ class Processes:
     def _start_nursery(self) -> None:
         self._control, self._nursery = spawn("mailq.workers.nursery")
         self._selector.register(self._control.sock, selectors.EVENT_READ, self._hear_nursery)
-        self._ask(do="begin", handlers=self._handlers)
+        self._ask(do="begin", handlers=self._handlers, echo=self._options.echo)
 
     def _ask(self, sockets: Sequence[socket.socket] = (), **request: Any) -> None:  # noqa: ANN401 - JSON values
         with contextlib.suppress(OSError):  # it died: the next read of it says so

@@ -35,7 +35,7 @@ class Options:
     ``insist`` how long after SIGTERM a job gets SIGKILL. A slot is replaced,
     between two jobs, after ``max_jobs`` jobs, at ``max_age`` seconds, or when it
     takes more than ``max_memory`` bytes. As the first process of a container it is to
-    ``bury_orphans``.
+    ``bury_orphans``. With ``echo`` commands are heard: what they print passes through.
     """
 
     concurrency: int = 1
@@ -50,6 +50,7 @@ class Options:
     max_age: float | None = None
     max_memory: int | None = None
     bury_orphans: bool = False
+    echo: bool = True
 
 
 class Source:

@@ -36,6 +36,7 @@ class Nursery:
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
         self._handlers: list[Any] = []
+        self._echo = True
         self._slots: set[int] = set()
         self._rest = b""
         self._sockets: list[int] = []
@@ -81,7 +82,7 @@ class Nursery:
             request = json.loads(line)
             match request["do"]:
                 case "begin":
-                    self._handlers = request["handlers"]
+                    self._handlers, self._echo = request["handlers"], request["echo"]
                 case "fork":
                     self._fork(self._sockets.pop(0))
                 case "interrupt" if request["slot"] in self._slots:
@@ -129,7 +130,7 @@ class Nursery:
             os.close(inherited)
         # Broken: nobody to report to any more.
         with socket.socket(fileno=fd) as supervisor, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            slot.main(supervisor, self._handlers)
+            slot.main(supervisor, self._handlers, echo=self._echo)
 
     def _bury(self) -> None:
         """Reap the dead; of each slot kill what it left behind in its group, while its id is still its own."""

@@ -41,10 +41,10 @@ class Slot:
         self._alarm = Alarm()
         self._handlers: list[Handler | Command] = []
 
-    def run(self, handlers: list[Any]) -> None:
+    def run(self, handlers: list[Any], *, echo: bool) -> None:
         """Load the handlers, say so, and do jobs until there are no more."""
         try:
-            self._handlers = [_make(handler) for handler in handlers]
+            self._handlers = [_make(handler, echo=echo) for handler in handlers]
         except BaseException as error:  # noqa: BLE001 - whatever a module does when it is imported
             usage = isinstance(error, MailqError)
             text = str(error) if usage else traceback.format_exc()
@@ -96,17 +96,17 @@ class Slot:
         self._supervisor.sendall(json.dumps(words).encode() + b"\n")
 
 
-def _make(handler: Any) -> Handler | Command:  # noqa: ANN401 - a name, or a command's arguments
-    return Handler(load(handler)) if isinstance(handler, str) else Command(handler)
+def _make(handler: Any, *, echo: bool) -> Handler | Command:  # noqa: ANN401 - a name, or a command's arguments
+    return Handler(load(handler)) if isinstance(handler, str) else Command(handler, echo=echo)
 
 
-def main(supervisor: socket.socket, handlers: list[Any]) -> None:
+def main(supervisor: socket.socket, handlers: list[Any], *, echo: bool) -> None:
     """Be a slot until the supervisor closes the socket."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")  # if memory runs out, take the job, and not the supervisor that holds all leases
-    Slot(supervisor).run(handlers)
+    Slot(supervisor).run(handlers, echo=echo)
 
 
 def memory() -> int:

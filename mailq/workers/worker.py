@@ -50,6 +50,7 @@ class Worker:
     may take to finish when the worker is stopped; then they are interrupted, and
     their messages released uncounted. ``bury_orphans`` is for the first process of
     a container that starts no processes of its own: it reaps what others left.
+    With ``echo`` what commands print passes through to this process's streams.
     ``on_change(story)`` is called about once a second while something changes.
 
     The processes import the module of the handler. A script that starts a worker
@@ -74,6 +75,7 @@ class Worker:
         max_age: float | None = None,
         max_memory: int | None = None,
         bury_orphans: bool = False,
+        echo: bool = True,
         on_change: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         if processes is not None and threads is not None:
@@ -92,6 +94,7 @@ class Worker:
             max_age=_duration(max_age, "max_age"),
             max_memory=None if max_memory is None else whole(max_memory, "max_memory", least=1, most=1 << 62),
             bury_orphans=bury_orphans,
+            echo=echo,
         )
         self._on_change = on_change
         self._opened: list[Queue] = []

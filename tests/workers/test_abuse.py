@@ -311,12 +311,14 @@ def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -
     assert mailq("workers", "jobs").stdout.count(b"\n") == 4
 
 
-def test_what_a_job_says_does_not_steer_the_terminal(path: Path) -> None:
+def test_what_a_job_says_does_not_steer_the_terminal(path: Path, tmp_path: Path) -> None:
     queue = mailq.open(path, **ONCE)
     queue.push("x")
-    with Work(path, "--", "sh", "-c", r"printf '\033[2Jevil\007' >&2; exit 1") as worker:
+    (tmp_path / "evil.py").write_text("def handle(body):\n    raise ValueError('\\033[2Jevil\\007')\n")
+    with Work(path, f"{tmp_path}/evil.py:handle") as worker:
         wait_until(lambda: all_settled(queue), "it failed")
         wait_until(lambda: "error after" in worker.log, "it is told")
+        assert "evil" in worker.log
         assert "\033" not in worker.log
         assert worker.stop() == 0
 

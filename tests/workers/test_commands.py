@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from command import MAILQ, Shell
 from together import wait_until
-from working import Work, letters
+from working import Work, all_settled, letters
 
 import mailq
 
@@ -34,6 +34,22 @@ def test_a_command_has_the_body_on_its_input_and_the_rest_in_its_environment(pat
     assert told["MAILQ_HEADER_ODD_NAME"] == "x"
     assert float(told["MAILQ_PUSHED_AT"]) == pytest.approx(queue.stats().dead, abs=1e12)
     assert told["MAILQ_RECEIPT"]
+
+
+def test_what_a_command_prints_passes_through_unless_the_log_is_json_or_it_is_a_reply(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    with Work(path, "--", "sh", "-c", "echo heard; echo seen >&2") as worker:
+        queue.push("x")
+        wait_until(lambda: all_settled(queue), "it is done")
+        assert {"heard", "seen"} <= set(worker.log.split())
+        assert queue.request("x").result(30) == "heard"
+        assert worker.log.count("heard") == 1
+        assert worker.stop() == 0
+    with Work(path, "--log-format", "json", "--", "sh", "-c", "echo heard; echo seen >&2") as worker:
+        queue.push("x")
+        wait_until(lambda: all_settled(queue), "it is done")
+        assert worker.stop() == 0
+        assert [line for line in worker.log.splitlines() if not line.startswith("{")] == []
 
 
 def test_what_a_failed_command_wrote_is_kept(path: Path) -> None:
