@@ -91,13 +91,7 @@ class Book:
             if count > 1:
                 yield f"twice: {id} was found {count} times"
         for found in seen.found:
-            fate = fates.get(found.id)
-            if fate is None:
-                yield f"unexpected: {found}"
-            elif found.place not in fate.places:
-                yield f"torn: {found}" if found.place == "torn" else f"misplaced: {found} not in {sorted(fate.places)}"
-            elif found.place != "torn" and found.content not in fate.contents:
-                yield f"changed: {found}"
+            yield from _misfit(found, fates.get(found.id))
         there = {found.id for found in seen.found}
         for id, fate in fates.items():
             if "gone" not in fate.places and id not in there:
@@ -106,3 +100,12 @@ class Book:
             allowed = [values for since, values in self._facts.get(name, []) if since <= at]
             if allowed and value not in allowed[-1]:
                 yield f"fact: {name} is {value!r}"
+
+
+def _misfit(found: Found, fate: Fate | None) -> Iterator[str]:
+    if fate is None:
+        yield f"unexpected: {found}"
+    elif found.place not in fate.places:
+        yield f"torn: {found}" if found.place == "torn" else f"misplaced: {found} not in {sorted(fate.places)}"
+    elif found.place != "torn" and found.content not in fate.contents:
+        yield f"changed: {found}"

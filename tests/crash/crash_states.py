@@ -7,8 +7,8 @@ The rules, on purpose weaker than those of any one file system:
 - ORDERED: the journal of a file system keeps the names and times of some moment, not before
   the last sync of anything.
 - UNORDERED: each file for itself is at any of the places that it has had since the last sync
-  of a directory that it came to or left. A rename happens or not: never two places, never
-  none. Times go back to the last sync of the file.
+  of a directory that it came to (or, unlinked, was in). A rename happens or not: never two
+  places, never none. Times go back to the last sync of the file.
 """
 
 from __future__ import annotations
@@ -66,9 +66,13 @@ class Node:
         self.durable, self.times_floor = self.data, len(self.times) - 1
 
     def sync_names(self, directory: str | None) -> None:
-        """Names that came to or left a directory are durable, and whatever this file did before; None is all."""
+        """What came to this directory is durable, or was removed from it, with all before; None is all of them.
+
+        Not what left it for another: to sync the source of a rename is to sync the wrong directory.
+        """
         for index in range(self.floor + 1, len(self.moves)):
-            changed = self.moves[index][1] ^ self.moves[index - 1][1]
+            before, after = self.moves[index - 1][1], self.moves[index][1]
+            changed = after - before or before - after
             if directory is None or any(os.path.dirname(path) == directory for path in changed):
                 self.floor = index
 
@@ -149,12 +153,14 @@ class Moment:
         came = NOWHERE if op.kind == "unlink" else frozenset((op.target,))
         node.move(number, (places - gone) | came)
 
-    def states(self, generator: random.Random, limit: int) -> Iterator[State]:
+    def states(self, generator: random.Random, limit: int, *, journal_only: bool = False) -> Iterator[State]:
         """The states that a cut may leave; of more than ``limit`` in one way of ordering, a sample."""
         nodes = list(self._nodes.values())
         for moment in range(self.last_sync, self.count + 1):
             for picked in _combinations([node.at(moment) for node in nodes], generator, limit):
                 yield _state(nodes, picked)
+        if journal_only:
+            return
         for picked in _combinations([node.since_synced() for node in nodes], generator, limit):
             if self._is_possible(nodes, picked):
                 yield _state(nodes, picked)

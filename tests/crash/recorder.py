@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mailq.engines.disk import Disk
@@ -21,7 +23,7 @@ class Op(NamedTuple):
 
 
 class Killed(BaseException):
-    """The process died at a call. What it would have cleaned up was not to be relied on anyway."""
+    """The process died at a call."""
 
 
 class RecordingDisk(Disk):
@@ -29,7 +31,8 @@ class RecordingDisk(Disk):
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.dies_after = 0
+        self._dies_after = 0
+        self._is_dead = False
         self.ops: list[Op] = []
         self.first_files: dict[str, tuple[int, bytes, int]] = {}
         self.first_directories: list[str] = []
@@ -47,8 +50,17 @@ class RecordingDisk(Disk):
 
     def _log(self, op: Op) -> None:
         self.ops.append(op)
-        if len(self.ops) == self.dies_after:
+        if len(self.ops) == self._dies_after:
+            self._is_dead = True
             raise Killed
+
+    @contextlib.contextmanager
+    def killed_after(self, calls: int) -> Iterator[None]:
+        """A process that dies at a call from now; the one that comes afterwards lives."""
+        self._dies_after = self.now + calls
+        with contextlib.suppress(Killed):
+            yield
+        self._is_dead, self._dies_after = False, 0
 
     @property
     def now(self) -> int:
@@ -125,6 +137,8 @@ class RecordingDisk(Disk):
         self._log(Op("link", old, new, self._inos[old]))
 
     def unlink(self, path: str) -> None:
+        if self._is_dead:  # who was killed takes nothing back
+            raise Killed
         super().unlink(path)
         name = self._relative(path)
         assert name is not None

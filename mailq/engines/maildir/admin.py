@@ -203,7 +203,8 @@ def pause(store: Store) -> None:
             store.disk.write_file(
                 store.layout.paused, text.encode(), mode=int(store.settings.file_mode, 8), sync=store.durable
             )
-            store.disk.sync_directory(store.layout.root)
+        # Also what another has done, who may have died before he could sync it.
+        store.disk.sync_directory(store.layout.root)
     except OSError as error:
         raise StorageError("pause", error) from error
 
@@ -213,7 +214,7 @@ def resume(store: Store) -> None:
     try:
         with contextlib.suppress(FileNotFoundError):
             store.disk.unlink(store.layout.paused)
-            store.disk.sync_directory(store.layout.root)
+        store.disk.sync_directory(store.layout.root)
     except OSError as error:
         raise StorageError("resume", error) from error
 
