@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -158,7 +159,8 @@ def _run(
         raise
     finally:
         if progress is not None:
-            progress.end()
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                progress.end()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -46,12 +46,20 @@ class Wakeup:
 class Signals:
     """While inside: SIGTERM and SIGINT call ``stop``, SIGHUP calls ``reload``.
 
+    But a SIGHUP that comes because the terminal is closed calls ``stop``: nobody would
+    see, or end, what works on behind it.
+
     Only the main thread can handle signals; in any other this does nothing, and
     whoever started the thread stops the worker.
     """
 
     def __init__(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
-        self._actions = {"SIGTERM": stop, "SIGINT": stop, "SIGHUP": reload}
+        self._had_terminal = _has_terminal()
+        self._actions = {
+            "SIGTERM": stop,
+            "SIGINT": stop,
+            "SIGHUP": lambda: stop() if self._had_terminal and not _has_terminal() else reload(),
+        }
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -67,6 +75,11 @@ class Signals:
     ) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)  # type: ignore[arg-type]
+
+
+def _has_terminal() -> bool:
+    """Whether a standard stream is on a terminal that is not hung up."""
+    return any(os.isatty(fd) for fd in range(3))
 
 
 def _handler(action: Callable[[], None]) -> Callable[[int, FrameType | None], None]:

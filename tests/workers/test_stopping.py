@@ -149,6 +149,20 @@ def test_new_code_that_does_not_load_leaves_the_old_at_work(path: Path, tmp_path
         assert worker.stop() == 0
 
 
+def test_it_stops_when_its_terminal_is_closed(path: Path) -> None:
+    queue = mailq.open(path)
+    ours, theirs = os.openpty()
+    line = ["setsid", "--ctty", "--wait", sys.executable, "-m", "mailq", "work", str(path), "handlers:echo"]
+    environment = {**os.environ, "PYTHONPATH": HERE}
+    with subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as outer:
+        os.close(theirs)
+        assert queue.request(1).result(30) == 1
+        everybody = family(outer.pid)
+        os.close(ours)
+        wait_until(lambda: not [pid for pid in everybody if is_alive(pid)], "it is gone")
+    assert os.listdir(path / "owners") == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process namespace")
 def test_it_works_as_the_first_process_of_a_container(path: Path) -> None:
     """No default action of a signal protects process 1, and orphans become its children."""
