@@ -83,8 +83,10 @@ _LATE = {"App": "app", "Reject": "outcomes", "Retry": "outcomes", "Worker": "wor
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
     """Load the worker when somebody asks for it: a producer never needs it, and ``mailq push`` must start fast."""
-    if name not in _LATE:
+    if name not in _LATE and name != "aio":
         raise AttributeError(f"module 'mailq' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415 - as above
 
+    if name == "aio":
+        return import_module("mailq.aio")
     return getattr(import_module(f"mailq.workers.{_LATE[name]}"), name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -85,6 +87,15 @@ def test_the_public_names_are_sorted_complete_and_no_more() -> None:
     assert set(mailq.__all__) == (public | set(mailq._LATE)) - {"TYPE_CHECKING", "Any"}
     assert all(getattr(mailq, name).__name__ == name for name in mailq._LATE)
     assert len(mailq.__all__) <= 32
+
+
+def test_what_is_loaded_late_is_there_when_asked_for() -> None:
+    code = "import mailq; mailq.Worker, mailq.App, mailq.aio.open, mailq.telemetry.attach, mailq.Retry, mailq.Reject"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    loaded = "import sys, mailq; assert not {'asyncio', 'mailq.workers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'missing'"):
+        mailq.missing  # noqa: B018 - asking is the test
 
 
 def test_every_module_has_a_layer() -> None:
