@@ -116,6 +116,9 @@ class Tail:
         self._thread.start()
 
     def _read(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # The main thread must get them: only there can they be handled, and it waits in a system call.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while chunk := os.read(self._stream.fileno(), 65_536):
             self.data = (self.data + chunk)[-self._limit :]
             try:

@@ -31,7 +31,7 @@ class _Lease:
         self.queue: str = told["queue"]
         self.receipt: str = told["receipt"]
         self.seconds: float = told["lease"]
-        self.next_beat = time.monotonic() + self.seconds / BEATS
+        self.next_beat = time.monotonic()  # at once: the order may have waited while we started
         self.end_at = math.inf if told["limit"] is None else time.monotonic() + told["limit"]
 
 
