@@ -85,8 +85,12 @@ class Crew(Protocol):
     def reload(self) -> None:
         """Load the handlers anew, in new slots; running jobs end in the old ones."""
 
-    def tick(self, now: float) -> float:
-        """Do what is due; returns when to be called again, a monotonic time."""
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+
+    @property
+    def next_at(self) -> float:
+        """When something will be due; a monotonic time."""
 
     def close(self) -> None:
         """End every slot at once, and wait for that."""
@@ -427,21 +431,31 @@ class Processes:
             if slot.worn and not slot.retired and slot.job is None and slot not in self._idle:
                 self._idle.append(slot)
 
-    def tick(self, now: float) -> float:
+    def tick(self, now: float) -> None:
         """Try again to start slots and to send, when it is time; let the idle age."""
-        next_at = math.inf
         if self._nursery is not None and self._options.bury_orphans:
             reap_orphans(self._nursery.pid)
         with contextlib.suppress(OSError):
-            if not self._control.flush():
-                next_at = now + _FLUSH
+            self._control.flush()
         if self._again_at and now >= self._again_at:
             self._again_at = 0.0
             self._fill()
-        if self._options.max_age is not None:
-            used = [slot for slot in self._idle if slot.done and not slot.worn]  # one that did nothing is as new
-            for slot in used:
-                if now - slot.born >= self._options.max_age:
-                    self._wear(slot)
-            next_at = min([next_at, *(slot.born + self._options.max_age for slot in used if not slot.worn)])
-        return min(next_at, self._again_at or math.inf)
+        for slot in self._aging():
+            if now >= slot.born + (self._options.max_age or 0.0):
+                self._wear(slot)
+
+    @property
+    def next_at(self) -> float:
+        """When something will be due."""
+        times = [slot.born + (self._options.max_age or 0.0) for slot in self._aging()]
+        if self._again_at:
+            times.append(self._again_at)
+        if self._control.is_full:
+            times.append(time.monotonic() + _FLUSH)
+        return min(times, default=math.inf)
+
+    def _aging(self) -> list[_Slot]:
+        """The idle slots that will be too old one day. One that did nothing is as new."""
+        if self._options.max_age is None:
+            return []
+        return [slot for slot in self._idle if slot.done and not slot.worn]

@@ -37,20 +37,24 @@ class Line:
         self._waiting.append((json.dumps(words).encode() + b"\n", [sock.detach() for sock in sockets]))
         self.flush()
 
-    def flush(self) -> bool:
-        """Send what waits, as far as it goes. False if something is left. Raises OSError as send."""
+    @property
+    def is_full(self) -> bool:
+        """Whether something waits for the other end to read."""
+        return bool(self._waiting)
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes. Raises OSError as send."""
         while self._waiting:
             data, sockets = self._waiting[0]
             try:
                 sent = socket.send_fds(self.sock, [data], sockets) if sockets else self.sock.send(data)
             except BlockingIOError:
-                return False
+                return
             for fd in sockets:
                 socket.close(fd)
             self._waiting.popleft()
             if sent < len(data):
                 self._waiting.appendleft((data[sent:], []))
-        return True
 
     def receive(self) -> list[dict[str, Any]] | None:
         """The objects that have come; None when the other end is gone. Raises ValueError for what is none.

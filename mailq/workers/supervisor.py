@@ -73,7 +73,7 @@ class Supervisor:
         self._jobs: dict[int, Job] = {}
         self._numbers = 0
         self._stops = 0
-        self._reload_wanted = False
+        self._reload_wanted = self._reloading = False
         self._stage = Stage.RUNNING
         self._finish_by = self._give_up_at = math.inf
         self._is_ready = False
@@ -134,7 +134,7 @@ class Supervisor:
 
     def _patience(self, now: float) -> float | None:
         """How long nothing needs to be done, in seconds; None for ever."""
-        times = [self._finish_by, self._give_up_at, self._watchdog_at, self._crew.tick(now)]
+        times = [self._finish_by, self._give_up_at, self._watchdog_at, self._crew.next_at]
         times += [job.next_at for job in self._jobs.values()]
         if self._stage is Stage.RUNNING and self._is_ready and self._crew.idle():
             times += [source.look_at for source in self._sources]
@@ -147,11 +147,11 @@ class Supervisor:
         """Everything that is due."""
         self._crew.tick(now)
         if self._reload_wanted:
-            self._reload_wanted = False
+            self._reload_wanted, self._reloading = False, True
             self._systemd.reloading()
             log.info("loading the handlers anew", extra={"event": "reload"})
             self._crew.reload()
-        if self._stops or self._stage is not Stage.RUNNING:
+        if self._stops:
             self._go_on_stopping(now)
         for job in list(self._jobs.values()):
             if now >= job.next_at:
@@ -255,12 +255,18 @@ class Supervisor:
         if not self._sources:
             raise UsageError("the handler is no App, so it brings no queues; name the queues to work for")
         if not self._is_ready:
-            self._is_ready = True
+            self._is_ready = self._reloading = True
             names = ", ".join(source.queue.location for source in self._sources)
             log.info("ready: %s", names, extra={"event": "ready"})
             if self._on_ready is not None:
                 self._on_ready()
-        self._systemd.tell("READY=1")
+        self._end_reload()
+
+    def _end_reload(self) -> None:
+        """Tell systemd, which waits for it, that the start or the reload is over, well or not."""
+        if self._reloading:
+            self._reloading = False
+            self._systemd.tell("READY=1")
 
     def _add(self, location: str, handler: int) -> None:
         """Work for one more queue. At the start one that is not there is an error; after a reload a complaint."""
@@ -294,8 +300,10 @@ class Supervisor:
         job.limit_to(seconds)
 
     def complain(self, text: str) -> None:
-        """Something is wrong that stops nothing."""
+        """Something is wrong that stops nothing. During a reload: the old code goes on."""
         log.error("%s", text, extra={"event": "error"})
+        if self._is_ready:
+            self._end_reload()
 
     def died(self, job: Job, how: str) -> None:
         """The slot died with its job: because we ended it, or by itself, which costs the job an attempt."""

@@ -259,7 +259,12 @@ class Threads:
         self._words.append((thread, job, word))
         self._wake()
 
-    def tick(self, _now: float) -> float:
+    @property
+    def next_at(self) -> float:
+        """Never: a thread that has something to say wakes the supervisor."""
+        return math.inf
+
+    def tick(self, _now: float) -> None:
         """Pass on what the threads have said."""
         while self._words:
             thread, job, word = self._words.popleft()
@@ -275,7 +280,6 @@ class Threads:
             else:
                 self._boss.limited(job, word)
                 self._keep(job)
-        return float("inf")
 
     def interrupt(self, job: Job) -> None:
         """Raise Interrupted in the job."""

@@ -173,6 +173,8 @@ def test_telemetry_tells_of_jobs(path: Path) -> None:
 
 def test_systemd_is_told(path: Path, tmp_path: Path) -> None:
     mailq.open(path)
+    code = tmp_path / "changing.py"
+    code.write_text("def handle(body): pass\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(30)
@@ -182,7 +184,7 @@ def test_systemd_is_told(path: Path, tmp_path: Path) -> None:
             while not any(line.startswith(wanted) for line in told):
                 told.extend(systemd.recv(4096).decode().split("\n"))
 
-        with Work(path, "handlers:noop", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000") as worker:
+        with Work(path, f"{code}:handle", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000") as worker:
             hear("READY=1")
             hear("STATUS=0 done")
             hear("WATCHDOG=1")
@@ -190,6 +192,11 @@ def test_systemd_is_told(path: Path, tmp_path: Path) -> None:
             worker.signal(signal.SIGHUP)
             hear("RELOADING=1")
             hear("MONOTONIC_USEC=")
+            hear("READY=1")
+            code.write_text("def handle(body) oops\n")
+            told.clear()
+            worker.signal(signal.SIGHUP)
+            hear("RELOADING=1")
             hear("READY=1")
             assert worker.stop() == 0
             hear("STOPPING=1")
