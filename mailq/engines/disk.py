@@ -7,6 +7,7 @@ can record each call, make it fail, or let the process die at it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -25,6 +26,10 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
 _READ: Final = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _BINARY
 _DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _READ_AT_ONCE: Final = 1 << 20
+# Of linux/fs.h and fcntl.h.
+_NOREPLACE: Final = 1
+_EXCHANGE: Final = 2
+_AT_FDCWD: Final = -100
 
 
 class Disk:
@@ -55,12 +60,8 @@ class Disk:
 
     def syncfs(self, fd: int) -> None:
         """syncfs(2): everything dirty on the file system that ``fd`` is on."""
-        libc = _libc()
-        if libc.syncfs(fd) != 0:
-            import ctypes  # noqa: PLC0415 - loaded already by _libc, and only when a batch needs it
-
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        if _libc().syncfs(fd) != 0:
+            raise _libc_error()
 
     def close(self, fd: int) -> None:
         """close(2)"""
@@ -69,6 +70,14 @@ class Disk:
     def rename(self, source: str, target: str) -> None:
         """rename(2); replaces the target, so callers pass only targets that are unique."""
         os.replace(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        """renameat2(2) with RENAME_NOREPLACE; fails if the target exists. ENOSYS where there is no such call."""
+        _renameat2(source, target, _NOREPLACE)
+
+    def exchange(self, one: str, other: str) -> None:
+        """renameat2(2) with RENAME_EXCHANGE: each gets the other's name, at once. ENOSYS where there is no such call."""
+        _renameat2(one, other, _EXCHANGE)
 
     def link(self, source: str, target: str) -> None:
         """link(2); fails if the target exists."""
@@ -92,6 +101,10 @@ class Disk:
     def mkdir(self, path: str, mode: int = 0o700) -> None:
         """mkdir(2)"""
         os.mkdir(path, mode)
+
+    def rmdir(self, path: str) -> None:
+        """rmdir(2); fails if there is anything in it."""
+        os.rmdir(path)
 
     # Sequences
 
@@ -152,11 +165,15 @@ class Disk:
         """Make the names in a directory durable. Windows has no such call and needs none."""
         if os.name == "nt":
             return
-        fd = self.open(path, _DIRECTORY)
+        fd = self.open_directory(path)
         try:
             self.fsync(fd)
         finally:
             self.drop(fd)
+
+    def open_directory(self, path: str) -> int:
+        """Open a directory, to sync it. Not on Windows."""
+        return self.open(path, _DIRECTORY)
 
 
 @cache
@@ -168,8 +185,22 @@ def can_syncfs() -> bool:
     return version is not None and (int(version[1]), int(version[2])) >= (5, 8) and hasattr(_libc(), "syncfs")
 
 
+def _renameat2(source: str, target: str, flags: int) -> None:
+    if sys.platform != "linux" or not hasattr(_libc(), "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
+    if _libc().renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) != 0:
+        raise _libc_error(source, target)
+
+
+def _libc_error(source: str | None = None, target: str | None = None) -> OSError:
+    import ctypes  # noqa: PLC0415 - loaded already by _libc
+
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), source, None, target)
+
+
 @cache
 def _libc():  # type: ignore[no-untyped-def] # noqa: ANN202 - a ctypes library has no useful type
-    import ctypes  # noqa: PLC0415 - only a batch needs it, and it is slow to load
+    import ctypes  # noqa: PLC0415 - seldom needed, and slow to load
 
     return ctypes.CDLL(None, use_errno=True)

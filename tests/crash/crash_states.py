@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from recorder import Op, RecordingDisk
 
-Places = frozenset[str]
+Place = tuple[int, str]
+"""The directory that something is in, and its name there."""
+
+Places = frozenset[Place]
 NOWHERE: Places = frozenset()
 SYNCS = frozenset(("fsync", "dirsync", "syncfs"))
 
@@ -46,15 +48,15 @@ class Choice(NamedTuple):
 class Node:
     """One file or directory with the places, bytes and times it had; op 0 is before the log."""
 
-    def __init__(self, op: int, path: str, *, is_directory: bool, data: bytes = b"", ns: int = 0) -> None:
-        self.is_directory = is_directory
-        self.moves: list[tuple[int, Places]] = [(0, frozenset((path,)))] if op == 0 else [(0, NOWHERE)]
+    def __init__(self, op: int, place: Place, *, directory: int = 0, data: bytes = b"", ns: int = 0) -> None:
+        self.directory = directory
+        self.moves: list[tuple[int, Places]] = [(0, frozenset((place,)))] if op == 0 else [(0, NOWHERE)]
         self.floor = 0
         self.data = self.durable = data
         self.times = [(0, ns)]
         self.times_floor = 0
         if op:
-            self.move(op, frozenset((path,)))
+            self.move(op, frozenset((place,)))
 
     def move(self, op: int, places: Places) -> None:
         self.moves.append((op, places))
@@ -65,7 +67,7 @@ class Node:
     def sync(self) -> None:
         self.durable, self.times_floor = self.data, len(self.times) - 1
 
-    def sync_names(self, directory: str | None) -> None:
+    def sync_names(self, directory: int | None) -> None:
         """What came to this directory is durable, or was removed from it, with all before; None is all of them.
 
         Not what left it for another: to sync the source of a rename is to sync the wrong directory.
@@ -73,7 +75,7 @@ class Node:
         for index in range(self.floor + 1, len(self.moves)):
             before, after = self.moves[index - 1][1], self.moves[index][1]
             changed = after - before or before - after
-            if directory is None or any(os.path.dirname(path) == directory for path in changed):
+            if directory is None or any(place[0] == directory for place in changed):
                 self.floor = index
 
     def contents(self) -> list[bytes]:
@@ -89,7 +91,7 @@ class Node:
         """Every combination; a file that is nowhere has no content."""
         found = []
         for op, places in moves:
-            if not places or self.is_directory:
+            if not places or self.directory:
                 found.append(Choice(op, places, b"", 0))
                 continue
             found += [Choice(op, places, data, ns) for data in self.contents() for ns in dict.fromkeys(times)]
@@ -112,65 +114,89 @@ class Moment:
     def __init__(self, disk: RecordingDisk, count: int) -> None:
         self.count = count
         self.last_sync = 0
+        self._directories = dict(disk.first_directories)
         self._nodes: dict[int, Node] = {}
-        self._replaced: list[tuple[int, Node, Node]] = []
-        for number, path in enumerate(disk.first_directories):
-            self._nodes[-1 - number] = Node(0, path, is_directory=True)
+        self._together: list[tuple[int, Node, Node]] = []
+        for path, ino in self._directories.items():
+            if path:
+                self._nodes[ino] = Node(0, self._place(path), directory=ino)
         for path, (ino, data, ns) in disk.first_files.items():
-            self._nodes[ino] = Node(0, path, is_directory=False, data=data, ns=ns)
+            self._nodes[ino] = Node(0, self._place(path), data=data, ns=ns)
         for number, op in enumerate(disk.ops[:count], 1):
             self._apply(number, op)
             if op.kind in SYNCS:
                 self.last_sync = number
 
+    def _place(self, path: str) -> Place:
+        parent, _, name = path.rpartition("/")
+        return self._directories[parent], name
+
     def _apply(self, number: int, op: Op) -> None:
-        if op.kind in ("create", "mkdir"):
-            self._nodes[op.ino] = Node(number, op.path, is_directory=op.kind == "mkdir")
-        elif op.kind == "write":
-            self._nodes[op.ino].write(op.data, op.offset)
-        elif op.kind == "utime":
-            self._nodes[op.ino].times.append((number, op.ns))
-        elif op.kind == "fsync":
-            self._nodes[op.ino].sync()
-        elif op.kind in ("dirsync", "syncfs"):
-            for node in self._nodes.values():
-                node.sync_names(None if op.kind == "syncfs" else op.path)
-                if op.kind == "syncfs":
-                    node.sync()
-        else:
-            self._rename(number, op)
+        match op.kind:
+            case "create":
+                self._nodes[op.ino] = Node(number, self._place(op.path))
+            case "mkdir":
+                self._nodes[op.ino] = Node(number, self._place(op.path), directory=op.ino)
+                self._directories[op.path] = op.ino
+            case "write":
+                self._nodes[op.ino].write(op.data, op.offset)
+            case "utime":
+                self._nodes[op.ino].times.append((number, op.ns))
+            case "fsync":
+                self._nodes[op.ino].sync()
+            case "dirsync" | "syncfs":
+                self._sync(op)
+            case "exchange":
+                self._exchange(number, op)
+            case _:
+                self._rename(number, op)
+
+    def _sync(self, op: Op) -> None:
+        for node in self._nodes.values():
+            node.sync_names(None if op.kind == "syncfs" else op.ino)
+            if op.kind == "syncfs":
+                node.sync()
+
+    def _exchange(self, number: int, op: Op) -> None:
+        """Both or neither."""
+        one, other = (self._nodes[self._directories[path]] for path in (op.path, op.target))
+        one.move(number, frozenset((self._place(op.target),)))
+        other.move(number, frozenset((self._place(op.path),)))
+        self._together.append((number, one, other))
+        self._directories[op.path], self._directories[op.target] = other.directory, one.directory
 
     def _rename(self, number: int, op: Op) -> None:
-        """Rename, link and unlink: what changes the places of a file."""
+        """Rename, link, unlink and rmdir: what changes the places of a file."""
         node = self._nodes[op.ino]
         places = node.moves[-1][1]
         if op.kind == "rename":
+            target = self._place(op.target)
             for other in self._nodes.values():
-                if op.target in other.moves[-1][1]:
-                    other.move(number, other.moves[-1][1] - {op.target})
-                    self._replaced.append((number, other, node))
-        gone = NOWHERE if op.kind == "link" else frozenset((op.path,))
-        came = NOWHERE if op.kind == "unlink" else frozenset((op.target,))
+                if target in other.moves[-1][1]:
+                    other.move(number, other.moves[-1][1] - {target})
+                    self._together.append((number, other, node))
+        gone = NOWHERE if op.kind == "link" else frozenset((self._place(op.path),))
+        came = NOWHERE if op.kind in ("unlink", "rmdir") else frozenset((self._place(op.target),))
         node.move(number, (places - gone) | came)
+        if op.kind == "rmdir":
+            del self._directories[op.path]
 
-    def states(self, generator: random.Random, limit: int, *, journal_only: bool = False) -> Iterator[State]:
+    def states(self, generator: random.Random, limit: int) -> Iterator[State]:
         """The states that a cut may leave; of more than ``limit`` in one way of ordering, a sample."""
         nodes = list(self._nodes.values())
         for moment in range(self.last_sync, self.count + 1):
             for picked in _combinations([node.at(moment) for node in nodes], generator, limit):
                 yield _state(nodes, picked)
-        if journal_only:
-            return
         for picked in _combinations([node.since_synced() for node in nodes], generator, limit):
             if self._is_possible(nodes, picked):
                 yield _state(nodes, picked)
 
     def _is_possible(self, nodes: Sequence[Node], picked: Sequence[Choice]) -> bool:
-        taken = [path for choice in picked for path in choice.places]
+        taken = [place for choice in picked for place in choice.places]
         if len(set(taken)) < len(taken):
             return False  # a name stands for one file
         op_of = {id(node): choice.op for node, choice in zip(nodes, picked, strict=True)}
-        return all((op_of[id(old)] >= number) == (op_of[id(new)] >= number) for number, old, new in self._replaced)
+        return all((op_of[id(old)] >= number) == (op_of[id(new)] >= number) for number, old, new in self._together)
 
 
 def _combinations(axes: Sequence[Sequence[Choice]], generator: random.Random, limit: int) -> Iterator[Sequence[Choice]]:
@@ -192,18 +218,21 @@ def _combinations(axes: Sequence[Sequence[Choice]], generator: random.Random, li
 def _state(nodes: Sequence[Node], picked: Sequence[Choice]) -> State:
     """What can be reached: in a directory that was never made there is nothing."""
     pairs = list(zip(nodes, picked, strict=True))
-    made = {path for node, choice in pairs if node.is_directory for path in choice.places}
-    reached = {path for path in made if all(parent in made for parent in _parents(path))}
+    homes = {node.directory: place for node, choice in pairs if node.directory for place in choice.places}
+    directories = [path for place in homes.values() if (path := _path(place, homes))]
     files = (
         (path, choice.data, choice.ns)
         for node, choice in pairs
-        if not node.is_directory
-        for path in choice.places
-        if not os.path.dirname(path) or os.path.dirname(path) in reached
+        if not node.directory
+        for place in choice.places
+        if (path := _path(place, homes))
     )
-    return State(tuple(sorted(reached)), tuple(sorted(files)))
+    return State(tuple(sorted(directories)), tuple(sorted(files)))
 
 
-def _parents(path: str) -> Iterator[str]:
-    while path := os.path.dirname(path):
-        yield path
+def _path(place: Place, homes: Mapping[int, Place]) -> str | None:
+    directory, name = place
+    if directory == 0:
+        return name
+    above = _path(homes[directory], homes) if directory in homes else None
+    return None if above is None else f"{above}/{name}"

@@ -44,7 +44,6 @@ def explore(
     limit: int,
     kind: type[RecordingDisk] = RecordingDisk,
     bare: bool = False,
-    journal_only: bool = False,
     **settings: Any,
 ) -> Findings:
     """Play it, cut it, recover. ``limit`` bounds the states of one moment in one way of ordering."""
@@ -54,7 +53,7 @@ def explore(
     kinds: Counter[str] = Counter()
     examples: list[str] = []
     for count in range(run.now + 1):
-        for state in Moment(run.disk, count).states(generator, limit, journal_only=journal_only):
+        for state in Moment(run.disk, count).states(generator, limit):
             if state not in seen:
                 seen[state] = _observe(run, state, f"{place}/cut")
             wrong = list(run.book.violations(seen[state], count))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mailq.engines.disk import Disk
 
 
 class Op(NamedTuple):
-    """One call that changed the disk, or synced it. Paths are relative to the recorded tree."""
+    """One call that changed the disk, or synced it. Paths are relative to the recorded tree.
+
+    ``ino`` tells one file or directory from another, whatever its name is by then;
+    0 is the tree itself.
+    """
 
     kind: str
     path: str = ""
@@ -35,24 +39,38 @@ class RecordingDisk(Disk):
         self._is_dead = False
         self.ops: list[Op] = []
         self.first_files: dict[str, tuple[int, bytes, int]] = {}
-        self.first_directories: list[str] = []
         self._inos: dict[str, int] = {}
+        self._directories = {"": 0}
         self._open: dict[int, tuple[str, int, int]] = {}
         self._last = 0
+        self._steps = 0
+        self._interruption: tuple[int, Callable[[], object]] = 0, lambda: None
         for directory, _, files in os.walk(base):
             if directory != base:
-                self.first_directories.append(self._relative(directory) or "")
+                self._made(self._relative(directory) or "")
             for file in files:
                 path = f"{directory}/{file}"
                 with open(path, "rb") as stream:
                     data = stream.read()
                 self.first_files[self._relative(path) or ""] = self._born(path), data, os.stat(path).st_mtime_ns
 
+        self.first_directories = dict(self._directories)
+
     def _log(self, op: Op) -> None:
         self.ops.append(op)
         if len(self.ops) == self._dies_after:
             self._is_dead = True
             raise Killed
+        self._step()
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps == self._interruption[0]:
+            self._interruption[1]()
+
+    def interrupted_after(self, steps: int, by: Callable[[], object]) -> None:
+        """Another process does something after so many steps from now: logged calls, and openings of directories."""
+        self._interruption = self._steps + steps, by
 
     @contextlib.contextmanager
     def killed_after(self, calls: int) -> Iterator[None]:
@@ -77,13 +95,20 @@ class RecordingDisk(Disk):
         self._inos[self._relative(path) or ""] = self._last
         return self._last
 
+    def _made(self, name: str) -> int:
+        self._last += 1
+        self._directories[name] = self._last
+        return self._last
+
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
         fd = super().open(path, flags, mode)
         name = self._relative(path)
         if name is not None:
             if flags & os.O_CREAT:
                 self._log(Op("create", name, ino=self._born(path)))
-            self._open[fd] = name, self._inos.get(name, 0), 0
+            self._open[fd] = name, (self._directories | self._inos).get(name, -1), 0
+            if name in self._directories:
+                self._step()
         return fd
 
     def close(self, fd: int) -> None:
@@ -107,13 +132,13 @@ class RecordingDisk(Disk):
 
     def is_file(self, fd: int) -> bool:
         """Whether a recorded descriptor is that of a file; any other is that of a directory."""
-        return fd in self._open and self._open[fd][1] != 0
+        return fd in self._open and self._open[fd][1] not in self._directories.values()
 
     def fsync(self, fd: int) -> None:
         super().fsync(fd)
         if fd in self._open:
             name, ino, _ = self._open[fd]
-            self._log(Op("fsync" if ino else "dirsync", name, ino=ino))
+            self._log(Op("fsync" if self.is_file(fd) else "dirsync", name, ino=ino))
 
     def syncfs(self, fd: int) -> None:
         super().syncfs(fd)
@@ -121,6 +146,13 @@ class RecordingDisk(Disk):
 
     def rename(self, source: str, target: str) -> None:
         super().rename(source, target)
+        self._renamed(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        super().rename_new(source, target)
+        self._renamed(source, target)
+
+    def _renamed(self, source: str, target: str) -> None:
         old, new = self._relative(source), self._relative(target)
         assert old is not None
         assert new is not None
@@ -153,16 +185,38 @@ class RecordingDisk(Disk):
     def mkdir(self, path: str, mode: int = 0o700) -> None:
         super().mkdir(path, mode)
         if (name := self._relative(path)) is not None:
-            ino = self._born(path)
-            del self._inos[name]  # opened, it is a directory
-            self._log(Op("mkdir", name, ino=ino))
+            self._log(Op("mkdir", name, ino=self._made(name)))
+
+    def rmdir(self, path: str) -> None:
+        if self._is_dead:
+            raise Killed
+        super().rmdir(path)
+        name = self._relative(path)
+        assert name is not None
+        self._log(Op("rmdir", name, ino=self._directories.pop(name)))
+
+    def exchange(self, one: str, other: str) -> None:
+        """Of two directories that hold only files."""
+        super().exchange(one, other)
+        names = self._relative(one), self._relative(other)
+        assert names[0] is not None
+        assert names[1] is not None
+        inos, self._inos = self._inos, {}
+        for path, ino in inos.items():
+            directory, _, base = path.rpartition("/")
+            there = names[1 - names.index(directory)] if directory in names else directory
+            self._inos[f"{there}/{base}".lstrip("/")] = ino
+        known = self._directories
+        known[names[0]], known[names[1]] = known[names[1]], known[names[0]]
+        self._log(Op("exchange", names[0], names[1]))
 
 
 class WithoutDirectorySync(RecordingDisk):
     """Says that it synced a directory, and did not."""
 
-    def sync_directory(self, path: str) -> None:
-        """Nothing."""
+    def fsync(self, fd: int) -> None:
+        if self.is_file(fd):
+            super().fsync(fd)
 
 
 class WithoutFileSync(RecordingDisk):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
+from unittest import mock
 
 from crash_books import Book, content
 from recorder import RecordingDisk
 
 import mailq
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import sharing
+from mailq.engines.maildir import remaking, sharing
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.settings import Settings
 
@@ -330,6 +332,51 @@ def mend(run: Run) -> None:
     delivery = run.pop()
     run.bury(delivery, lambda: delivery.reject("no good"))
     run.push(b"c")
+
+
+def remake(run: Run) -> None:
+    """new/ is drained and swollen. Another process pushes after each of the calls that make it anew, and before."""
+    run.push(b"an old one")
+    run.record()
+    run.ack(run.pop())
+    for steps in range(9):
+        run.disk.interrupted_after(steps, lambda steps=steps: run.push(b"after %d steps" % steps))  # type: ignore[misc]
+        with swollen():
+            run.q.reap()
+        while delivery := run.q.pop():
+            run.ack(delivery)
+
+
+def remade_meanwhile(run: Run) -> None:
+    """new/ is made anew after each of the calls of a push."""
+    run.record()
+    for steps in range(1, 8):
+        run.disk.interrupted_after(steps, run.q.reap)
+        with swollen():
+            run.push(b"remade after %d steps" % steps)
+        run.ack(run.pop())
+    run.push(b"x", b"y")
+
+
+def remade_by_halves(run: Run) -> None:
+    """Whoever makes it anew is killed at a call, mostly when another has just pushed; a third one goes on."""
+    run.record()
+    for pushed, killed in [(0, 1), (0, 2), (0, 3), (1, 7), (1, 8), (3, 8), (3, 9), (3, 10), (3, 11), (4, 9)]:
+        if pushed:
+            run.disk.interrupted_after(pushed, lambda: run.push(b"meanwhile"))
+        with swollen(), run.disk.killed_after(killed):
+            run.q.reap()
+        run.push(b"afterwards")
+        run.q.reap()
+        while delivery := run.q.pop():
+            run.ack(delivery)
+
+
+@contextlib.contextmanager
+def swollen() -> Iterator[None]:
+    """Every directory is taken for a swollen one."""
+    with mock.patch.object(remaking, "_SWOLLEN", -1), mock.patch.object(remaking, "_REMADE", ("new",)):
+        yield
 
 
 def tell(run: Run) -> None:

@@ -54,17 +54,20 @@ class _Inotify:
         self._missed = missed
         self._directories: dict[Any, str] = {}
         self._reader = InotifyFD()
-        mask = Mask(InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_CREATE | InotifyConstants.IN_ONLYDIR)
+        self._mask = Mask(InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_CREATE | InotifyConstants.IN_ONLYDIR)
         try:
             for directory in directories:
-                wd = self._reader.add_callback(os.fsencode(directory), mask, self, id(self))  # type: ignore[arg-type]
-                self._directories[wd] = directory
+                self._add(directory)
         except BaseException:
             # Never started, so nobody else closes its descriptors.
             self._reader._is_reading = False  # noqa: SLF001 - or close() would leave that to a thread that does not run
             self._reader.close()
             raise
         self._reader.start()
+
+    def _add(self, directory: str) -> None:
+        wd = self._reader.add_callback(os.fsencode(directory), self._mask, self, id(self))  # type: ignore[arg-type]
+        self._directories[wd] = directory
 
     def on_event(self, event: Any) -> None:  # noqa: ANN401 - watchdog's own event
         """Called by the reader's thread."""
@@ -73,8 +76,11 @@ class _Inotify:
             self._arrived(directory, os.fsdecode(event.name))
 
     def on_watch_deleted(self, wd: Any) -> None:  # noqa: ANN401 - watchdog's own descriptor
-        """Called by the reader's thread when the directory is gone: time to look."""
-        self._directories.pop(wd, None)
+        """Called by the reader's thread when the directory is gone: a new one may be in its place, and time to look."""
+        directory = self._directories.pop(wd, None)
+        if directory is not None:
+            with contextlib.suppress(OSError):
+                self._add(directory)
         self._missed()
 
     def on_queue_overflow(self) -> None:

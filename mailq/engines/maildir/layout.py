@@ -54,16 +54,14 @@ def create(layout: Layout, settings: Settings, disk: Disk) -> None:
     The marker comes last: where it stands, the queue is complete.
     """
     _refuse_other_directories(layout)
-    made = []
     mode = directory_mode(settings)
     for path in (layout.root, *layout.directories()):
-        made += _make_directory(disk, path, mode)
+        _make_directory(disk, path, mode)
     text = render(new_marker(settings))
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
         disk.write_file(temporary, text.encode(), mode=int(settings.file_mode, 8), sync=True)
-        for path in {layout.root, *(os.path.dirname(path) for path in made)}:
-            disk.sync_directory(path)  # before the marker: whoever sees it may push
+        _sync_with_ancestors(layout.root, disk)  # before the marker: whoever sees it may push
         try:
             # link, not rename: a rename would replace the marker of whoever was first.
             disk.link(temporary, layout.marker)
@@ -106,22 +104,32 @@ def directory_mode(settings: Settings) -> int:
     return mode | (mode & 0o444) >> 2
 
 
-def _make_directory(disk: Disk, path: str, mode: int) -> list[str]:
-    """Make a directory and its parents; list those that were missing."""
-    made = []
+def _make_directory(disk: Disk, path: str, mode: int) -> None:
+    """Make a directory and its parents, where they are missing."""
     if not os.path.isdir(path):
-        made = _make_directory(disk, os.path.dirname(path), mode)
+        _make_directory(disk, os.path.dirname(path), mode)
         try:
             disk.mkdir(path, mode)
             if mode & 0o077:  # the umask must not take back what the settings share
                 disk.chmod(path, mode)
-            made.append(path)
         except FileExistsError:
             if not os.path.isdir(path):
                 raise QueueNotFound(path, "a file is in the way; a queue needs a directory here") from None
         except OSError as error:
             raise StorageError("create the queue", error) from error
-    return made
+
+
+def _sync_with_ancestors(path: str, disk: Disk) -> None:
+    """Make a directory's name durable, and those on the way to it.
+
+    Also where somebody else has made them: he may have been killed before he synced them.
+    """
+    while True:
+        with contextlib.suppress(PermissionError):  # then it is not a directory that we or our like could have made
+            disk.sync_directory(path)
+        if path == os.path.dirname(path):
+            return
+        path = os.path.dirname(path)
 
 
 def load(layout: Layout, disk: Disk) -> Marker:
@@ -155,13 +163,12 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
 
     Between two file systems a rename is not atomic, and everything rests on it.
     """
-    devices = {}
-    made: list[str] = []
-    for path in layout.directories():
-        made += _make_directory(disk, path, directory_mode(settings))
-        devices[os.stat(path).st_dev] = path
-    if made:
+    missing = [path for path in layout.directories() if not os.path.isdir(path)]
+    for path in missing:
+        _make_directory(disk, path, directory_mode(settings))
+    if missing:
         disk.sync_directory(layout.root)
+    devices = {os.stat(path).st_dev: path for path in layout.directories()}
     if len(devices) > 1:
         apart = " and ".join(sorted(devices.values()))
         raise QueueNotFound(layout.root, f"{apart} are on different file systems; a queue must be on one")

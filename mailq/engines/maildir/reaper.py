@@ -16,6 +16,7 @@ from mailq.engine import Reaped
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners
 from mailq.engines.maildir.later import Later
+from mailq.engines.maildir.remaking import Remaking
 from mailq.errors import StorageError
 from mailq.message import OUTCOMES
 
@@ -35,6 +36,7 @@ class Reaper:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._next_turn = 0
+        self._remaking = Remaking(store)
         self.later = Later()
 
     # Leases
@@ -44,11 +46,12 @@ class Reaper:
 
         Returns what was done, None if nothing, and when to ask again, in nanoseconds.
         """
+        self._remaking.tend()
         self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
         if next(layouts.entries(self._store.layout.cur), None) is None:
             return None, self._next_turn  # nothing is leased: no lock, no stamp, no cost
         with self._turn() as mine:
-            return self.reap() if mine else None, self._next_turn
+            return self._reap() if mine else None, self._next_turn
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
@@ -84,6 +87,10 @@ class Reaper:
 
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""
+        self._remaking.tend()
+        return self._reap()
+
+    def _reap(self) -> Reaped:
         layout = self._store.layout
         due = len(self.later.promote(self._store))
         # Read before any file is looked at: an extension that comes after the look then finds its

@@ -17,11 +17,12 @@ from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
 from mailq.engines.maildir.layout import GONE
+from mailq.engines.maildir.remaking import Held
 from mailq.errors import StorageError
 from mailq.message import checksum, is_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
@@ -61,6 +62,7 @@ class Store:
         self.clock = clock
         self.stamps = stamps
         self.marker = marker
+        self._rooted: set[str] = set()
 
     @property
     def settings(self) -> Settings:
@@ -95,12 +97,10 @@ class Store:
         renamed: list[Placed] = []
         try:
             self._write(placed, written, together=together)
-            for message in placed:
-                renamed.append(self._at_the_end(message) if len(placed) > 1 else message)
-                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
-            if self.durable:
-                for directory in directories:
-                    self.disk.sync_directory(directory)
+            with self._synced(directories):
+                for message in placed:
+                    renamed.append(self._at_the_end(message) if len(placed) > 1 else message)
+                    self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
             if isinstance(error, OSError):
@@ -109,6 +109,30 @@ class Store:
                 error.add_note(f"mailq: these may be in the queue all the same: {', '.join(maybe)}")
             raise
         return renamed
+
+    @contextlib.contextmanager
+    def _synced(self, directories: Iterable[str]) -> Iterator[None]:
+        """Sync the directories that messages are renamed into, if the settings promise that."""
+        if not self.durable or os.name == "nt":  # Windows has no such call and needs none
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            held = [stack.enter_context(Held(self.disk, directory)) for directory in directories]
+            yield
+            for directory in held:
+                directory.sync()
+            self._sync_root(self.layout)
+
+    def _sync_root(self, layout: Layout) -> None:
+        """Make a queue's own directories and marker durable, once.
+
+        Who has made them may have been killed before he did. It costs microseconds
+        when there is nothing to sync.
+        """
+        if layout.root not in self._rooted:
+            with contextlib.suppress(PermissionError):  # then others make directories there
+                self.disk.sync_directory(layout.root)
+            self._rooted.add(layout.root)
 
     def _at_the_end(self, message: Placed) -> Placed:
         """Give a message of a batch its place in line when it comes there, not when the batch began to be written.
@@ -255,6 +279,7 @@ class Store:
             # It has happened, synced or not: raising would have the caller believe otherwise.
             try:
                 self.disk.sync_directory(os.path.dirname(target))
+                self._sync_root(home)
             except OSError as failure:
                 layouts.log().warning("message %s is dead, but that is not synced: %s", envelope.id, failure)
         return target

@@ -1,0 +1,145 @@
+"""Directories that a huge backlog has swollen, made anew when they are empty.
+
+ext4 never shrinks a directory: after a million messages an empty ``new/`` takes
+as long to list as a full one. A fresh directory is exchanged for it, at once, so
+a producer finds ``new/`` at every moment. What came to the old one meanwhile is
+moved over, and so is what somebody left there who died on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, Final, Self
+
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.layout import GONE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.layout import Layout
+    from mailq.engines.maildir.store import Store
+
+_SWOLLEN: Final = 1 << 20
+"""So many bytes of a directory take about a millisecond to list."""
+
+# Not cur/ and tmp/: their files have users who know the path, and must find them at every moment.
+_REMADE: Final = ("new", "later", "dead")
+_SPARE: Final = re.compile(rf"\.({'|'.join(_REMADE)})\.[0-9a-f]{{8}}")
+"""``.new.1a2b3c4d``: made to become ``new/``, or what was ``new/``."""
+
+
+class Remaking:
+    """The re-making of one queue's directories."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._is_possible = True
+
+    def tend(self) -> None:
+        """Take over what was left in old directories, and exchange those that are swollen and empty."""
+        layout = self._store.layout
+        for path in _spares(layout):
+            self._take_over(path, f"{layout.root}/{os.path.basename(path).split('.')[1]}")
+        if not self._is_possible:
+            return
+        try:
+            for path in (f"{layout.root}/{name}" for name in _REMADE):
+                if os.lstat(path).st_size > _SWOLLEN and _is_empty(path):
+                    self._remake(path)
+        except OSError as error:
+            self._is_possible = False  # not by this user, or not on this file system: it is only slow
+            layouts.log().info("a swollen directory was not made anew: %s", error)
+
+    def _remake(self, path: str) -> None:
+        disk, root = self._store.disk, self._store.layout.root
+        spare = f"{root}/.{os.path.basename(path)}.{os.urandom(4).hex()}"
+        disk.mkdir(spare)
+        try:
+            _make_alike(disk, spare, path)
+            if self._store.durable:
+                disk.sync_directory(root)  # or whoever pushes into it would sync a directory that nothing leads to
+            disk.exchange(spare, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                disk.rmdir(spare)
+            raise
+        self._take_over(spare, path)
+
+    def _take_over(self, spare: str, path: str) -> None:
+        """Move what is in a spare directory to where it belongs, and remove the directory."""
+        disk = self._store.disk
+        try:
+            while not _is_empty(spare):
+                for name in os.listdir(spare):
+                    self._move(f"{spare}/{name}", path, name)
+                if self._store.durable:
+                    disk.sync_directory(path)
+            disk.rmdir(spare)
+        except OSError as error:
+            # Gone: somebody else did it. Not empty: somebody stored a message just now; the next turn takes it.
+            if error.errno not in GONE:
+                layouts.log().info("%s was not taken over yet: %s", spare, error)
+
+    def _move(self, source: str, directory: str, name: str) -> None:
+        disk = self._store.disk
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                disk.rename_new(source, f"{directory}/{name}")
+            except FileExistsError:  # two files of one name, dropped in by hand
+                disk.rename_new(source, f"{directory}/{os.urandom(4).hex()}-{name}")
+
+
+class Held:
+    """A directory that is held open while messages are renamed into it, so that what is synced is where they are.
+
+    Its number stays its own as long as it is open, and what was exchanged never comes
+    back: if it is the directory's at the end, it was the whole time.
+    """
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._fd = disk.open_directory(path)
+
+    def sync(self) -> None:
+        """Make durable what was renamed into it, wherever it went."""
+        self._disk.fsync(self._fd)
+        if not os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
+            self._disk.syncfs(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._disk.drop(self._fd)
+
+
+def _spares(layout: Layout) -> Iterator[str]:
+    with contextlib.suppress(OSError), os.scandir(layout.root) as scan:  # no queue there: others say so
+        for entry in scan:
+            if _SPARE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield entry.path
+
+
+def _is_empty(path: str) -> bool:
+    """Of everything: what is no message would be left behind."""
+    with os.scandir(path) as scan:
+        return next(scan, None) is None
+
+
+def _make_alike(disk: Disk, spare: str, path: str) -> None:
+    """Give a fresh directory the permissions of the one that it replaces. Raises PermissionError if that cannot be."""
+    status = os.stat(path)
+    disk.chmod(spare, stat.S_IMODE(status.st_mode))
+    alike = os.stat(spare)
+    if (alike.st_uid, alike.st_gid) != (status.st_uid, status.st_gid) or _has_acl(path):
+        raise PermissionError(f"{path} has another owner, or an access list")
+
+
+def _has_acl(path: str) -> bool:
+    return hasattr(os, "listxattr") and any(name.startswith("system.posix_acl") for name in os.listxattr(path))

@@ -1,0 +1,158 @@
+"""Directories that a backlog has swollen are made anew, and nobody notices."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from together import Child
+
+import mailq
+from mailq.engines.disk import Disk
+from mailq.engines.maildir import arrivals, remaking
+from mailq.engines.maildir.engine import MaildirEngine
+
+pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="directories are exchanged on Linux only")
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every directory counts as swollen."""
+    monkeypatch.setattr(remaking, "_SWOLLEN", -1)
+
+
+def number_of(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def spares(path: Path) -> list[str]:
+    return [name for name in os.listdir(path) if name.startswith((".new", ".later", ".dead"))]
+
+
+@pytest.mark.parametrize("state", ["new", "later", "dead"])
+def test_a_swollen_directory_is_made_anew_when_it_is_empty_and_not_before(path: Path, state: str) -> None:
+    queue = mailq.open(path, durability="process-crash", file_mode="0660")
+    directory = path / state
+    for number in range(4500):
+        os.close(os.open(directory / f"{number:0>250}", os.O_CREAT | os.O_WRONLY))
+    if directory.stat().st_size < 1 << 20:
+        pytest.skip("directories do not swell on this file system")
+    os.chmod(directory, 0o2771)
+    before = number_of(directory)
+    queue.reap()
+    assert number_of(directory) == before
+    for name in os.listdir(directory):
+        os.unlink(directory / name)
+    queue.reap()
+    assert number_of(directory) != before
+    assert directory.stat().st_size < 1 << 16
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o2771
+    assert not spares(path)
+    assert queue.push("x")
+
+
+@pytest.mark.usefixtures("always")
+def test_consumers_do_it_by_themselves(queue: mailq.Queue, path: Path) -> None:
+    before = number_of(path / "new")
+    assert queue.pop() is None
+    assert number_of(path / "new") != before
+
+
+class Exchanging(Disk):
+    """Counts."""
+
+    exchanged = 0
+
+    def exchange(self, one: str, other: str) -> None:
+        super().exchange(one, other)
+        self.exchanged += 1
+
+
+def produce(pipe: Connection[Any, Any], path: Path, count: int) -> None:
+    queue = mailq.open(path)
+    pipe.send([queue.push(number) for number in range(count)])
+
+
+@pytest.mark.usefixtures("always")
+def test_producers_and_consumers_do_not_notice(path: Path) -> None:
+    mailq.open(path, lease=3600)
+    disk = Exchanging()
+    queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    got: list[str] = []
+    with Child(produce, path, 1500) as one, Child(produce, path, 1500) as other:
+        while len(got) < 3000:
+            queue.reap()
+            while (delivery := queue.pop(wait=0.001)) is not None:
+                got.append(delivery.id)
+                delivery.ack()
+        pushed = [*one.hear(), *other.hear()]
+    assert sorted(got) == sorted(pushed)
+    assert disk.exchanged > 10
+    queue.reap()
+    assert not spares(path)
+
+
+def test_what_somebody_left_who_died_on_the_way_is_delivered(queue: mailq.Queue, path: Path) -> None:
+    queue.push_many(["a", "b"])
+    os.rename(path / "new", path / ".new.1a2b3c4d")
+    os.mkdir(path / "new")
+    (path / "new" / "foo.txt").write_text("one of this name")
+    (path / ".new.1a2b3c4d" / "foo.txt").write_text("another")
+    os.mkdir(path / ".later.1a2b3c4d")  # made, and never exchanged
+    (path / ".new.mine").mkdir()  # not one of ours
+    assert sorted(delivery.raw for delivery in mailq.open(path).drain()) == [
+        b"a",
+        b"another",
+        b"b",
+        b"one of this name",
+    ]
+    assert spares(path) == [".new.mine"]
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EINVAL, errno.EROFS])
+def test_where_directories_cannot_be_exchanged_they_stay_and_it_is_tried_once(path: Path, error: int) -> None:
+    class NoExchange(Disk):
+        tried = 0
+
+        def exchange(self, one: str, other: str) -> None:
+            self.tried += 1
+            raise OSError(error, os.strerror(error), one, None, other)
+
+    mailq.open(path)
+    disk = NoExchange()
+    queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    queue.reap()
+    queue.reap()
+    assert disk.tried == 1
+    assert not spares(path)
+    queue.push("x")
+    assert queue.pop() is not None
+
+
+@pytest.mark.usefixtures("always")
+def test_arrivals_in_the_fresh_directory_are_told_of(queue: mailq.Queue, path: Path) -> None:
+    told: list[str] = []
+    missed, arrived = threading.Event(), threading.Event()
+
+    def on_arrival(_: str, name: str) -> None:
+        told.append(name)
+        arrived.set()
+
+    watch = arrivals.watch([str(path / "new")], on_arrival, missed.set)
+    assert watch is not None
+    try:
+        queue.reap()
+        assert missed.wait(10)  # what came meanwhile is for the listener to find
+        arrived.clear()
+        queue.push("x")
+        assert arrived.wait(10)
+        assert told[-1] in os.listdir(path / "new")
+    finally:
+        watch.stop()
