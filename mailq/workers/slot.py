@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mailq.errors import LeaseLost, MailqError, TimeLimit
 from mailq.opening import open as open_queue
 from mailq.workers.commands import Command
-from mailq.workers.handling import Alarm, Handler, cut_off, own_limit, to_line
+from mailq.workers.handling import Alarm, Handler, Input, cut_off, own_limit, to_line
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
@@ -76,13 +76,14 @@ class Slot:
             finally:
                 signal.signal(signal.SIGUSR2, former)
         delivery.on_settled = lambda: self._say({"job": job["job"], "settled": True})
-        soft, hard = handler.limits(delivery)
+        given = Input(delivery)
+        soft, hard = handler.limits(given)
         if hard is not None and own_limit(delivery) is None:
             self._say({"job": job["job"], "limit": hard})
         report = None
         try:
             with self._alarm.set(soft if soft is not None else job["soft"]):
-                report = handler(delivery)
+                report = handler(given)
         except (Interrupted, TimeLimit) as error:  # just before or after the handler: what that said holds
             report = report or cut_off(error)
         return report

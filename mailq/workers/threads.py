@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
-from mailq.workers.handling import Handler, cut_off, own_limit
+from mailq.workers.handling import Handler, Input, cut_off, own_limit
 from mailq.workers.lines import spawn
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
@@ -94,8 +94,9 @@ class _Thread(threading.Thread):
     def _do(self, job: Job) -> Report:
         handler = self._crew.handlers[job.source.handler]
         job.delivery.on_settled = lambda: self._crew.say(self, job, None)
+        given = Input(job.delivery)
         try:
-            soft, hard = handler.limits(job.delivery)
+            soft, hard = handler.limits(given)
         except Exception as error:  # noqa: BLE001 - it must not end the thread
             return Report("nack", error=repr(error), outcome="error")
         if hard is not None and own_limit(job.delivery) is None:
@@ -106,7 +107,7 @@ class _Thread(threading.Thread):
             self._timer.start()
         with self._lock:
             self._running = job
-        return handler(job.delivery)
+        return handler(given)
 
     def interrupt(self, job: Job, error: type[BaseException]) -> None:
         """Raise something in a job, at its next step in Python, if it still runs."""
