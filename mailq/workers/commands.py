@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from mailq import reply
 from mailq.errors import UsageError
+from mailq.workers.family import die_with_parent
 from mailq.workers.outcomes import Report
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _LINGER: Final = 0.2
 
 _MISSING_DELAY: Final = 10.0
 """A message whose command cannot be started is given back for so many seconds."""
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Command:
@@ -173,14 +172,6 @@ def _reply(data: bytes) -> str:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have this process get a signal when its parent dies, where the system can do that (Linux, prctl(2))."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - slow to load, and only here
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def environment(delivery: Delivery) -> dict[str, str]:

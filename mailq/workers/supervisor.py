@@ -20,7 +20,7 @@ from mailq.errors import LeaseLost, MailqError, StorageError, UsageError
 from mailq.opening import open as open_queue
 from mailq.workers.jobs import BEATS, Job, Options, Source, new_job
 from mailq.workers.outcomes import Report
-from mailq.workers.signals import Systemd, Wakeup
+from mailq.workers.systemd import Systemd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mailq.delivery import Delivery
     from mailq.queue import Queue
     from mailq.workers.crew import Crew
+    from mailq.workers.signals import Wakeup
 
 log: Final = logging.getLogger("mailq.worker")
 
