@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import elsewhere
 import pytest
 
 import mailq
@@ -99,6 +100,13 @@ def test_what_is_loaded_late_is_there_when_asked_for() -> None:
     subprocess.run([sys.executable, "-c", loaded], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'missing'"):
         mailq.missing  # noqa: B018 - asking is the test
+
+
+@pytest.mark.parametrize("system", elsewhere.SYSTEMS)
+def test_every_module_can_be_imported_on(system: str) -> None:
+    modules = [module for module in MODULES if module != "mailq.__main__"]  # that one runs the command
+    done = elsewhere.run(system, modules, "for name in modules:\n    importlib.import_module(name)")
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_module_has_a_layer() -> None:
