@@ -1,4 +1,4 @@
-"""Words from outside: the wake-up pipe, and Unix signals."""
+"""Words from outside: the wake-up, and Unix signals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import selectors
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -15,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class Wakeup:
-    """Ends a select from any thread or signal handler."""
+    """Ends a select from any thread or signal handler. Sockets: on Windows a select takes nothing else."""
 
     def __init__(self) -> None:
-        self._woken, self._wake = os.pipe()
-        os.set_blocking(self._woken, False)
-        os.set_blocking(self._wake, False)
+        self._woken, self._wake = socket.socketpair()
+        self._woken.settimeout(0)
+        self._wake.settimeout(0)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Be what a select waits for, too."""
         selector.register(self._woken, selectors.EVENT_READ, self._clear)
 
     def __call__(self) -> None:
-        """Wake it. A full pipe wakes as well as one byte."""
+        """Wake it. A full buffer wakes as well as one byte."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake, b"!")
+            self._wake.send(b"!")
 
     def _clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.read(self._woken, 65_536)
+            self._woken.recv(65_536)
 
     def __del__(self) -> None:
-        """Close the pipe: not before nobody can wake any more, or a late wake would write to another's file."""
-        os.close(self._woken)
-        os.close(self._wake)
+        """Close them: not before nobody can wake any more."""
+        self._woken.close()
+        self._wake.close()
 
 
 class Signals:

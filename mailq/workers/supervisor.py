@@ -2,7 +2,7 @@
 
 One thread, one loop, and no code of the handlers in its process: a heartbeat
 depends on no job. All waiting is one select over the slots' sockets and the
-wake-up pipe; all time is in :meth:`Supervisor._tick`.
+wake-up; all time is in :meth:`Supervisor._tick`.
 """
 
 from __future__ import annotations
