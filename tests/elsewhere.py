@@ -7,13 +7,15 @@ import sys
 from typing import Final
 
 _PYTHON: Final = """
-import importlib, os, select, signal, socket, sys
-import mailq
-modules = {modules!r}
+import functools, importlib, os, pkgutil, select, signal, socket, sys
+import asyncio, filelock, mailq, watchdog.observers  # also what mailq loads only when it needs it
+modules = [found.name for found in pkgutil.walk_packages(mailq.__path__, "mailq.") if found.name != "mailq.__main__"]
 for name in modules:  # so that all is loaded, from elsewhere, that they need
     importlib.import_module(name)
 for name in [name for name in sys.modules if name.partition(".")[0] == "mailq"]:
     del sys.modules[name]
+# Pairs there are everywhere, but here they are made of what is taken away.
+socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)
 for name in {blocked!r}.split():
     sys.modules[name] = None
 for module, names in ((os, {os!r}), (signal, {signal!r}), (socket, {socket!r}), (select, {select!r})):
@@ -48,7 +50,7 @@ _MACOS: Final = {  # before Python 3.13
 SYSTEMS: Final = {"windows": _WINDOWS, "macos": _MACOS}
 
 
-def run(system: str, modules: list[str], code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in an interpreter that has, from when ``modules`` were loaded, no more than another system."""
-    prelude = _PYTHON.format(modules=modules, **SYSTEMS[system])
-    return subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, check=False)
+def run(system: str, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter that has no more than another system; ``modules`` are the names of mailq's."""
+    line = [sys.executable, "-c", _PYTHON.format(**SYSTEMS[system]) + code, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.errors import UsageError, WorkerFailed
 from mailq.workers.commands import how_it_ended
-from mailq.workers.family import kill_group, reap_orphans
+from mailq.workers.family import can_fork, kill_group, reap_orphans
 from mailq.workers.lines import Line, spawn
 from mailq.workers.outcomes import Report
 
@@ -141,6 +141,10 @@ class Processes:
     """
 
     def __init__(self, handlers: Sequence[Any], options: Options) -> None:
+        if not can_fork():
+            raise UsageError(
+                "this system cannot fork worker processes; run the handler in threads: --threads, threads="
+            )
         self._handlers = list(handlers)
         self._options = options
         self._generation = 0

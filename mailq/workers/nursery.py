@@ -24,7 +24,7 @@ from typing import Any
 
 from mailq.opening import preload
 from mailq.workers import slot
-from mailq.workers.family import become_subreaper, die_with_parent, kill_group
+from mailq.workers.family import become_subreaper, bury, die_with_parent, kill_group
 from mailq.workers.targets import IN_SLOT
 
 
@@ -131,20 +131,12 @@ class Nursery:
             slot.main(supervisor, self._handlers, echo=self._echo)
 
     def _bury(self) -> None:
-        """Reap the dead; of each slot kill what it left behind in its group, while its id is still its own."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None:
-                return
-            if found.si_pid in self._slots:
-                kill_group(found.si_pid, signal.SIGKILL)
-            pid, status = os.waitpid(found.si_pid, 0)
+        """Reap the dead, slots and orphans of slots."""
+        while dead := bury(self._slots):
+            pid, code = dead
             if pid in self._slots:
                 self._slots.discard(pid)
-                self._tell({"died": pid, "code": os.waitstatus_to_exitcode(status)})
+                self._tell({"died": pid, "code": code})
 
     def _kill_all(self) -> None:
         for pid in self._slots:
