@@ -38,7 +38,8 @@ class Command:
 
     Exit 0 acks; with a reply asked for, it is what the command printed: JSON if it
     is that, else text. Anything else nacks, with the end of stdout and stderr as
-    the error. With ``echo`` what it prints passes through, but for a reply. Runs in the process group of its slot, whose killing ends it too.
+    the error. With ``echo`` what it prints passes through, but for a reply. It runs
+    in the process group of its slot: what kills that ends it, too.
     """
 
     def __init__(self, arguments: Sequence[str], *, echo: bool = True) -> None:
@@ -59,7 +60,11 @@ class Command:
             self._waiting()
 
     def __call__(self, delivery: Delivery, tell: Callable[[str], object]) -> Report:
-        """Run it to its end. When it is told to end, ``tell`` is called with what it wrote last: it may never end."""
+        """Run it to its end.
+
+        When it is told to end, ``tell`` is called with what it wrote last: it may never
+        end.
+        """
         self._terminated = False
         try:
             process = self._start(delivery)
