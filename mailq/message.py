@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 State = Literal["ready", "delayed", "leased", "dead"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 
+_YEAR_10000: Final = 253_402_300_800
+
 MAX_HEADERS: Final = 65_536
 """The headers of a message take at most this many bytes."""
 
@@ -90,6 +92,11 @@ class Stamps:
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
         self._lock = threading.RLock()
+
+
+def is_instant(value: object) -> bool:
+    """Whether a value that others wrote is a time, in seconds since 1970, as any calendar can show it."""
+    return isinstance(value, float) and 0 <= value < _YEAR_10000
 
 
 def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:

@@ -297,6 +297,9 @@ def test_a_task_with_a_senseless_limit_is_refused_at_once(limits: dict[str, Any]
         mailq.App("memory://").task(**limits)(handlers.noop)
 
 
+NEVER = (float("nan"), float("inf"), -1e300, 1e300)
+
+
 def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -> None:
     mailq("init", "jobs")
     identity = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5}
@@ -305,10 +308,30 @@ def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -
         {"jobs": [{"id": 7}]},
         {"stage": [], "done": {}},
         {"since": 10**400},
+        *({"since": never} for never in NEVER),
+        *({"jobs": [{"id": "x", "since": never}]} for never in NEVER),
     ]
     for n, story in enumerate(stories):
         (tmp_path / "jobs" / "owners" / f"{n}").write_text(json.dumps({**identity, **story}))
-    assert mailq("workers", "jobs").stdout.count(b"\n") == 4
+    assert mailq("workers", "jobs").stdout.count(b"\n") == len(stories)
+
+
+def test_a_foreign_story_cannot_pass_itself_off_as_another(mailq: Shell, tmp_path: Path) -> None:
+    mailq("init", "jobs")
+    story = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5, "slots": 2}
+    lie = {"token": "another", "alive": False, "story": "none"}
+    (tmp_path / "jobs" / "owners" / "real").write_text(json.dumps({**story, **lie}))
+    told = json.loads(mailq("workers", "jobs", "--json").stdout)
+    assert told["alive"]
+    assert told == {
+        "slots": 2,
+        "story": "none",
+        "token": "real",
+        "host": "elsewhere",
+        "pid": 7,
+        "since": 1.5,
+        "alive": True,
+    }
 
 
 def test_what_a_job_says_does_not_steer_the_terminal(path: Path, tmp_path: Path) -> None:
