@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 State = Literal["ready", "delayed", "leased", "dead"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 
-_YEAR_10000: Final = 253_402_300_800
-
 MAX_HEADERS: Final = 65_536
 """The headers of a message take at most this many bytes."""
 
@@ -96,7 +94,7 @@ class Stamps:
 
 def is_instant(value: object) -> bool:
     """Whether a value that others wrote is a time, in seconds since 1970, as any calendar can show it."""
-    return isinstance(value, float) and 0 <= value < _YEAR_10000
+    return isinstance(value, float) and 0 <= value < names.END_OF_TIME / names.NS
 
 
 def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
