@@ -89,6 +89,27 @@ def test_a_killed_supervisor_of_commands_takes_them_with_it(path: Path) -> None:
         worker.kill()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["handlers:outcome"], ["--", "sh", "-c", "trap '' TERM; read -r x; exec sleep 3611"]]
+)
+def test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on(path: Path, arguments: list[str]) -> None:
+    """Nobody is left to kill the others: each process has asked the kernel to."""
+    queue = mailq.open(path, lease=3600)
+    queue.push_many(["hang", "hang deaf"])
+    with Work(path, "-c", 2, *arguments) as worker:
+        wait_until(lambda: queue.stats().leased == 2, "they run")
+        if "--" in arguments:
+            wait_until(lambda: len(worker.processes()) == 6, "the commands are there")
+        everybody = worker.processes()
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: neither sees the other's end
+            for pid in everybody[:2]:
+                os.kill(pid, number)
+        worker.wait()
+        worker.gone()
+        wait_until(lambda: queue.reap().returned >= 0 and queue.stats().ready == 2, "they are back")
+    assert [message.history[0].outcome for message in queue.peek("ready")] == ["killed"] * 2
+
+
 def test_a_killed_nursery_is_replaced_and_its_jobs_are_tried_again(path: Path) -> None:
     queue = mailq.open(path, backoff=(0.01, 0.01))
     go = path.parent / "go"
