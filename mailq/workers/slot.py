@@ -58,7 +58,7 @@ class Slot:
         if os.getpid() != self._pid:  # a child that the handler forked and let return: nobody's slot
             os._exit(0)
         size = memory() if job["weigh"] else None
-        self._supervisor.sendall(to_line(report, job["job"], size))
+        self._write(to_line(report, job["job"], size))
 
     def _run(self, job: Mapping[str, Any]) -> Report:
         handler: Handler | Command = self._handlers[job["handler"]]
@@ -93,7 +93,17 @@ class Slot:
         return self._queues[location]
 
     def _say(self, words: Mapping[str, Any]) -> None:
-        self._supervisor.sendall(json.dumps(words).encode() + b"\n")
+        self._write(json.dumps(words).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        """Send a line whole: what raises at a signal, or speaks, has to wait for its end."""
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            # Within the try: it raises for a signal that came just before, and then they are blocked already.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))
+            self._supervisor.sendall(line)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _make(handler: Any, *, echo: bool) -> Handler | Command:  # noqa: ANN401 - a name, or a command's arguments
