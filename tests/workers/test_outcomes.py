@@ -9,7 +9,7 @@ from typing import Any
 import handlers
 import pytest
 from together import wait_until
-from working import letters
+from working import Work, letters
 
 import mailq
 
@@ -179,6 +179,23 @@ def test_several_queues_and_a_handler_for_the_dead(path: Path) -> None:
     with mailq.Worker([one, two], handlers.outcome, dead={str(failed): "handlers:settle_itself"}):
         wait_until(lambda: mailq.open(failed).stats().dead == 2, "both were buried")
     assert (len(one), len(two), log.exists()) == (0, 0, False)
+
+
+def test_one_command_works_several_queues_and_the_dead_of_all(path: Path, tmp_path: Path) -> None:
+    failed = mailq.open(tmp_path / "failed")
+    queues = [mailq.open(tmp_path / name, dead_letters=failed.location, **ONCE) for name in ("one", "two", "three")]
+    arguments = [queue.location for queue in queues]
+    with Work(*arguments, "handlers:outcome", "-c", 2, "--dead", f"{failed.location}=handlers:settle_itself") as worker:
+        replies = [queue.request("fine") for queue in queues]
+        for queue in queues:
+            queue.push("raise")
+        assert [reply.result(30) for reply in replies] == ["fine"] * 3
+        wait_until(lambda: failed.stats().dead == 3, "all are buried")
+        assert {message.origin for message in failed.peek("dead")} == set(arguments)
+        wait_until(lambda: worker.log.count("settled after") == 3, "it is told")
+        assert worker.stop() == 0
+    assert [len(queue) for queue in queues] == [0, 0, 0]
+    assert [attempt.error for attempt in failed.peek("dead")[0].history][-1] == "settled in the handler"
 
 
 def test_a_worker_started_and_stopped_can_start_again(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
