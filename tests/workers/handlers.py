@@ -149,6 +149,20 @@ def leave_and_exit(body: list[str]) -> None:
     os._exit(3)
 
 
+def talk_or_hold(delivery: mailq.Delivery) -> None:
+    """Leave a child behind that, once told to, says in its slot's name that this message is settled; or hold on."""
+    if len(delivery.body) == 2:
+        hold_until(delivery)
+    elif os.fork() == 0:
+        _, said, wanted = delivery.body
+        while not os.path.exists(wanted):
+            time.sleep(0.002)
+        assert delivery.on_settled is not None
+        delivery.on_settled()
+        Path(said).touch()
+        os._exit(0)
+
+
 def fork_and_return(body: Any) -> Any:
     """Leave a child behind that returns as well, a little later."""
     if body == "fork" and os.fork() == 0:

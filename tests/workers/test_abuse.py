@@ -35,6 +35,35 @@ def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, crew: str)
     assert queue.stats() == mailq.Stats()
 
 
+def test_what_a_child_of_an_old_job_says_is_not_of_the_next(path: Path) -> None:
+    """It says that its message is settled; the next job's lease must be kept all the same."""
+    queue = mailq.open(path, lease=0.6, reap_interval=0.05, **ONCE)
+    run, go, said, talk = (str(path.parent / name) for name in ("run", "go", "said", "talk"))
+    queue.push_many([["a child that talks", said, talk], [run, go]])
+    with Work(path, "handlers:talk_or_hold") as worker:
+        wait_until(Path(f"{run}.1").exists, "the next job runs")
+        Path(talk).touch()
+        wait_until(Path(said).exists, "the child has spoken")
+        assert queue.pop(wait=1.2) is None
+        Path(go).touch()
+        wait_until(lambda: all_settled(queue), "it is done")
+        assert worker.stop() == 0
+    assert queue.stats().dead == 0
+
+
+def test_a_job_that_never_began_is_given_back_uncounted(path: Path) -> None:
+    """Its process died with the order unread."""
+    queue = mailq.open(path, backoff=(0.01, 0.01), durability="process-crash")
+    with Work(path, "handlers:attempt") as worker:
+        (slot,) = worker.slots()
+        os.kill(slot, signal.SIGSTOP)
+        reply = queue.request("x")
+        wait_until(lambda: queue.stats().leased == 1, "it was given to the process")
+        os.kill(slot, signal.SIGKILL)
+        assert reply.result(30) == 1
+        assert worker.stop() == 0
+
+
 def test_a_script_without_a_guard_is_told_so(path: Path, tmp_path: Path) -> None:
     queue = mailq.open(path)
     id = queue.push("x")

@@ -71,11 +71,26 @@ def test_leases_of_threads_are_kept_although_the_process_that_keeps_them_dies(pa
         assert worker.stop() == 0
 
 
+def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) -> None:
+    """As one does whose job has stopped the whole process; what keeps its leases is another, and runs."""
+    queue = mailq.open(path, lease=0.9, reap_interval=0.1, durability="process-crash")
+    queue.push(3600)
+    with Work(path, "handlers:nap", "--threads", "--timeout", "2.5s", "--insist", "0.1s") as worker:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        for _ in range(3):
+            deadline = queue.peek("leased")[0].deadline_at
+            wait_until(lambda: queue.peek("leased")[0].deadline_at != deadline, "its lease is kept")  # noqa: B023
+        worker.signal(signal.SIGSTOP)
+        taken = queue.pop(wait=20)
+        assert taken is not None
+        assert taken.attempt == 2
+
+
 @pytest.mark.parametrize("crew", ["--threads", "-c1"])
 def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -> None:
     queue = mailq.open(path, lease=0.3)
     go = path.parent / "go"
-    queue.push([str(path.parent / "run"), str(go)])
+    request = queue.request([str(path.parent / "run"), str(go)])
     with Work(path, "handlers:hold_until", crew) as worker:
         wait_until((path.parent / "run.1").exists, "it runs")
         (name,) = os.listdir(path / "cur")
@@ -84,6 +99,7 @@ def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -
         go.touch()
         wait_until(lambda: "lost after" in worker.log, "it ended")
         assert worker.stop() == 0
+    assert not request.ready
     assert queue.stats()._replace(bytes=0, next_due_in=None) == mailq.Stats(delayed=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,21 @@ def test_a_result_that_is_no_json_fails_the_request_and_not_the_job(jobs: mailq.
     with pytest.raises(mailq.JobFailed, match="the result cannot be a reply"):
         reply.result(0)
     assert jobs.stats().dead == 0
+
+
+def test_what_cannot_be_answered_is_not_acked(path: Path) -> None:
+    queue = mailq.open(path, lease=0.5, reap_interval=0.05, max_retries=100)
+    with Work(path, "handlers:echo") as worker:
+        assert queue.request("at first").result(30) == "at first"
+        wait_until(lambda: len(queue) == 0, "it is acked")
+        shutil.rmtree(path / "replies")
+        (path / "replies").touch()
+        request = queue.request("x")
+        wait_until(lambda: "stays leased, ack failed" in worker.log, "its reply is refused")
+        (path / "replies").unlink()
+        (path / "replies").mkdir()
+        assert request.result(30) == "x"
+        assert worker.stop() == 0
 
 
 @pytest.mark.parametrize(
