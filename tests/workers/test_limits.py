@@ -32,10 +32,11 @@ def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
         assert reply.result(60) == count * (count - 1) // 2
 
 
-def test_a_job_longer_than_its_lease_keeps_it_also_in_a_thread(path: Path) -> None:
+@pytest.mark.parametrize("crew", ["processes", "threads"])
+def test_a_job_longer_than_its_lease_keeps_it(path: Path, crew: str) -> None:
     queue = mailq.open(path, lease=0.5, reap_interval=0.05, **FAST)
     reply = queue.request(1.6)
-    with mailq.Worker(queue, handlers.nap, threads=1):
+    with mailq.Worker(queue, handlers.nap, **{crew: 1}):  # type: ignore[arg-type]
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         assert queue.pop(wait=1.2) is None
         reply.result(60)

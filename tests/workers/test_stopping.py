@@ -32,7 +32,7 @@ def test_running_jobs_finish_within_the_grace(path: Path, number: signal.Signals
 
 def test_what_is_not_finished_within_the_grace_is_released_uncounted(path: Path) -> None:
     queue = mailq.open(path)
-    queue.push_many([2.0] * 20)
+    queue.push_many([3600.0] * 20)
     with Work(path, "handlers:nap", "-c", 20, "--grace", "0.5s") as worker:
         wait_until(lambda: queue.stats().leased == 20, "all 20 run")
         begun = time.monotonic()
