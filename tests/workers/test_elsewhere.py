@@ -59,12 +59,13 @@ def test_without_processes_the_worker_itself_keeps_the_leases_of_threads(
 def test_what_a_dead_slot_has_started_dies_with_it(path: Path, tmp_path: Path, system: str) -> None:
     """On macOS there is no ``os.waitid`` before Python 3.13."""
     (tmp_path / "sitecustomize.py").write_text("import os\ndel os.waitid\n" if system == "macos" else "")
+    unlike_others = f"3609.{os.getpid()}"
     queue = mailq.open(path, max_retries=0)
     with Work(path, "handlers:leave_and_exit", "-c", 2, PYTHONPATH=f"{tmp_path}{os.pathsep}{HERE}") as worker:
-        queue.push_many([["sleep", "3609"]] * 4)
+        queue.push_many([["sleep", unlike_others]] * 4)
         wait_until(lambda: all_settled(queue), "all slots died")
         assert worker.stop() == 0
     assert {(outcome, error) for _, outcome, error in letters(queue)} == {
         ("killed", "the worker process died: exit code 3")
     }
-    assert subprocess.run(["pgrep", "-f", "^sleep 3609"], capture_output=True, check=False).stdout == b""
+    assert subprocess.run(["pgrep", "-f", f"^sleep {unlike_others}"], capture_output=True, check=False).stdout == b""
