@@ -37,14 +37,15 @@ def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, crew: str)
 
 def test_what_a_child_of_an_old_job_says_is_not_of_the_next(path: Path) -> None:
     """It says that its message is settled; the next job's lease must be kept all the same."""
-    queue = mailq.open(path, lease=0.6, reap_interval=0.05, **ONCE)
+    queue = mailq.open(path, lease=1.2, reap_interval=0.1, **ONCE)
     run, go, said, talk = (str(path.parent / name) for name in ("run", "go", "said", "talk"))
     queue.push_many([["a child that talks", said, talk], [run, go]])
     with Work(path, "handlers:talk_or_hold") as worker:
         wait_until(Path(f"{run}.1").exists, "the next job runs")
         Path(talk).touch()
         wait_until(Path(said).exists, "the child has spoken")
-        assert queue.pop(wait=1.2) is None
+        assert queue.pop(wait=2) is None
+        assert queue.stats().leased == 1
         Path(go).touch()
         wait_until(lambda: all_settled(queue), "it is done")
         assert worker.stop() == 0

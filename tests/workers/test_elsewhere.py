@@ -17,10 +17,12 @@ import mailq
 THREADS = """
 os.O_NONBLOCK = 0  # for filelock, whose part for this system is what is loaded
 import mailq, os, sys, threading, time
-queue = mailq.open(sys.argv[1], lease=0.5, reap_interval=0.05, max_retries=0)
-reply = queue.request(1.6)
+queue = mailq.open(sys.argv[1], lease=2, reap_interval=0.1, max_retries=0)
+reply = queue.request(3)
 with mailq.Worker(queue, lambda nap: time.sleep(nap) or "done", threads=1):
-    print(queue.pop(wait=1.2), reply.result(30))
+    while not queue.stats().leased:
+        time.sleep(0.001)
+    print(queue.pop(wait=2.5), reply.result(30))
 print(queue.stats() == mailq.Stats())
 """
 
@@ -43,13 +45,13 @@ def test_processes_on_windows_are_refused_in_one_clear_line(path: Path) -> None:
 def test_without_processes_the_worker_itself_keeps_the_leases_of_threads(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = mailq.open(path, lease=0.5, reap_interval=0.05, max_retries=0)
-    reply = queue.request(1.6)
+    queue = mailq.open(path, lease=2, reap_interval=0.1, max_retries=0)
+    reply = queue.request(3)
     before = children(os.getpid())
     monkeypatch.delattr(os, "fork")
     with mailq.Worker(queue, handlers.nap, threads=1):
         wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=1.2) is None
+        assert queue.pop(wait=2.5) is None
         assert children(os.getpid()) == before
         reply.result(60)
     assert queue.stats() == mailq.Stats()

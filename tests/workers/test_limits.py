@@ -34,11 +34,11 @@ def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
 
 @pytest.mark.parametrize("crew", ["processes", "threads"])
 def test_a_job_longer_than_its_lease_keeps_it(path: Path, crew: str) -> None:
-    queue = mailq.open(path, lease=0.5, reap_interval=0.05, **FAST)
-    reply = queue.request(1.6)
+    queue = mailq.open(path, lease=1, reap_interval=0.1, **FAST)
+    reply = queue.request(2.5)
     with mailq.Worker(queue, handlers.nap, **{crew: 1}):  # type: ignore[arg-type]
         wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=1.2) is None
+        assert queue.pop(wait=2) is None
         reply.result(60)
     assert queue.stats() == mailq.Stats()
 
