@@ -225,7 +225,7 @@ def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monk
     monkeypatch.setattr(arrivals, "watch", lambda *_: None)
     queue = mailq.open(path, durability="process-crash")
     queue.push(30)
-    mailq.Worker(queue, handlers.push_the_next).run(drain=True)
+    mailq.Worker(queue, handlers.push_the_next, processes=2).run(drain=True)  # so one idles: there is nothing more yet
     assert queue.stats() == mailq.Stats()
 
 
