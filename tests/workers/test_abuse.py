@@ -198,8 +198,10 @@ def test_processes_go_on_past_their_time_if_the_code_does_not_load_any_more(path
 EMBEDDED = """
 import os, sys, time, mailq
 if __name__ == "__main__":
-    worker = mailq.Worker(sys.argv[1], "handlers:nap")
+    worker = mailq.Worker(sys.argv[1], "handlers:nap", **{sys.argv[2]: 1})
     worker.start()
+    while sys.argv[2] == "threads" and not worker._supervisor._crew._beats:  # until what keeps the leases is there
+        time.sleep(0.001)
     if os.fork() == 0:
         time.sleep(60)
         os._exit(0)
@@ -207,13 +209,17 @@ if __name__ == "__main__":
 """
 
 
-def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("crew", "count"), [("processes", 4), ("threads", 3)])
+def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
+    path: Path, tmp_path: Path, crew: str, count: int
+) -> None:
     queue = mailq.open(path)
     queue.push(3600)
     (tmp_path / "program.py").write_text(EMBEDDED)
     environment = {**os.environ, "PYTHONPATH": HERE, "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen([sys.executable, tmp_path / "program.py", path], env=environment) as program:
-        wait_until(lambda: queue.stats().leased == 1 and len(family(program.pid)) >= 4, "it runs, and was forked")
+    with subprocess.Popen([sys.executable, tmp_path / "program.py", path, crew], env=environment) as program:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        wait_until(lambda: len(family(program.pid)) >= count, "it was forked")
         everybody = family(program.pid)
         program.kill()
         wait_until(lambda: sum(map(is_alive, everybody)) == 1, "only the fork is left")
