@@ -10,7 +10,7 @@ The file is the payload, the name is the record, a rename is the transaction.
     {'resize': 'cat.jpg'}
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mailq.delivery import Delivery, Message
 from mailq.engine import Reaped, Stats
@@ -78,15 +78,21 @@ __all__ = [
     "open",
 ]
 
-_LATE = {"App": "app", "Reject": "outcomes", "Retry": "outcomes", "Worker": "worker"}
+_LATE: Final = {
+    "App": "mailq.workers.app",
+    "Reject": "mailq.workers.outcomes",
+    "Retry": "mailq.workers.outcomes",
+    "Worker": "mailq.workers.worker",
+    "aio": "mailq.aio",
+}
+"""What is loaded when somebody asks for it, and the module that has it, or is it."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
     """Load the worker when somebody asks for it: a producer never needs it, and ``mailq push`` must start fast."""
-    if name not in _LATE and name != "aio":
+    if name not in _LATE:
         raise AttributeError(f"module 'mailq' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415 - as above
 
-    if name == "aio":
-        return import_module("mailq.aio")
-    return getattr(import_module(f"mailq.workers.{_LATE[name]}"), name)
+    module = import_module(_LATE[name])
+    return getattr(module, name, module)

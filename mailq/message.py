@@ -92,6 +92,11 @@ class Stamps:
         self._lock = threading.RLock()
 
 
+def is_instant(value: object) -> bool:
+    """Whether a value that others wrote is a time, in seconds since 1970, as any calendar can show it."""
+    return isinstance(value, float) and 0 <= value < names.END_OF_TIME / names.NS
+
+
 def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
     """Put headers in front of a body. Returns the bytes and the length of the headers in them."""
     if not headers:

@@ -44,7 +44,10 @@ DEATHS: Final = {
 }
 _MARKS: Final = {word: mark for mark, word in DEATHS.items()}
 
-_END_OF_TIME: Final = 253_402_300_800 * NS  # the year 10000, which a name has no room for
+END_OF_TIME: Final = 253_402_300_800 * NS  # the year 10000, which a name has no room for
+_BORN: Final = 59
+"""So many characters at the front of a name, the time and the id, are there from birth; then come the fields."""
+
 _TRIES_LENGTH: Final = 16
 _FILE_LENGTH: Final = 48
 _CANONICAL: Final = re.compile(
@@ -261,7 +264,7 @@ def id_time(id: str) -> int | None:
         return None
     nano = int(id[13:16], 16) << 8 | int(id[16:20], 16) >> 6 & 0xFF
     ns = int(id[:12], 16) * 1_000_000 + min(nano, 999_999)
-    return ns if ns < _END_OF_TIME else None
+    return ns if ns < END_OF_TIME else None
 
 
 # Names
@@ -410,7 +413,7 @@ def sort_key(name: str) -> str:
 def born_at(name: str, now: int) -> tuple[str, str]:
     """A name that ``format_name`` made for a new message, as if made now: the id, and the name."""
     id = new_id(now)
-    return id, f"{format_time(now)},{id}{name[59:]}"
+    return id, f"{format_time(now)},{id}{name[_BORN:]}"
 
 
 def is_id(text: str) -> bool:
@@ -420,4 +423,4 @@ def is_id(text: str) -> bool:
 
 def looks_ours(name: str) -> bool:
     """Whether a name begins like one of ours, so that it sorts by its own time."""
-    return len(name) > 58 and name[26] == "," and name[8] == "T" and name[25] == "Z"  # noqa: PLR2004 - the widths
+    return len(name) >= _BORN and name[26] == "," and name[8] == "T" and name[25] == "Z"

@@ -25,6 +25,9 @@ LONGEST: Final = 1_048_576
 _CHECK: Final = 1.0
 """So often a waiting caller looks whether the message is still alive, in seconds."""
 
+_SHARE: Final = 0.05
+"""But that takes at most this part of the time: for it a whole queue is listed."""
+
 
 class Reply:
     """The reply to come to a message; ``id`` is the message's."""
@@ -74,7 +77,8 @@ class Reply:
                 # been answered and acked since.
                 if missing > 1 and not self.ready:
                     raise JobFailed(self.id, "the message is gone and there is no reply to it")
-                next_check = now + _CHECK
+                looked = time.monotonic()
+                next_check = looked + max(_CHECK, (looked - now) / _SHARE)
             yield max(0.0, min(pause, until - now))
             pause = min(2 * pause, _LAST_LOOK)
 

@@ -47,6 +47,12 @@ def queue(path: Path) -> library.Queue:
     return library.open(path)
 
 
+@pytest.fixture(params=["memory", "directory"])
+def opened(request: pytest.FixtureRequest, path: Path) -> library.Queue:
+    """A fresh queue of each kind, with short back-offs."""
+    return library.open("memory://" if request.param == "memory" else path, backoff=library.Backoff(0.001, 0.001))
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """An environment in which a shell finds mailq, and nothing of the developer's own settings."""

@@ -9,6 +9,7 @@ import click
 
 from mailq.cli import output
 from mailq.cli.options import open_queue, queue_argument
+from mailq.message import is_instant
 
 if TYPE_CHECKING:
     from mailq.engine import Owner
@@ -29,7 +30,8 @@ def workers(queue: str, *, as_json: bool) -> None:
         owners = source.owners()
     if as_json:
         for owner in owners:
-            click.echo(json.dumps({**owner._asdict(), "story": None, **owner.story}))
+            known = owner._asdict()  # last: a story may hold anything, also names that are not its own
+            click.echo(json.dumps({**known.pop("story"), **known}))
         return
     columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
     output.table(columns, (_row(owner) for owner in owners))
@@ -49,7 +51,7 @@ def _row(owner: Owner) -> tuple[str, ...]:
 
 
 def _is_job(job: Any) -> bool:  # noqa: ANN401 - whatever JSON can be
-    return isinstance(job, dict) and isinstance(job.get("id"), str) and isinstance(job.get("since"), float)
+    return isinstance(job, dict) and isinstance(job.get("id"), str) and is_instant(job.get("since"))
 
 
 @click.command()

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 def run(queue: str, *, wait: float, lease: float | None, command: tuple[str, ...]) -> int:
     """Pop one message and run a command for it.
 
-    The command has the body on its standard input. Exit 0 acks the message; anything else nacks it, with the end of the command's
-    stderr as the error. The environment has MAILQ_QUEUE, MAILQ_ID, MAILQ_ATTEMPT,
-    MAILQ_RECEIPT, MAILQ_CONTENT_TYPE, MAILQ_PUSHED_AT and MAILQ_HEADER_<NAME> for
-    each header. Interrupting releases the message uncounted.
+    The command has the body on its standard input. Exit 0 acks the message;
+    anything else nacks it, with the end of the command's stderr as the error. The
+    environment has MAILQ_QUEUE, MAILQ_ID, MAILQ_ATTEMPT, MAILQ_RECEIPT,
+    MAILQ_CONTENT_TYPE, MAILQ_PUSHED_AT and MAILQ_HEADER_<NAME> for each header.
+    Interrupting releases the message uncounted.
 
     \b
         mailq run jobs --wait 1h -- ./resize.sh --width 200

@@ -15,7 +15,6 @@ from mailq.workers.outcomes import Report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mailq.delivery import Delivery
     from mailq.reply import Reply
 
 P = ParamSpec("P")
@@ -45,6 +44,7 @@ class App:
         self._opened: dict[str, Queue] = {}
         self._names = [self._name(queue) for queue in queues]
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._has_limits = False
 
     def _name(self, queue: str | os.PathLike[str] | Queue) -> str:
         if isinstance(queue, Queue):
@@ -108,33 +108,38 @@ class App:
             if self._tasks.get(task.name, task).function is not function:
                 raise UsageError(f"there is a task {task.name!r} already; give one of them a name=")
             self._tasks[task.name] = task
+            self._has_limits |= limits != (None, None)
             return task
 
         return make if function is None else make(function)
 
     # For the worker
 
-    def _find(self, delivery: Delivery) -> Task[..., Any] | None:
+    def _find(self, body: Any) -> Task[..., Any] | None:  # noqa: ANN401 - any JSON value is a body
         """The task that a message names. Raises UsageError if it names none."""
-        body = delivery.body
         if not isinstance(body, dict) or not isinstance(body.get("task"), str):
             raise UsageError('the message names no task; push {"task": "name", "args": [...], "kwargs": {...}}')
         return self._tasks.get(body["task"])
 
-    def limits(self, delivery: Delivery) -> tuple[float | None, float | None]:
+    @property
+    def has_limits(self) -> bool:
+        """Whether any task has a time limit."""
+        return self._has_limits
+
+    def limits(self, body: Any) -> tuple[float | None, float | None]:  # noqa: ANN401 - any JSON value is a body
         """The soft and the hard time limit of the message's task."""
         try:
-            task = self._find(delivery)
-        except ValueError:  # no task, or no JSON at all: for handle to say
+            task = self._find(body)
+        except UsageError:  # it names none: for handle to say
             task = None
         return (None, None) if task is None else task.limits
 
-    def handle(self, delivery: Delivery) -> Any:  # noqa: ANN401 - tasks return what they like
+    def handle(self, body: Any) -> Any:  # noqa: ANN401 - any JSON value is a body; tasks return what they like
         """Run the task that a message names."""
-        task = self._find(delivery)
+        task = self._find(body)
         if task is None:
-            return Report("release", delay=_UNKNOWN_DELAY, error=f"no task is named {delivery.body['task']!r} here")
-        return task.function(*delivery.body.get("args", ()), **delivery.body.get("kwargs", {}))
+            return Report("release", delay=_UNKNOWN_DELAY, error=f"no task is named {body['task']!r} here")
+        return task.function(*body.get("args", ()), **body.get("kwargs", {}))
 
 
 class Task(Generic[P, R]):

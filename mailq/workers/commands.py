@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from mailq import reply
 from mailq.errors import UsageError
+from mailq.workers.family import die_with_parent
 from mailq.workers.outcomes import Report
 
 if TYPE_CHECKING:
@@ -31,15 +32,14 @@ _LINGER: Final = 0.2
 _MISSING_DELAY: Final = 10.0
 """A message whose command cannot be started is given back for so many seconds."""
 
-_PR_SET_PDEATHSIG: Final = 1
-
 
 class Command:
     """Runs one command line for each message.
 
     Exit 0 acks; with a reply asked for, it is what the command printed: JSON if it
     is that, else text. Anything else nacks, with the end of stdout and stderr as
-    the error. With ``echo`` what it prints passes through, but for a reply. Runs in the process group of its slot, whose killing ends it too.
+    the error. With ``echo`` what it prints passes through, but for a reply. It runs
+    in the process group of its slot: what kills that ends it, too.
     """
 
     def __init__(self, arguments: Sequence[str], *, echo: bool = True) -> None:
@@ -60,7 +60,11 @@ class Command:
             self._waiting()
 
     def __call__(self, delivery: Delivery, tell: Callable[[str], object]) -> Report:
-        """Run it to its end. When it is told to end, ``tell`` is called with what it wrote last: it may never end."""
+        """Run it to its end.
+
+        When it is told to end, ``tell`` is called with what it wrote last: it may never
+        end.
+        """
         self._terminated = False
         try:
             process = self._start(delivery)
@@ -173,14 +177,6 @@ def _reply(data: bytes) -> str:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have this process get a signal when its parent dies, where the system can do that (Linux, prctl(2))."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - slow to load, and only here
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def environment(delivery: Delivery) -> dict[str, str]:

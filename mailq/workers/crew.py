@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import math
-import os
 import selectors
 import signal
 import socket
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.errors import UsageError, WorkerFailed
 from mailq.workers.commands import how_it_ended
+from mailq.workers.family import can_fork, kill_group, reap_orphans
 from mailq.workers.lines import Line, spawn
 from mailq.workers.outcomes import Report
-from mailq.workers.signals import reap_orphans
 
 if TYPE_CHECKING:
     import subprocess
@@ -142,6 +141,10 @@ class Processes:
     """
 
     def __init__(self, handlers: Sequence[Any], options: Options) -> None:
+        if not can_fork():
+            raise UsageError(
+                "this system cannot fork worker processes; run the handler in threads: --threads, threads="
+            )
         self._handlers = list(handlers)
         self._options = options
         self._generation = 0
@@ -407,8 +410,7 @@ class Processes:
         for slot in list(self._slots):
             # Where a parent's death kills (Linux), this only reaches what they had started.
             if slot.pid:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(slot.pid, signal.SIGKILL)
+                kill_group(slot.pid, signal.SIGKILL)
             self._bury(slot, "its parent died")
         time.sleep(_FIRST_REST / 5)  # nothing runs any more that would miss us, and whatever killed it may come again
         self._again_at = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 import signal
@@ -27,6 +28,18 @@ _LONGEST_ERROR: Final = 65_536
 """Of an error text so many characters are told, the last: an engine keeps no more."""
 
 
+class Input:
+    """What a handler is called with: a delivery, whose body is decoded once, when it is first wanted."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+
+    @functools.cached_property
+    def body(self) -> Any:  # noqa: ANN401 - any JSON value is a body
+        """The body. Raises CodecError."""
+        return self.delivery.body
+
+
 class Handler:
     """A Python function of a body, or of a delivery; plain, or a coroutine.
 
@@ -42,18 +55,24 @@ class Handler:
             raise UsageError(f"{function!r} is no handler; name a function of one argument, or a mailq.App")
         self._function: Callable[[Any], Any] = function if app is None else app.handle
         self._wants_delivery = _wants_delivery(self._function)
-        self._limits = None if app is None else app.limits
+        self._app = app
         self.queues: list[str] = [] if app is None else app.queues
         self._local = threading.local()
 
-    def limits(self, delivery: Delivery) -> tuple[float | None, float | None]:
+    def limits(self, given: Input) -> tuple[float | None, float | None]:
         """The soft and the hard time limit that the handler itself has for this message."""
-        return (None, None) if self._limits is None else self._limits(delivery)
-
-    def __call__(self, delivery: Delivery) -> Report:
-        """Run the job. Never raises, but for what ends the process."""
+        if self._app is None or not self._app.has_limits:
+            return None, None
         try:
-            value = self._function(delivery if self._wants_delivery else delivery.body)
+            return self._app.limits(given.body)
+        except CodecError:  # for the call to say
+            return None, None
+
+    def __call__(self, given: Input) -> Report:
+        """Run the job. Never raises, but for what ends the process."""
+        delivery = given.delivery
+        try:
+            value = self._function(delivery if self._wants_delivery else given.body)
             if inspect.isawaitable(value):
                 value = self._run(value)
             if delivery.settled:

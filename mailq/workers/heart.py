@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailq.errors import LeaseLost, MailqError
 from mailq.opening import open as open_queue
-from mailq.workers.commands import die_with_parent
+from mailq.workers.family import die_with_parent
 from mailq.workers.jobs import BEATS
 from mailq.workers.lines import Line
 

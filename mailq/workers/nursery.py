@@ -20,14 +20,12 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any, Final
+from typing import Any
 
 from mailq.opening import preload
 from mailq.workers import slot
-from mailq.workers.commands import die_with_parent
+from mailq.workers.family import become_subreaper, bury, die_with_parent, kill_group
 from mailq.workers.targets import IN_SLOT
-
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class Nursery:
@@ -52,7 +50,7 @@ class Nursery:
         for number in (signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, lambda _number, _frame: None)  # what wakes the select
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        _become_subreaper()
+        become_subreaper()  # for what its slots leave behind
         preload()
         gc.freeze()  # what is here now stays shared with the slots: collecting it would copy it
         self._selector.register(self._supervisor, selectors.EVENT_READ)
@@ -88,9 +86,9 @@ class Nursery:
                 case "interrupt" if request["slot"] in self._slots:
                     # The slot first: it must know why what its job has started ends.
                     os.kill(request["slot"], signal.SIGUSR2)
-                    _kill_group(request["slot"], signal.SIGTERM)
+                    kill_group(request["slot"], signal.SIGTERM)
                 case "kill" if request["slot"] in self._slots:
-                    _kill_group(request["slot"], signal.SIGKILL)
+                    kill_group(request["slot"], signal.SIGKILL)
         return True
 
     def _fork(self, fd: int) -> None:
@@ -133,41 +131,20 @@ class Nursery:
             slot.main(supervisor, self._handlers, echo=self._echo)
 
     def _bury(self) -> None:
-        """Reap the dead; of each slot kill what it left behind in its group, while its id is still its own."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None:
-                return
-            if found.si_pid in self._slots:
-                _kill_group(found.si_pid, signal.SIGKILL)
-            pid, status = os.waitpid(found.si_pid, 0)
+        """Reap the dead, slots and orphans of slots."""
+        while dead := bury(self._slots):
+            pid, code = dead
             if pid in self._slots:
                 self._slots.discard(pid)
-                self._tell({"died": pid, "code": os.waitstatus_to_exitcode(status)})
+                self._tell({"died": pid, "code": code})
 
     def _kill_all(self) -> None:
         for pid in self._slots:
-            _kill_group(pid, signal.SIGKILL)
+            kill_group(pid, signal.SIGKILL)
 
     def _tell(self, words: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # gone: the next read says so
             self._supervisor.sendall(json.dumps(words).encode() + b"\n")
-
-
-def _kill_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _become_subreaper() -> None:
-    """Have orphans of the slots come here to be reaped, where the system can do that (Linux, prctl(2))."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - slow to load, and only here
-
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def main(fd: int, supervisor: int) -> None:

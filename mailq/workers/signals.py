@@ -1,4 +1,4 @@
-"""Words from outside: the wake-up pipe, Unix signals, and systemd."""
+"""Words from outside: the wake-up, and Unix signals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import selectors
 import signal
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -17,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class Wakeup:
-    """Ends a select from any thread or signal handler."""
+    """Ends a select from any thread or signal handler. Sockets: on Windows a select takes nothing else."""
 
     def __init__(self) -> None:
-        self._woken, self._wake = os.pipe()
-        os.set_blocking(self._woken, False)
-        os.set_blocking(self._wake, False)
+        self._woken, self._wake = socket.socketpair()
+        self._woken.settimeout(0)
+        self._wake.settimeout(0)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Be what a select waits for, too."""
         selector.register(self._woken, selectors.EVENT_READ, self._clear)
 
     def __call__(self) -> None:
-        """Wake it. A full pipe wakes as well as one byte."""
+        """Wake it. A full buffer wakes as well as one byte."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake, b"!")
+            self._wake.send(b"!")
 
     def _clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.read(self._woken, 65_536)
+            self._woken.recv(65_536)
 
     def __del__(self) -> None:
-        """Close the pipe: not before nobody can wake any more, or a late wake would write to another's file."""
-        os.close(self._woken)
-        os.close(self._wake)
+        """Close them: not before nobody can wake any more."""
+        self._woken.close()
+        self._wake.close()
 
 
 class Signals:
@@ -84,36 +83,3 @@ def _has_terminal() -> bool:
 
 def _handler(action: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
     return lambda _number, _frame: action()
-
-
-def reap_orphans(ours: int) -> None:
-    """As the first process of a container, bury what others left behind; but not our own child."""
-    if os.getpid() != 1:
-        return
-    with contextlib.suppress(ChildProcessError):
-        while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid != ours:
-            os.waitpid(found.si_pid, 0)
-
-
-class Systemd:
-    """Tells systemd how we are, if it asked: a service with ``Type=notify`` (sd_notify(3))."""
-
-    def __init__(self) -> None:
-        self._address = os.environ.get("NOTIFY_SOCKET", "")
-        usec = os.environ.get("WATCHDOG_USEC", "")
-        ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog = int(usec) / 2e6 if usec.isdigit() and int(usec) and ours and self._address else None
-        """So often a sign of life is wanted, in seconds."""
-
-    def tell(self, *lines: str) -> None:
-        """Send some ``KEY=value`` lines."""
-        if not self._address or not hasattr(socket, "AF_UNIX"):
-            return
-        # A name that begins with @ is an abstract one, which the kernel spells with a NUL.
-        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto("\n".join(lines).encode(), address)
-
-    def reloading(self) -> None:
-        """Say that a reload has begun, and when: systemd tells it from an older one by the time."""
-        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mailq.errors import LeaseLost, MailqError, TimeLimit
 from mailq.opening import open as open_queue
 from mailq.workers.commands import Command
-from mailq.workers.handling import Alarm, Handler, cut_off, own_limit, to_line
+from mailq.workers.handling import Alarm, Handler, Input, cut_off, own_limit, to_line
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
@@ -59,7 +58,7 @@ class Slot:
         if os.getpid() != self._pid:  # a child that the handler forked and let return: nobody's slot
             os._exit(0)
         size = memory() if job["weigh"] else None
-        self._supervisor.sendall(to_line(report, job["job"], size))
+        self._write(to_line(report, job["job"], size))
 
     def _run(self, job: Mapping[str, Any]) -> Report:
         handler: Handler | Command = self._handlers[job["handler"]]
@@ -76,13 +75,14 @@ class Slot:
             finally:
                 signal.signal(signal.SIGUSR2, former)
         delivery.on_settled = lambda: self._say({"job": job["job"], "settled": True})
-        soft, hard = handler.limits(delivery)
+        given = Input(delivery)
+        soft, hard = handler.limits(given)
         if hard is not None and own_limit(delivery) is None:
             self._say({"job": job["job"], "limit": hard})
         report = None
         try:
             with self._alarm.set(soft if soft is not None else job["soft"]):
-                report = handler(delivery)
+                report = handler(given)
         except (Interrupted, TimeLimit) as error:  # just before or after the handler: what that said holds
             report = report or cut_off(error)
         return report
@@ -93,7 +93,17 @@ class Slot:
         return self._queues[location]
 
     def _say(self, words: Mapping[str, Any]) -> None:
-        self._supervisor.sendall(json.dumps(words).encode() + b"\n")
+        self._write(json.dumps(words).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        """Send a line whole: what raises at a signal, or speaks, has to wait for its end."""
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            # Within the try: it raises for a signal that came just before, and then they are blocked already.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))
+            self._supervisor.sendall(line)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _make(handler: Any, *, echo: bool) -> Handler | Command:  # noqa: ANN401 - a name, or a command's arguments
@@ -115,5 +125,7 @@ def memory() -> int:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
+        import resource  # noqa: PLC0415 - not on Windows, where no slot runs
+
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024

@@ -2,7 +2,7 @@
 
 One thread, one loop, and no code of the handlers in its process: a heartbeat
 depends on no job. All waiting is one select over the slots' sockets and the
-wake-up pipe; all time is in :meth:`Supervisor._tick`.
+wake-up; all time is in :meth:`Supervisor._tick`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mailq.errors import LeaseLost, MailqError, StorageError, UsageError
 from mailq.opening import open as open_queue
 from mailq.workers.jobs import BEATS, Job, Options, Source, new_job
 from mailq.workers.outcomes import Report
-from mailq.workers.signals import Systemd, Wakeup
+from mailq.workers.systemd import Systemd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mailq.delivery import Delivery
     from mailq.queue import Queue
     from mailq.workers.crew import Crew
+    from mailq.workers.signals import Wakeup
 
 log: Final = logging.getLogger("mailq.worker")
 

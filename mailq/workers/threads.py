@@ -1,8 +1,9 @@
 """A crew of threads in this process: for handlers that share its memory, and queues in memory.
 
-They share its GIL too: so a process of its own keeps their leases (heart.py). A
-thread cannot be killed: a job that does not end when it is told to is left
-behind, and another thread takes its slot.
+They share its GIL too: so a process of its own keeps their leases (heart.py); where
+there can be none, the supervisor's thread does. A thread cannot be killed: a job
+that does not end when it is told to is left behind, and another thread takes its
+slot.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
-from mailq.workers.handling import Handler, cut_off, own_limit
+from mailq.workers.family import can_fork
+from mailq.workers.handling import Handler, Input, cut_off, own_limit
 from mailq.workers.lines import spawn
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
@@ -94,8 +96,9 @@ class _Thread(threading.Thread):
     def _do(self, job: Job) -> Report:
         handler = self._crew.handlers[job.source.handler]
         job.delivery.on_settled = lambda: self._crew.say(self, job, None)
+        given = Input(job.delivery)
         try:
-            soft, hard = handler.limits(job.delivery)
+            soft, hard = handler.limits(given)
         except Exception as error:  # noqa: BLE001 - it must not end the thread
             return Report("nack", error=repr(error), outcome="error")
         if hard is not None and own_limit(job.delivery) is None:
@@ -106,7 +109,7 @@ class _Thread(threading.Thread):
             self._timer.start()
         with self._lock:
             self._running = job
-        return handler(job.delivery)
+        return handler(given)
 
     def interrupt(self, job: Job, error: type[BaseException]) -> None:
         """Raise something in a job, at its next step in Python, if it still runs."""
@@ -128,9 +131,9 @@ def is_crew(thread: threading.Thread) -> bool:
     return isinstance(thread, _Thread)
 
 
-def _is_private(job: Job) -> bool:
-    """Whether no other process sees the queue: our own heartbeats must do."""
-    return job.source.queue.location.startswith("memory:")
+def _has_heart(job: Job) -> bool:
+    """Whether another process can keep the lease. If it cannot be started, or not see the queue, our heartbeats must do."""
+    return can_fork() and not job.source.queue.location.startswith("memory:")
 
 
 def _limit(soft: float) -> type[TimeLimit]:
@@ -195,7 +198,7 @@ class Threads:
         job.slot.give(job)
 
     def _keep(self, job: Job) -> None:
-        if _is_private(job):
+        if not _has_heart(job):
             return
         if self._heart is None:
             self._heart, self._process = spawn("mailq.workers.heart")
@@ -226,7 +229,7 @@ class Threads:
             if "ready" in told:  # until then our own heartbeats go on
                 self._beats = True
                 for job in self._jobs.values():
-                    if not _is_private(job):
+                    if _has_heart(job):
                         job.next_beat = math.inf
                 continue
             if "failed" in told:

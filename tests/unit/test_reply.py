@@ -13,6 +13,7 @@ import pytest
 
 import mailq
 from mailq import names, reply
+from mailq.engine import Record
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
@@ -334,6 +335,30 @@ def test_a_waiting_caller_looks_ever_more_seldom(monkeypatch: pytest.MonkeyPatch
     assert max(pauses) <= 0.05
     assert sum(pauses) == pytest.approx(10)
     assert len(pauses) < 230
+
+
+@pytest.mark.parametrize(("takes", "looks"), [(0.0, 99), (0.01, 98), (0.5, 10)])
+def test_looking_whether_a_message_is_alive_takes_a_small_part_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, takes: float, looks: int
+) -> None:
+    """A long queue takes long to list."""
+    queue = mailq.open("memory://")
+    request = queue.request("x")
+    find, now, found = queue._engine.find, [0.0], []
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    def slow_find(id: str) -> Record:
+        pass_time(takes)
+        found.append(id)
+        return find(id)
+
+    monkeypatch.setattr(reply, "time", SimpleNamespace(sleep=pass_time, monotonic=lambda: now[0]))
+    monkeypatch.setattr(queue._engine, "find", slow_find)
+    with pytest.raises(mailq.ReplyTimeout):
+        request.result(timeout=100)
+    assert abs(len(found) - looks) <= 4
 
 
 def test_a_reply_names_its_message() -> None:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -140,6 +141,26 @@ def storm(delivery: mailq.Delivery) -> None:
         case 13:
             os._exit(1)
     append(delivery)
+
+
+def leave_and_exit(body: list[str]) -> None:
+    """Take the process with it, but not what was started."""
+    subprocess.Popen(body)
+    os._exit(3)
+
+
+def talk_or_hold(delivery: mailq.Delivery) -> None:
+    """Leave a child behind that, once told to, says in its slot's name that this message is settled; or hold on."""
+    if len(delivery.body) == 2:
+        hold_until(delivery)
+    elif os.fork() == 0:
+        _, said, wanted = delivery.body
+        while not os.path.exists(wanted):
+            time.sleep(0.002)
+        assert delivery.on_settled is not None
+        delivery.on_settled()
+        Path(said).touch()
+        os._exit(0)
 
 
 def fork_and_return(body: Any) -> Any:

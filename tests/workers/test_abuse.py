@@ -35,6 +35,36 @@ def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, crew: str)
     assert queue.stats() == mailq.Stats()
 
 
+def test_what_a_child_of_an_old_job_says_is_not_of_the_next(path: Path) -> None:
+    """It says that its message is settled; the next job's lease must be kept all the same."""
+    queue = mailq.open(path, lease=1.2, reap_interval=0.1, **ONCE)
+    run, go, said, talk = (str(path.parent / name) for name in ("run", "go", "said", "talk"))
+    queue.push_many([["a child that talks", said, talk], [run, go]])
+    with Work(path, "handlers:talk_or_hold") as worker:
+        wait_until(Path(f"{run}.1").exists, "the next job runs")
+        Path(talk).touch()
+        wait_until(Path(said).exists, "the child has spoken")
+        assert queue.pop(wait=2) is None
+        assert queue.stats().leased == 1
+        Path(go).touch()
+        wait_until(lambda: all_settled(queue), "it is done")
+        assert worker.stop() == 0
+    assert queue.stats().dead == 0
+
+
+def test_a_job_that_never_began_is_given_back_uncounted(path: Path) -> None:
+    """Its process died with the order unread."""
+    queue = mailq.open(path, backoff=(0.01, 0.01), durability="process-crash")
+    with Work(path, "handlers:attempt") as worker:
+        (slot,) = worker.slots()
+        os.kill(slot, signal.SIGSTOP)
+        reply = queue.request("x")
+        wait_until(lambda: queue.stats().leased == 1, "it was given to the process")
+        os.kill(slot, signal.SIGKILL)
+        assert reply.result(30) == 1
+        assert worker.stop() == 0
+
+
 def test_a_script_without_a_guard_is_told_so(path: Path, tmp_path: Path) -> None:
     queue = mailq.open(path)
     id = queue.push("x")
@@ -168,8 +198,10 @@ def test_processes_go_on_past_their_time_if_the_code_does_not_load_any_more(path
 EMBEDDED = """
 import os, sys, time, mailq
 if __name__ == "__main__":
-    worker = mailq.Worker(sys.argv[1], "handlers:nap")
+    worker = mailq.Worker(sys.argv[1], "handlers:nap", **{sys.argv[2]: 1})
     worker.start()
+    while sys.argv[2] == "threads" and not worker._supervisor._crew._beats:  # until what keeps the leases is there
+        time.sleep(0.001)
     if os.fork() == 0:
         time.sleep(60)
         os._exit(0)
@@ -177,13 +209,17 @@ if __name__ == "__main__":
 """
 
 
-def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("crew", "count"), [("processes", 4), ("threads", 3)])
+def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
+    path: Path, tmp_path: Path, crew: str, count: int
+) -> None:
     queue = mailq.open(path)
     queue.push(3600)
     (tmp_path / "program.py").write_text(EMBEDDED)
     environment = {**os.environ, "PYTHONPATH": HERE, "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen([sys.executable, tmp_path / "program.py", path], env=environment) as program:
-        wait_until(lambda: queue.stats().leased == 1 and len(family(program.pid)) >= 4, "it runs, and was forked")
+    with subprocess.Popen([sys.executable, tmp_path / "program.py", path, crew], env=environment) as program:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        wait_until(lambda: len(family(program.pid)) >= count, "it was forked")
         everybody = family(program.pid)
         program.kill()
         wait_until(lambda: sum(map(is_alive, everybody)) == 1, "only the fork is left")
@@ -195,7 +231,7 @@ def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monk
     monkeypatch.setattr(arrivals, "watch", lambda *_: None)
     queue = mailq.open(path, durability="process-crash")
     queue.push(30)
-    mailq.Worker(queue, handlers.push_the_next).run(drain=True)
+    mailq.Worker(queue, handlers.push_the_next, processes=2).run(drain=True)  # so one idles: there is nothing more yet
     assert queue.stats() == mailq.Stats()
 
 
@@ -297,6 +333,9 @@ def test_a_task_with_a_senseless_limit_is_refused_at_once(limits: dict[str, Any]
         mailq.App("memory://").task(**limits)(handlers.noop)
 
 
+NEVER = (float("nan"), float("inf"), -1e300, 1e300)
+
+
 def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -> None:
     mailq("init", "jobs")
     identity = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5}
@@ -305,10 +344,30 @@ def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -
         {"jobs": [{"id": 7}]},
         {"stage": [], "done": {}},
         {"since": 10**400},
+        *({"since": never} for never in NEVER),
+        *({"jobs": [{"id": "x", "since": never}]} for never in NEVER),
     ]
     for n, story in enumerate(stories):
         (tmp_path / "jobs" / "owners" / f"{n}").write_text(json.dumps({**identity, **story}))
-    assert mailq("workers", "jobs").stdout.count(b"\n") == 4
+    assert mailq("workers", "jobs").stdout.count(b"\n") == len(stories)
+
+
+def test_a_foreign_story_cannot_pass_itself_off_as_another(mailq: Shell, tmp_path: Path) -> None:
+    mailq("init", "jobs")
+    story = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5, "slots": 2}
+    lie = {"token": "another", "alive": False, "story": "none"}
+    (tmp_path / "jobs" / "owners" / "real").write_text(json.dumps({**story, **lie}))
+    told = json.loads(mailq("workers", "jobs", "--json").stdout)
+    assert told["alive"]
+    assert told == {
+        "slots": 2,
+        "story": "none",
+        "token": "real",
+        "host": "elsewhere",
+        "pid": 7,
+        "since": 1.5,
+        "alive": True,
+    }
 
 
 def test_what_a_job_says_does_not_steer_the_terminal(path: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from together import wait_until
 from working import Work, letters
 
 import mailq
+from mailq import codecs
 
 CODE = """
 import asyncio, time
@@ -134,3 +136,26 @@ def test_an_app_needs_a_queue_and_knows_only_its_own(tmp_path: Path) -> None:
         mailq.App()
     with pytest.raises(mailq.UsageError, match="is no queue of this App"):
         mailq.App(tmp_path / "jobs").queue("elsewhere")
+
+
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_a_body_is_decoded_once_a_job(monkeypatch: pytest.MonkeyPatch, timeout: float | None) -> None:
+    decoded = []
+    decode = codecs.decode
+
+    def counted(raw: bytes, content_type: str) -> Any:
+        decoded.append(raw)
+        return decode(raw, content_type)
+
+    with mailq.open("memory://") as queue:
+        app = mailq.App(queue)
+
+        @app.task(timeout=timeout)
+        def add(a: int, *, b: int) -> int:
+            return a + b
+
+        reply = add.request(1, b=2)
+        monkeypatch.setattr(codecs, "decode", counted)
+        mailq.Worker(app, threads=1).run(drain=True)
+        assert reply.result(0) == 3
+    assert len(decoded) == 1

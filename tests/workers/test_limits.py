@@ -32,12 +32,13 @@ def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
         assert reply.result(60) == count * (count - 1) // 2
 
 
-def test_a_job_longer_than_its_lease_keeps_it_also_in_a_thread(path: Path) -> None:
-    queue = mailq.open(path, lease=0.5, reap_interval=0.05, **FAST)
-    reply = queue.request(1.6)
-    with mailq.Worker(queue, handlers.nap, threads=1):
+@pytest.mark.parametrize("crew", ["processes", "threads"])
+def test_a_job_longer_than_its_lease_keeps_it(path: Path, crew: str) -> None:
+    queue = mailq.open(path, lease=1, reap_interval=0.1, **FAST)
+    reply = queue.request(2.5)
+    with mailq.Worker(queue, handlers.nap, **{crew: 1}):  # type: ignore[arg-type]
         wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=1.2) is None
+        assert queue.pop(wait=2) is None
         reply.result(60)
     assert queue.stats() == mailq.Stats()
 
@@ -71,11 +72,26 @@ def test_leases_of_threads_are_kept_although_the_process_that_keeps_them_dies(pa
         assert worker.stop() == 0
 
 
+def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) -> None:
+    """As one does whose job has stopped the whole process; what keeps its leases is another, and runs."""
+    queue = mailq.open(path, lease=0.9, reap_interval=0.1, durability="process-crash")
+    queue.push(3600)
+    with Work(path, "handlers:nap", "--threads", "--timeout", "2.5s", "--insist", "0.1s") as worker:
+        wait_until(lambda: queue.stats().leased == 1, "it runs")
+        for _ in range(3):
+            deadline = queue.peek("leased")[0].deadline_at
+            wait_until(lambda: queue.peek("leased")[0].deadline_at != deadline, "its lease is kept")  # noqa: B023
+        worker.signal(signal.SIGSTOP)
+        taken = queue.pop(wait=20)
+        assert taken is not None
+        assert taken.attempt == 2
+
+
 @pytest.mark.parametrize("crew", ["--threads", "-c1"])
 def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -> None:
     queue = mailq.open(path, lease=0.3)
     go = path.parent / "go"
-    queue.push([str(path.parent / "run"), str(go)])
+    request = queue.request([str(path.parent / "run"), str(go)])
     with Work(path, "handlers:hold_until", crew) as worker:
         wait_until((path.parent / "run.1").exists, "it runs")
         (name,) = os.listdir(path / "cur")
@@ -84,6 +100,7 @@ def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -
         go.touch()
         wait_until(lambda: "lost after" in worker.log, "it ended")
         assert worker.stop() == 0
+    assert not request.ready
     assert queue.stats()._replace(bytes=0, next_due_in=None) == mailq.Stats(delayed=1)
 
 

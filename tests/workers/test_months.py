@@ -81,6 +81,15 @@ def test_a_process_is_replaced_when_it_is_too_big(path: Path) -> None:
         assert len(set(pids(queue, 3))) == 1
 
 
+@pytest.mark.parametrize(("size", "processes"), [("1k", 3), ("900g", 1)])
+def test_the_command_replaces_a_process_that_is_too_big(path: Path, size: str, processes: int) -> None:
+    queue = mailq.open(path)
+    with Work(path, "handlers:tell_pid", "--max-rss", size) as worker:
+        assert len(set(pids(queue, 3))) == processes
+        assert worker.stop() == 0
+    assert queue.stats() == mailq.Stats()
+
+
 # A queue that makes trouble
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import handlers
 import pytest
 from together import wait_until
-from working import letters
+from working import Work, letters
 
 import mailq
 
@@ -113,6 +114,21 @@ def test_a_result_that_is_no_json_fails_the_request_and_not_the_job(jobs: mailq.
     assert jobs.stats().dead == 0
 
 
+def test_what_cannot_be_answered_is_not_acked(path: Path) -> None:
+    queue = mailq.open(path, lease=0.5, reap_interval=0.05, max_retries=100)
+    with Work(path, "handlers:echo") as worker:
+        assert queue.request("at first").result(30) == "at first"
+        wait_until(lambda: len(queue) == 0, "it is acked")
+        shutil.rmtree(path / "replies")
+        (path / "replies").touch()
+        request = queue.request("x")
+        wait_until(lambda: "stays leased, ack failed" in worker.log, "its reply is refused")
+        (path / "replies").unlink()
+        (path / "replies").mkdir()
+        assert request.result(30) == "x"
+        assert worker.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("body", "error"), [("raise", "ValueError: no good"), ("reject", "not for me"), ("kill", "SIGKILL")]
 )
@@ -179,6 +195,23 @@ def test_several_queues_and_a_handler_for_the_dead(path: Path) -> None:
     with mailq.Worker([one, two], handlers.outcome, dead={str(failed): "handlers:settle_itself"}):
         wait_until(lambda: mailq.open(failed).stats().dead == 2, "both were buried")
     assert (len(one), len(two), log.exists()) == (0, 0, False)
+
+
+def test_one_command_works_several_queues_and_the_dead_of_all(path: Path, tmp_path: Path) -> None:
+    failed = mailq.open(tmp_path / "failed")
+    queues = [mailq.open(tmp_path / name, dead_letters=failed.location, **ONCE) for name in ("one", "two", "three")]
+    arguments = [queue.location for queue in queues]
+    with Work(*arguments, "handlers:outcome", "-c", 2, "--dead", f"{failed.location}=handlers:settle_itself") as worker:
+        replies = [queue.request("fine") for queue in queues]
+        for queue in queues:
+            queue.push("raise")
+        assert [reply.result(30) for reply in replies] == ["fine"] * 3
+        wait_until(lambda: failed.stats().dead == 3, "all are buried")
+        assert {message.origin for message in failed.peek("dead")} == set(arguments)
+        wait_until(lambda: worker.log.count("settled after") == 3, "it is told")
+        assert worker.stop() == 0
+    assert [len(queue) for queue in queues] == [0, 0, 0]
+    assert [attempt.error for attempt in failed.peek("dead")[0].history][-1] == "settled in the handler"
 
 
 def test_a_worker_started_and_stopped_can_start_again(jobs: mailq.Queue, crew: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def test_running_jobs_finish_within_the_grace(path: Path, number: signal.Signals
 
 def test_what_is_not_finished_within_the_grace_is_released_uncounted(path: Path) -> None:
     queue = mailq.open(path)
-    queue.push_many([2.0] * 20)
+    queue.push_many([3600.0] * 20)
     with Work(path, "handlers:nap", "-c", 20, "--grace", "0.5s") as worker:
         wait_until(lambda: queue.stats().leased == 20, "all 20 run")
         begun = time.monotonic()
@@ -87,6 +87,27 @@ def test_a_killed_supervisor_of_commands_takes_them_with_it(path: Path) -> None:
     with Work(path, "-c", 2, "--", "sh", "-c", "trap '' TERM; sleep 3602; sleep 3602") as worker:
         wait_until(lambda: len(worker.processes()) >= 8, "they run")
         worker.kill()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["handlers:outcome"], ["--", "sh", "-c", "trap '' TERM; read -r x; exec sleep 3611"]]
+)
+def test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on(path: Path, arguments: list[str]) -> None:
+    """Nobody is left to kill the others: each process has asked the kernel to."""
+    queue = mailq.open(path, lease=3600)
+    queue.push_many(["hang", "hang deaf"])
+    with Work(path, "-c", 2, *arguments) as worker:
+        wait_until(lambda: queue.stats().leased == 2, "they run")
+        if "--" in arguments:
+            wait_until(lambda: len(worker.processes()) == 6, "the commands are there")
+        everybody = worker.processes()
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: neither sees the other's end
+            for pid in everybody[:2]:
+                os.kill(pid, number)
+        worker.wait()
+        worker.gone()
+        wait_until(lambda: queue.reap().returned >= 0 and queue.stats().ready == 2, "they are back")
+    assert [message.history[0].outcome for message in queue.peek("ready")] == ["killed"] * 2
 
 
 def test_a_killed_nursery_is_replaced_and_its_jobs_are_tried_again(path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mailq.engine import Owner as OwnerRecord
 from mailq.engines.maildir import forks
 from mailq.engines.maildir.layout import entries, log, read_small
+from mailq.message import is_instant
 
 try:
     import fcntl
@@ -190,7 +191,7 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
                 disk.unlink(entry.path)
         host, pid, since = (told.pop(key, default) for key, default in (("host", ""), ("pid", 0), ("since", 0.0)))
         told.pop("boot", None)
-        if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(since, float):
+        if not isinstance(host, str) or not isinstance(pid, int) or not is_instant(since):
             host, pid, since = "", 0, 0.0  # not written by us
         found.append(OwnerRecord(entry.name, host, pid, since, not dead, told))
     return sorted(found, key=lambda owner: owner.since)

@@ -1,0 +1,34 @@
+"""What the supervisor knows of its queues."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytest
+
+import mailq
+from mailq.workers.jobs import Source
+
+
+def test_what_comes_during_a_look_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mailq.open("memory://") as queue:
+        source = Source(queue, 0, lambda: None)
+        pop_many = queue.pop_many
+
+        def slow(limit: int, **options: Any) -> list[mailq.Delivery]:
+            found = pop_many(limit, **options)
+            source.ring()
+            return found
+
+        monkeypatch.setattr(queue, "listen", lambda _bell: 3600.0)
+        assert source.pop(1, None) == []
+        assert not source.is_due(time.monotonic())
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "pop_many", slow)
+            assert source.pop(1, None) == []
+        assert source.is_due(-math.inf)
+        assert source.look_at == 0.0
+        assert source.pop(1, None) == []
+        assert not source.is_due(time.monotonic())
