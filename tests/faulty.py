@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -62,7 +63,13 @@ class FaultyDisk(Disk):
         """Count from here on; None disarms."""
         self._fault = fault
         self._seen = 0
+        self._since = len(self.calls)
         self.fired = False
+
+    @property
+    def armed_calls(self) -> list[str]:
+        """The calls since it was last armed."""
+        return self.calls[self._since :]
 
     def _strikes(self, kind: str) -> bool:
         fault = self._fault
@@ -85,7 +92,8 @@ class FaultyDisk(Disk):
         if not self._strikes(kind):
             return call(*arguments)
         if self._fault is not None and self._fault.made:
-            call(*arguments)
+            with contextlib.suppress(OSError):
+                call(*arguments)
         return self.strike()
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
@@ -108,6 +116,7 @@ class FaultyDisk(Disk):
         fault = self._fault
         if fault is not None and fault.part and "write" in fault.kinds and self._seen == fault.number:
             data = data[: len(data) // 2]
+            self.fired = True  # whoever does not go on with the rest never sees a failure
         return int(self._make("write", super().write, fd, data[: self._most]))
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:

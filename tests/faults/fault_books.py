@@ -50,6 +50,7 @@ class Book:
         self.places: dict[str, set[str]] = {}
         self.bodies: dict[str, set[bytes]] = {}
         self.torn: set[str] = set()
+        self.expiring: set[str] = set()
         self.pushing: tuple[bytes, ...] = ()
         self.facts: dict[str, set[object]] = {"paused": {False}, "lease": {60.0}}
 
@@ -138,7 +139,7 @@ def wrongs(base: str, book: Book, now: int) -> list[str]:
         found += here
     wrong += book.violations(found)
     for root, queue in queues.items():
-        wrong += _use(queue, [one for one in found if one.directory == f"{root}/new"])
+        wrong += _use(queue, [one for one in found if one.directory == f"{root}/new"], book)
         queue.close()
     return wrong
 
@@ -175,12 +176,12 @@ def _litter(path: Path, known: set[str]) -> Iterator[str]:
             yield f"litter: {entry}"
 
 
-def _use(queue: mailq.Queue, ready: Sequence[Found]) -> Iterator[str]:
-    """What is ready is delivered as it is, but for what is torn; and the queue goes on working."""
+def _use(queue: mailq.Queue, ready: Sequence[Found], book: Book) -> Iterator[str]:
+    """What is ready is delivered as it is, but for what is torn or has expired; and the queue goes on working."""
     after = queue.push(b"after")
     expected = {one.id: one.body for one in ready if one.whole} | {after: b"after"}
     for delivery in queue.pop_many(1000):
         if expected.pop(delivery.id, None) != delivery.raw:
             yield f"delivered: {delivery.id} with {delivery.raw!r}"
         delivery.ack()
-    yield from (f"stuck: {id} is not delivered" for id in expected)
+    yield from (f"stuck: {id} is not delivered" for id in expected if id not in book.expiring)

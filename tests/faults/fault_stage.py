@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ class Stage:
         self.book = Book()
         self.fault = fault
         self.fired = False
+        self.called: Counter[str] = Counter()
         self.raised: BaseException | None = None
         self.returned = False
         self.failures: list[str] = []
@@ -131,7 +133,9 @@ class Stage:
         try:
             yield
         finally:
-            self.fired = self.fired or self.disk.fired
+            if fault is not None:
+                self.fired = self.disk.fired
+                self.called = Counter(self.disk.armed_calls)
             self.disk.arm(None)
 
     def _done(self, change: Change, result: Any, fault: Fault | None) -> Any:

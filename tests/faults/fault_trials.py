@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,40 +15,48 @@ from faulty import Fault, FaultyDisk
 
 
 class Trials:
-    """Counts them, and keeps what was wrong with the first few."""
+    """Counts them, and keeps what was wrong."""
 
     def __init__(self, place: str, verb: Verb) -> None:
-        self._place = place
+        self._base = f"{place}/{verb}"
         self._verb = verb
         self.tried = 0
         self.wrong: list[str] = []
+        # Up to the fault the calls are the same every time: so many of each kind can fail.
+        self.calls: Counter[str] = self._stage(Fault(frozenset())).called
 
-    def run(self, fault: Fault) -> bool:
-        """Try it; False if the verb never comes to that call."""
-        base = f"{self._place}/{self._verb}"
-        Path(base).mkdir()
+    def _stage(self, fault: Fault) -> Stage:
+        """Play it once, without looking what comes of it."""
+        stage = Stage(self._base, FaultyDisk(), fault)
+        Path(self._base).mkdir()
+        try:
+            self._verb.prepare(stage)
+            self._verb.play(stage)
+            stage.q.close()
+        finally:
+            shutil.rmtree(self._base)
+        return stage
+
+    def run(self, fault: Fault) -> Stage:
+        """Let it fail, and look."""
+        Path(self._base).mkdir()
         before = descriptors()
-        stage = Stage(base, FaultyDisk(), fault)
+        stage = Stage(self._base, FaultyDisk(), fault)
         try:
             wrong = self._play(stage)
         except Exception as error:  # noqa: BLE001 - what nobody documents is the finding
             wrong = [f"raised {error!r} from {_where(error)}"]
-        shutil.rmtree(base)
-        if not stage.fired:
-            assert not wrong, wrong
-            return False
+        shutil.rmtree(self._base)
         if not wrong and (stage.disk.open_files or descriptors() > before):
             wrong.append(f"leaked: {len(stage.disk.open_files)} descriptors, {before} before and {descriptors()} now")
         self.tried += 1
         self._note(fault, stage, wrong)
-        return True
+        return stage
 
     def _play(self, stage: Stage) -> list[str]:
         self._verb.prepare(stage)
         self._verb.play(stage)
-        if not stage.fired:
-            stage.q.close()
-            return []
+        assert stage.fired, "the call is not made"
         self._verb.play(stage)  # the same verb works again, with other messages
         stage.q.close()
         return [*stage.failures, *wrongs(stage.base, stage.book, stage.clock())]
@@ -60,19 +69,25 @@ class Trials:
 
     def conclude(self) -> None:
         """Say how many there were; fail with the first of what was wrong."""
-        print(f"{self._verb}: {self.tried} faults tried")  # noqa: T201 - how many is half of the result
-        assert not self.wrong, f"{len(self.wrong)} of {self.tried} went wrong\n\n" + "\n\n".join(self.wrong[:8])
+        tell(f"{self._verb}: {self.tried} faults tried", self.wrong)
         assert self.tried, "the verb makes no durable call"
 
 
-def _where(error: BaseException) -> str:
-    entries = pytest.ExceptionInfo.from_exception(error).traceback if isinstance(error, Exception) else []
+def tell(title: str, wrong: list[str]) -> None:
+    """Say how many were tried; fail with the first of what was wrong."""
+    print(title)  # noqa: T201 - how many is half of the result
+    assert not wrong, f"{title}, {len(wrong)} went wrong\n\n" + "\n\n".join(wrong[:8])
+
+
+def _where(error: Exception) -> str:
+    entries = pytest.ExceptionInfo.from_exception(error).traceback
     return " < ".join(f"{Path(entry.path).name}:{entry.lineno + 1}" for entry in reversed(entries))
 
 
-def numbers(*, thin: bool) -> Iterator[int]:
-    """The first, the second, and so on; thinned out behind the eighth if so asked."""
+def numbers(count: int, *, thin: bool) -> Iterator[int]:
+    """All of them; if so asked, thinned out behind the fifth, with the last."""
     number = 0
-    while True:
+    while number < count:
         yield number
-        number += max(1, number // 3) if thin and number >= 8 else 1
+        step = max(1, number // 2) if thin and number >= 4 else 1
+        number = max(number + 1, min(number + step, count - 1))

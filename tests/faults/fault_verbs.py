@@ -130,7 +130,7 @@ def pop_torn_shared(stage: Stage) -> None:
 
 
 def pop_expired(stage: Stage) -> None:
-    stage.pushed(2, ttl=5)
+    stage.book.expiring.update(stage.pushed(2, ttl=5))
     stage.clock.advance(10)
     stage.pushed(1)
     _pop(stage, 1)
