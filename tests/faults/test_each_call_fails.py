@@ -7,6 +7,7 @@ error; with --slow every call with every error.
 from __future__ import annotations
 
 import errno
+import logging
 from typing import Final, NamedTuple
 
 import pytest
@@ -20,6 +21,12 @@ ERRORS: Final = (
 )
 MADE: Final = ("create", "rename", "link", "unlink", "utime", "chmod", "mkdir")
 """The calls that may be carried out and reported as failed."""
+
+
+@pytest.fixture(autouse=True)
+def _silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of warnings are meant; the records of them would keep every queue that was tried in memory."""
+    caplog.set_level(logging.CRITICAL, logger="mailq")
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
@@ -40,6 +41,7 @@ class Deaths(NamedTuple):
 
 def killer(pipe: Connection[Any, Any], place: str) -> None:
     """A small process with one thread: a fork of it costs a millisecond. Kills one for each fault that it is told."""
+    logging.getLogger("mailq").setLevel(logging.CRITICAL)  # its warnings are meant
     while (asked := pipe.recv()) is not None:
         number, slow = asked
         verb, wrong, count = VERBS[number], [], 0
