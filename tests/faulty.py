@@ -51,11 +51,15 @@ def fault(*kinds: str, number: int = 0, error: int | BaseException = errno.EIO, 
 
 
 class FaultyDisk(Disk):
-    """Fails as its fault says; ``most`` is how much a write takes or a read gives at once."""
+    """Fails as its fault says; ``most`` is how much a write takes or a read gives at once.
+
+    The inodes that are ``foreign`` are another user's: nobody else may set their times.
+    """
 
     def __init__(self, fault: Fault | None = None, *, most: int | None = None) -> None:
         self.calls: list[str] = []
         self.open_files: set[int] = set()
+        self.foreign: set[int] = set()
         self._most = most
         self.arm(fault)
 
@@ -151,6 +155,8 @@ class FaultyDisk(Disk):
         self._make("unlink", super().unlink, path)
 
     def utime(self, path: str, ns: int) -> None:
+        if self.foreign and os.lstat(path).st_ino in self.foreign:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
         self._make("utime", super().utime, path, ns)
 
     def chmod(self, path: str | int, mode: int) -> None:

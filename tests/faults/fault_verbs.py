@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from fault_stage import Stage
 
+import mailq
 from mailq.names import NS
 
 # Making and opening
@@ -222,7 +223,18 @@ def reject_shared(stage: Stage) -> None:
 
 def extend(stage: Stage) -> None:
     stage.pushed()
+    _extend(stage, stage.taken())
+
+
+def extend_of_another(stage: Stage) -> None:
+    """Another user's file, of which only a copy can be extended."""
+    stage.pushed()
     delivery = stage.taken()
+    stage.disk.foreign.add(os.stat(f"{stage.path}/cur/{delivery.receipt}").st_ino)
+    _extend(stage, delivery)
+
+
+def _extend(stage: Stage, delivery: mailq.Delivery) -> None:
     stage.act(lambda: delivery.extend(600))
     if stage.returned:
         until = stage.engine.deadline(delivery.receipt)
@@ -255,7 +267,7 @@ def reap_due(stage: Stage) -> None:
 
 def reap_litter(stage: Stage) -> None:
     """What a producer, an owner and a change of settings left half done when they were killed."""
-    for name in ("20201121T013205.123456789Z,01a1fbbbd8c37d158d1a2b3c4d5e6f70.bin", ".owner.1", ".mailq.toml.2"):
+    for name in ("20201121T013205.123456789Z,01a1fbbbd8c37d158d1a2b3c4d5e6f70.bin", ".owner.1", ".copy.2"):
         Path(stage.path, "tmp", name).write_bytes(b"half")
     stage.clock.advance(2 * 86_400)
     stage.act(stage.q.reap)
@@ -394,7 +406,8 @@ _SHARED: Final = (pop_torn_shared, nack_to_dead_shared, reject_shared, redrive_s
 _PLAIN: Final = (
     *(open_a_copy, push, push_delayed, push_5, push_64),
     *(pop, pop_detached, pop_many, pop_due, pop_overdue, pop_torn, pop_expired, held),
-    *(ack, ack_with_texts, nack, nack_for_later, nack_to_dead, release, reject, extend),
+    *(ack, ack_with_texts, nack, nack_for_later, nack_to_dead, release, reject),
+    *(extend, extend_of_another),
     *(reap_overdue, reap_killed, reap_due, reap_litter, redrive, purge_ready, purge_dead),
     *(edit_ready, edit_delayed, edit_dead, look, configure, configure_dead_letters, pause, resume),
     *(put_reply, get_reply, tell, close),

@@ -71,7 +71,7 @@ class Weather(NamedTuple):
     but: tuple[str, ...] = ()
 
 
-_MAKE: Final = ("create", "open_a_copy", "push", "edit", "configure", "pause", "put_reply")
+_MAKE: Final = ("create", "open_a_copy", "push", "edit", "configure", "pause", "put_reply", "extend_of_another")
 _MOVE: Final = ("pop", "ack", "nack", "release", "reject", "extend", "redrive", "purge", "resume")
 _CHANGES: Final = ("create", "write", "pwrite", "rename", "link", "unlink", "utime", "chmod", "mkdir")
 WEATHERS: Final = {

@@ -17,6 +17,7 @@ from mailq import names
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.message import STATES
 from mailq.testing import ManualClock
 
 if TYPE_CHECKING:
@@ -118,6 +119,35 @@ def test_a_directory_that_cannot_be_listed_is_a_storage_error(
     for verb in (queue.pop, queue.stats, queue.peek, queue.reap, lambda: queue.purge("ready")):
         with pytest.raises(mailq.StorageError, match="Too many open files"):
             verb()
+
+
+@pytest.mark.parametrize("event", ["acked", "reaped"])
+def test_a_copy_of_another_users_file_never_becomes_a_second_message(path: Path, event: str) -> None:
+    """While the file is copied, to extend its lease, its message is settled elsewhere."""
+    mailq.open(path)
+    clock = ManualClock()
+    elsewhere = engine_queue(path, clock=clock)
+
+    class Meanwhile(FaultyDisk):
+        def fsync(self, fd: int) -> None:
+            if event == "acked":
+                elsewhere.ack(delivery.receipt)
+            else:
+                clock.advance(100)
+                elsewhere.reap()
+            super().fsync(fd)
+
+    disk = FaultyDisk()
+    queue = engine_queue(path, disk=disk, clock=clock)
+    id = queue.push("x")
+    delivery = take(queue)
+    meanwhile = Meanwhile()
+    meanwhile.foreign = {os.stat(path / "cur" / delivery.receipt).st_ino}
+    with pytest.raises(mailq.LeaseLost):
+        engine_queue(path, disk=meanwhile, clock=clock).extend(delivery.receipt, 600)
+    left = [message.id for state in STATES for message in queue.peek(state, limit=None)]
+    assert left == ([] if event == "acked" else [id])
+    assert os.listdir(path / "tmp") == []
 
 
 def test_a_nack_that_fails_does_not_hide_the_error_of_the_job(path: Path) -> None:
