@@ -25,7 +25,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import errno
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,6 +174,15 @@ class QueueFull(Refused):
         )
 
 
+_REMEDIES: Final = {
+    errno.ENOSPC: "free some space, or inodes; what is there can be popped and acked meanwhile",
+    errno.EDQUOT: "raise the quota, or free some space; what is there can be popped and acked meanwhile",
+    errno.EROFS: "see the system's log for why, and mount it writable again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+"""Whose move is next, where the system's word alone does not say."""
+
+
 class StorageError(MailqError, OSError):
     """The file system refused a call.
 
@@ -196,6 +206,8 @@ class StorageError(MailqError, OSError):
         text = f"cannot {self.verb}: {self.strerror or 'the system gave no reason'}"
         if self.path:
             text += f" ({self.path!a})"
+        if self.errno in _REMEDIES:
+            text += f"; {_REMEDIES[self.errno]}"
         if self.maybe_pushed:
             text += "; these may be in the queue all the same: " + ", ".join(self.maybe_pushed)
         return text

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from command import MAILQ, Shell
+from together import fast_directory
 
 import mailq as library
 
@@ -39,6 +41,13 @@ def _where_logs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def path(tmp_path: Path) -> Path:
     """Where a queue may be made."""
     return tmp_path / "jobs"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[str]:
+    """Where thousands of queues may be made."""
+    with fast_directory(tmp_path) as directory:
+        yield directory
 
 
 @pytest.fixture

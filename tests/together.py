@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import time
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -15,7 +18,7 @@ from mailq import names
 from mailq.engines.maildir.engine import MaildirEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from types import TracebackType
 
@@ -108,3 +111,14 @@ def owner_of(receipt: str) -> str:
     envelope = names.parse(receipt)
     assert envelope is not None
     return envelope.owner
+
+
+@contextmanager
+def fast_directory(fallback: Path) -> Iterator[str]:
+    """In memory where there is such a place: for thousands of queues on disks that need not be real."""
+    shared = Path("/dev/shm")
+    path = tempfile.mkdtemp(prefix="mailq-tests-", dir=shared if shared.is_dir() else fallback)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)

@@ -74,7 +74,16 @@ def push(
             whole = sys.stdin.buffer.read()
             pushed = [push_one(target, whole, text=text, content_type=content_type, options=options)]
         for id in pushed:
-            click.echo(id)
+            _print(id)
+
+
+def _print(id: str) -> None:
+    try:
+        click.echo(id)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk under > ids.txt: whoever only sees a failure would push it again
+        raise click.ClickException(f"stored {id}, but cannot print that: {error.strerror}") from error
 
 
 def _push_each(

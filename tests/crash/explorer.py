@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from crash_books import Observation
@@ -24,17 +19,6 @@ class Findings(NamedTuple):
     states: int
     kinds: Counter[str]
     examples: list[str]
-
-
-@contextmanager
-def fast_directory(fallback: Path) -> Iterator[str]:
-    """In memory where there is such a place: the cuts are imagined, the disk is of no matter."""
-    shared = Path("/dev/shm")
-    path = tempfile.mkdtemp(prefix="mailq-crash-", dir=shared if shared.is_dir() else fallback)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
 
 
 def explore(

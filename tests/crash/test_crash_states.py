@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import pytest
 import scenarios as runs
-from explorer import Findings, explore, fast_directory
+from explorer import Findings, explore
 from recorder import RecordingDisk, WithoutDirectorySync, WithoutFileSync
 from scenarios import Scenario
+from together import fast_directory
 
 # How many states are looked at for one moment and one way of ordering; how many different ones there are then at least.
 TRIED: Final[dict[Scenario, tuple[int, int]]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_faults import FailingDisk
+from faulty import FaultyDisk, fault
 
 import mailq
 from mailq import names
@@ -32,40 +32,6 @@ def take(queue: mailq.Queue) -> mailq.Delivery:
     delivery = queue.pop()
     assert delivery is not None
     return delivery
-
-
-# Edit
-
-
-@pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "close", "rename", "unlink", "utime"])
-def test_an_edit_that_fails_leaves_one_whole_message(path: Path, state: Any, call: str) -> None:
-    mailq.open(path)
-    for number in range(20):
-        disk = FailingDisk()
-        queue = engine_queue(path, disk=disk)
-        id = queue.push({"a": 1}, headers={"trace": "7"}, delay=3600 if state == "delayed" else 0)
-        if state == "dead":
-            take(queue).reject("why")
-        message = queue.get(id)
-        disk.arm(call, number, 28)
-        try:
-            queue.edit(message, b'{"a": 2}')
-        except mailq.StorageError:
-            assert disk.fired
-        fired = disk.fired
-        disk.arm("", 0, 0)
-        queue.close()
-        queue.reap()
-        (found,) = [m for each in STATES for m in queue.peek(each, limit=None)]
-        assert (found.id, found.headers) == (id, {"trace": "7"})
-        assert found.body in ({"a": 1}, {"a": 2})
-        assert os.listdir(path / "tmp") == []
-        for each in STATES:
-            queue.purge(each)
-        if not fired:
-            return
-    pytest.fail("the call never stopped being made")
 
 
 # One bad file
@@ -155,13 +121,42 @@ def test_a_directory_that_cannot_be_listed_is_a_storage_error(
             verb()
 
 
+@pytest.mark.parametrize("event", ["acked", "reaped"])
+def test_a_copy_of_another_users_file_never_becomes_a_second_message(path: Path, event: str) -> None:
+    """While the file is copied, to extend its lease, its message is settled elsewhere."""
+    mailq.open(path)
+    clock = ManualClock()
+    elsewhere = engine_queue(path, clock=clock)
+
+    class Meanwhile(FaultyDisk):
+        def fsync(self, fd: int) -> None:
+            if event == "acked":
+                elsewhere.ack(delivery.receipt)
+            else:
+                clock.advance(100)
+                elsewhere.reap()
+            super().fsync(fd)
+
+    disk = FaultyDisk()
+    queue = engine_queue(path, disk=disk, clock=clock)
+    id = queue.push("x")
+    delivery = take(queue)
+    meanwhile = Meanwhile()
+    meanwhile.foreign = {os.stat(path / "cur" / delivery.receipt).st_ino}
+    with pytest.raises(mailq.LeaseLost):
+        engine_queue(path, disk=meanwhile, clock=clock).extend(delivery.receipt, 600)
+    left = [message.id for state in STATES for message in queue.peek(state, limit=None)]
+    assert left == ([] if event == "acked" else [id])
+    assert os.listdir(path / "tmp") == []
+
+
 def test_a_nack_that_fails_does_not_hide_the_error_of_the_job(path: Path) -> None:
     mailq.open(path)
-    disk = FailingDisk()
+    disk = FaultyDisk()
     queue = engine_queue(path, disk=disk)
     queue.push("x")
     delivery = take(queue)
-    disk.arm("rename", 0, 28)
+    disk.arm(fault("rename"))
     with pytest.raises(ZeroDivisionError) as caught, delivery:
         raise ZeroDivisionError
     assert "the message was not given back" in caught.value.__notes__[0]

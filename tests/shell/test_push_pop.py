@@ -174,6 +174,13 @@ def test_a_closed_stream_is_no_bug(mailq: Shell, shell: Shell) -> None:
     assert shell("mailq push jobs x <&-; mailq pop jobs --body 2>&- >&- | cat; mailq ls jobs").stderr == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_id_that_cannot_be_printed_is_told_to_be_stored(mailq: Shell, shell: Shell) -> None:
+    told = shell("mailq push jobs x >/dev/full", code=1).stderr.decode()
+    (id,) = (message["id"] for message in popped(mailq))
+    assert told == f"mailq: stored {id}, but cannot print that: No space left on device\n"
+
+
 def test_push_can_be_told_not_to_make_a_queue(mailq: Shell, tmp_path: Path) -> None:
     assert b"there is no queue here" in mailq("push", "--no-create", "mnt", "x", code=1).stderr
     assert not (tmp_path / "mnt").exists()

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from faults import FaultyDisk
+from faulty import Fault, FaultyDisk, fault
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,14 +23,14 @@ def test_a_written_file_has_its_content_and_nobody_else_may_read_it(tmp_path: Pa
     disk.write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
     assert (tmp_path / "x").read_bytes() == DATA
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
-    assert disk.calls == ["open", "write", "fsync", "close"]
+    assert disk.calls == ["create", "write", "fsync", "close"]
     assert disk.open_files == set()
 
 
 def test_an_unsynced_file_is_not_synced(tmp_path: Path) -> None:
     disk = FaultyDisk()
     disk.write_file(str(tmp_path / "x"), b"", mode=0o600, sync=False)
-    assert disk.calls == ["open", "write", "close"]
+    assert disk.calls == ["create", "write", "close"]
 
 
 def test_a_shared_mode_holds_against_the_umask(tmp_path: Path) -> None:
@@ -50,10 +50,10 @@ def test_short_writes_are_continued(tmp_path: Path, most: int) -> None:
     assert disk.calls.count("write") == -(-len(DATA) // most)
 
 
-@pytest.mark.parametrize("call", ["open", "chmod", "write", "fsync", "close"])
+@pytest.mark.parametrize("call", ["create", "chmod", "write", "fsync", "close"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
 def test_a_file_that_could_not_be_written_is_not_there(tmp_path: Path, call: str, error: BaseException) -> None:
-    disk = FaultyDisk(call, error=error)
+    disk = FaultyDisk(fault(call, error=error))
     with pytest.raises(type(error)) as raised:
         disk.write_file(str(tmp_path / "x"), DATA, mode=0o660, sync=True)
     assert raised.value is error
@@ -63,10 +63,10 @@ def test_a_file_that_could_not_be_written_is_not_there(tmp_path: Path, call: str
 
 def test_a_failed_sync_is_never_tried_again_on_the_same_file(tmp_path: Path) -> None:
     """The kernel reports a lost page once; a second fsync of the descriptor would report success."""
-    disk = FaultyDisk("fsync")
+    disk = FaultyDisk(fault("fsync"))
     with pytest.raises(OSError, match="Input/output"):
         disk.write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
-    assert disk.calls == ["open", "write", "fsync", "close", "unlink"]
+    assert disk.calls == ["create", "write", "fsync", "close", "unlink"]
 
 
 def test_the_first_failure_is_the_one_that_is_told(tmp_path: Path) -> None:
@@ -75,18 +75,13 @@ def test_the_first_failure_is_the_one_that_is_told(tmp_path: Path) -> None:
             raise OSError(errno.EROFS, "Read-only file system")
 
     with pytest.raises(OSError, match="Input/output"):
-        Worse("write").write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+        Worse(fault("write")).write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
 
 
-def test_a_failed_write_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
-    class FullAfterTwo(FaultyDisk):
-        def write(self, fd: int, data: bytes | memoryview) -> int:
-            if self.calls.count("write") == 2:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(fd, data)
-
-    with pytest.raises(OSError, match="No space"):
-        FullAfterTwo(most=100).write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
+@pytest.mark.parametrize("refusal", [fault("write", number=2), fault("write", part=True)], ids=["third", "second half"])
+def test_a_failed_write_in_the_middle_leaves_nothing(tmp_path: Path, refusal: Fault) -> None:
+    with pytest.raises(OSError, match="Input/output"):
+        FaultyDisk(refusal, most=100).write_file(str(tmp_path / "x"), DATA, mode=0o600, sync=True)
     assert os.listdir(tmp_path) == []
 
 
@@ -162,7 +157,7 @@ def test_a_directory_is_synced_and_let_go(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_could_not_be_synced_is_let_go_and_not_synced_again(tmp_path: Path) -> None:
-    disk = FaultyDisk("fsync")
+    disk = FaultyDisk(fault("fsync"))
     with pytest.raises(OSError, match="Input/output"):
         disk.sync_directory(str(tmp_path))
     assert disk.calls == ["open", "fsync", "close"]

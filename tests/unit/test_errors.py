@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import os
 import pickle
 import re
 
@@ -120,6 +121,19 @@ def test_a_storage_error_is_the_systems_error_and_more() -> None:
     text = str(error)
     assert text.startswith("cannot push: No space left on device ('/jobs/tmp/x')")
     assert text.endswith("a, b")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space, or inodes"),
+        (errno.EDQUOT, "raise the quota"),
+        (errno.EROFS, "mount it writable again"),
+        (errno.EMFILE, "ulimit -n"),
+    ],
+)
+def test_a_storage_error_says_what_to_do(number: int, remedy: str) -> None:
+    assert remedy in str(errors.StorageError("push", OSError(number, os.strerror(number))))
 
 
 def test_a_storage_error_without_a_path_or_a_reason_still_reads() -> None:

@@ -150,6 +150,11 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
         try:
             store.disk.rename(temporary, hold)
             back = f"{place}/{names.format_name(sealed)}"
+        except OSError:
+            # NFS may have carried it out: under its old name the new content would count as torn.
+            if not os.path.lexists(temporary):
+                back = f"{place}/{names.format_name(sealed)}"
+            raise
         finally:
             store.disk.rename(hold, back)
         if record.state == "dead" and record.at is not None:
@@ -239,7 +244,10 @@ def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
         if home is not None and os.path.dirname(record.name) == home.new:
             texts.move(store.disk, home.errors, store.layout.errors, again)
     if count and store.durable:
-        store.disk.sync_directory(store.layout.new)
+        try:
+            store.disk.sync_directory(store.layout.new)
+        except OSError as error:
+            raise StorageError("redrive", error) from error
     return count
 
 

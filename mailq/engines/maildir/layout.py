@@ -166,9 +166,12 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
     missing = [path for path in layout.directories() if not os.path.isdir(path)]
     for path in missing:
         _make_directory(disk, path, directory_mode(settings))
-    if missing:
-        disk.sync_directory(layout.root)
-    devices = {os.stat(path).st_dev: path for path in layout.directories()}
+    try:
+        if missing:
+            disk.sync_directory(layout.root)
+        devices = {os.stat(path).st_dev: path for path in layout.directories()}
+    except OSError as error:
+        raise StorageError("open the queue", error) from error
     if len(devices) > 1:
         apart = " and ".join(sorted(devices.values()))
         raise QueueNotFound(layout.root, f"{apart} are on different file systems; a queue must be on one")
@@ -194,11 +197,17 @@ def settings_lock(layout: Layout) -> Iterator[None]:
     """One change of the settings at a time: two that read the same file would lose one of them."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to load, and seldom wanted
 
+    lock = FileLock(f"{layout.root}/.settings.lock", timeout=10, mode=0o600, thread_local=False)
     try:
-        with FileLock(f"{layout.root}/.settings.lock", timeout=10, mode=0o600, thread_local=False):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise StorageError("change the settings", OSError(errno.EBUSY, "another process is changing them")) from error
+    except OSError as error:
+        raise StorageError("change the settings", error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def log() -> logging.Logger:

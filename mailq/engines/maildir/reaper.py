@@ -144,7 +144,7 @@ class Reaper:
         with suppress(OSError), os.scandir(layout.tmp) as scan:
             for entry in scan:
                 ours = names.parse(entry.name) or entry.name.startswith(
-                    (".owner.", ".origin.", ".reply.", ".mailq.toml.")
+                    (".owner.", ".origin.", ".reply.", ".copy.", ".mailq.toml.")
                 )
                 status = layouts.status_of(entry.path) if ours else None
                 if status is not None and max(status.st_mtime, status.st_ctime) < horizon:

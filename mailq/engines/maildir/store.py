@@ -320,16 +320,28 @@ class Store:
             )
         return data
 
-    def own(self, path: str) -> None:
-        """Replace somebody else's file, in a shared queue, by a copy of one's own: only an owner may set its mtime."""
+    def own(self, path: str, ns: int, *, before: int) -> None:
+        """Replace somebody else's file, in a shared queue, by a copy with this mtime: only an owner may set it.
+
+        Raises FileNotFoundError if the message was settled meanwhile, or its lease has
+        ended (``before``) and it may be reaped: the copy would be a second message.
+        """
         fd = self.disk.open_to_read(path)
         try:
             data = self.disk.read_all(fd, os.fstat(fd).st_size)
         finally:
             self.disk.drop(fd)
-        copy = f"{self.layout.tmp}/{os.path.basename(path)}"
+        copy = f"{self.layout.tmp}/.copy.{os.urandom(8).hex()}"
         self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
-        self.disk.rename(copy, path)
+        try:
+            self.disk.utime(copy, ns)
+            if self.clock() >= before or not os.path.lexists(path):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            self.disk.rename(copy, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.disk.unlink(copy)
+            raise
 
     def _verdict(self, error: OSError, path: str) -> Exception:
         """Whose fault it is that a file cannot be read: nobody's, the machine's for now, or the file's."""

@@ -1,0 +1,119 @@
+"""Each durable call of each verb fails: a documented error or success, nothing lost or doubled, and on it goes.
+
+By default every call of a verb fails with EIO and ENOSPC, and one of each kind with each other
+error; with --slow every call with every error.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Final, NamedTuple
+
+import pytest
+from fault_trials import Trials, numbers
+from fault_verbs import VERBS, Verb
+from faulty import CALLS, fault
+
+ERRORS: Final = (
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE),
+    *(errno.EACCES, errno.EROFS, errno.ESTALE, errno.EINTR),
+)
+MADE: Final = ("create", "rename", "link", "unlink", "utime", "chmod", "mkdir")
+"""The calls that may be carried out and reported as failed."""
+
+
+@pytest.fixture(autouse=True)
+def _silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of warnings are meant; the records of them would keep every queue that was tried in memory."""
+    caplog.set_level(logging.CRITICAL, logger="mailq")
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_call_of_each_verb_fails(place: str, verb: Verb) -> None:
+    trials = Trials(place, verb)
+    for kind, count in trials.calls.items():
+        for number in numbers(count, thin=True):
+            trials.run(fault(kind, number=number, error=errno.EIO))
+            trials.run(fault(kind, number=number, error=errno.ENOSPC, part=kind == "write"))
+            if kind in MADE:
+                trials.run(fault(kind, number=number, made=True))
+        for position, error in enumerate(ERRORS[2:]):
+            trials.run(fault(kind, number=position % count, error=error))
+    trials.conclude()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_call_of_each_verb_fails_with_each_error(place: str, verb: Verb) -> None:
+    trials = Trials(place, verb)
+    for kind, count in trials.calls.items():
+        for number in range(count):
+            for error in ERRORS:
+                trials.run(fault(kind, number=number, error=error))
+                if kind in MADE:
+                    trials.run(fault(kind, number=number, error=error, made=True))
+                if kind == "write":
+                    trials.run(fault(kind, number=number, error=error, part=True))
+    trials.conclude()
+
+
+# A disk that does not fail once but from then on: what each verb still can do
+
+
+class Weather(NamedTuple):
+    """A disk in a bad state, and the verbs that it stops, by the beginnings of their names; any other goes on."""
+
+    kinds: tuple[str, ...]
+    error: int
+    stops: tuple[str, ...]
+    but: tuple[str, ...] = ()
+
+
+_MAKE: Final = ("create", "open_a_copy", "push", "edit", "configure", "pause", "put_reply", "extend_of_another")
+_MOVE: Final = ("pop", "ack", "nack", "release", "reject", "extend", "redrive", "purge", "resume")
+_CHANGES: Final = ("create", "write", "pwrite", "rename", "link", "unlink", "utime", "chmod", "mkdir")
+WEATHERS: Final = {
+    # Whatever is there can be worked off: that needs no space.
+    "full": Weather(("create", "write", "pwrite", "link", "mkdir"), errno.ENOSPC, _MAKE),
+    # What cannot be readied or reaped is logged, and tried again the next time.
+    "read-only": Weather(_CHANGES, errno.EROFS, (*_MAKE, *_MOVE), ("pop_due",)),
+    "sick": Weather(CALLS, errno.EIO, (*_MAKE, *_MOVE, "held", "look"), ("pop_due",)),
+    # What is in hand can be settled.
+    "no descriptors": Weather(("create", "open"), errno.EMFILE, (*_MAKE, "pop", "held", "look", "redrive", "resume")),
+}
+
+
+@pytest.mark.parametrize("weather", WEATHERS)
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_verb_in_bad_weather(place: str, verb: Verb, weather: str) -> None:
+    trials = Trials(place, verb)
+    kinds, error, stops, but = WEATHERS[weather]
+    stopped = str(verb).startswith(stops) and str(verb) not in but
+    if any(trials.calls[kind] for kind in kinds):
+        stage = trials.run(fault(*kinds, error=error, lasting=True))
+        trials.conclude()
+        assert (stage.raised is not None) == stopped
+    else:
+        assert not stopped
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_kind_of_call_of_each_verb_fails_for_good(place: str, verb: Verb) -> None:
+    trials = Trials(place, verb)
+    for kind in trials.calls:
+        trials.run(fault(kind, error=errno.EIO, lasting=True))
+    trials.conclude()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_kind_of_call_of_each_verb_fails_for_good_from_each_call_on(place: str, verb: Verb) -> None:
+    trials = Trials(place, verb)
+    for kind, count in trials.calls.items():
+        for number in range(count):
+            for error in ERRORS:
+                trials.run(fault(kind, number=number, error=error, lasting=True))
+    trials.conclude()

@@ -1,0 +1,121 @@
+"""The process dies just before and just after each durable call of each verb: the next one recovers everything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from fault_books import Book, wrongs
+from fault_stage import Stage
+from fault_trials import Trials, numbers, tell
+from fault_verbs import VERBS, Verb
+from faulty import Fault, FaultyDisk, fault
+from together import Child, fast_directory
+
+CHANGES: Final = ("create", "write", "pwrite", "rename", "link", "unlink", "utime", "chmod", "mkdir")
+"""Dying before one of these is dying after the last: in between nothing changes on the disk."""
+
+
+class DeadlyDisk(FaultyDisk):
+    """Kills its process."""
+
+    def strike(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deaths(NamedTuple):
+    """How many were died, and what was wrong after them."""
+
+    died: int
+    wrong: list[str]
+
+
+def killer(pipe: Connection[Any, Any], place: str) -> None:
+    """A small process with one thread: a fork of it costs a millisecond. Kills one for each fault that it is told."""
+    logging.getLogger("mailq").setLevel(logging.CRITICAL)  # its warnings are meant
+    while (asked := pipe.recv()) is not None:
+        number, slow = asked
+        verb, wrong, count = VERBS[number], [], 0
+        calls = Trials(place, verb).calls
+        for death in _deaths(calls, slow=slow):
+            count += 1
+            wrong += [f"{verb} {death}: {text}" for text in _die(f"{place}/{verb}", verb, death)]
+        pipe.send(Deaths(count, wrong))
+
+
+def _deaths(calls: dict[str, int], *, slow: bool) -> Iterator[Fault]:
+    for kind, count in calls.items():
+        if kind in CHANGES or slow:
+            for number in numbers(count, thin=not slow):
+                yield fault(kind, number=number)
+                yield fault(kind, number=number, made=True)
+                if kind == "write":
+                    yield fault(kind, number=number, part=True)
+
+
+def _die(base: str, verb: Verb, death: Fault) -> list[str]:
+    """Have a child die, and recover from it."""
+    os.mkdir(base)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _live(base, verb, death)
+        except BaseException:  # noqa: BLE001 - a fork must not go on as if it were its parent
+            Path(base, "trouble").write_text(traceback.format_exc())
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    book, now = pickle.loads(Path(base, "book").read_bytes())
+    trouble = Path(base, "trouble")
+    wrong = [trouble.read_text()] if trouble.exists() else []
+    # A short write that nobody goes on with kills nobody.
+    if not death.part and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+        wrong.append(f"it did not die: {status}")
+    wrong += wrongs(base, book, now)
+    shutil.rmtree(base)
+    return wrong
+
+
+def _live(base: str, verb: Verb, death: Fault) -> None:
+    def leave(book: Book, now: int) -> None:
+        Path(base, "book").write_bytes(pickle.dumps((book, now)))
+
+    stage = Stage(base, DeadlyDisk(), death)
+    stage.announce = lambda book: leave(book, stage.clock())
+    verb.prepare(stage)
+    verb.play(stage)
+
+
+@pytest.fixture(scope="module")
+def helper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    with fast_directory(tmp_path_factory.mktemp("deaths")) as place, Child(killer, place) as child:
+        yield child
+        child.say(None)
+        child.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_call_is_the_last(helper: Child, verb: Verb) -> None:
+    _ask(helper, verb, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("verb", VERBS, ids=str)
+def test_each_call_of_any_kind_is_the_last(helper: Child, verb: Verb) -> None:
+    _ask(helper, verb, slow=True)
+
+
+def _ask(helper: Child, verb: Verb, *, slow: bool) -> None:
+    helper.say((VERBS.index(verb), slow))
+    deaths = helper.hear()
+    tell(f"{verb}: {deaths.died} deaths", deaths.wrong)
