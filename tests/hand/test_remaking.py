@@ -85,8 +85,8 @@ def test_producers_and_consumers_do_not_notice(path: Path) -> None:
     disk = Exchanging()
     queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
     got: list[str] = []
-    with Child(produce, path, 1500) as one, Child(produce, path, 1500) as other:
-        while len(got) < 3000:
+    with Child(produce, path, 300) as one, Child(produce, path, 300) as other:
+        while len(got) < 600:
             queue.reap()
             while (delivery := queue.pop(wait=0.001)) is not None:
                 got.append(delivery.id)
