@@ -87,13 +87,14 @@ def test_producers_and_consumers_do_not_notice(path: Path) -> None:
     got: list[str] = []
     with Child(produce, path, 300) as one, Child(produce, path, 300) as other:
         while len(got) < 600:
-            queue.reap()
+            if len(got) >= 20 * disk.exchanged:
+                queue.reap()
             while (delivery := queue.pop(wait=0.001)) is not None:
                 got.append(delivery.id)
                 delivery.ack()
         pushed = [*one.hear(), *other.hear()]
     assert sorted(got) == sorted(pushed)
-    assert disk.exchanged > 10
+    assert disk.exchanged > 5
     queue.reap()
     assert not spares(path)
 
