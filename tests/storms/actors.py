@@ -169,15 +169,16 @@ def write_down(log: Log, delivery: mailq.Delivery, **facts: Any) -> None:
 
 def settle(stage: Stage, dice: random.Random, log: Log, delivery: mailq.Delivery) -> None:
     """Decide, do it, and tell; LeaseLost is told too, and raised."""
-    ends = {"ack": 20, "late": stage.late, "nack": 2, "release": 2, "reject": 1, "extend": 4, "forget": 1}
+    ends = {"ack": 20, "late": stage.late, "nack": 2, "release": 2, "reject": 1, "extend": 2, "forget": 1}
     choice = dice.choices(list(ends), list(ends.values()))[0]
     receipt, key = delivery.receipt, key_of(delivery.body)
     try:
         if choice == "forget":
             return
         if choice == "extend":
-            delivery.extend(LEASE)
+            delivery.extend(LEASE * 4)
             log.write("extend!", receipt=receipt, deadline=round((delivery.deadline_at or 0) * 1e9))
+            time.sleep(dice.uniform(0, LEASE * 2))
         if choice == "late":
             time.sleep(dice.uniform(LEASE / 2, LEASE * 2))
         if is_poison(key):
