@@ -6,8 +6,8 @@ expression of its own, and from what the work left behind.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import json
 import os
 import random
 import re
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import actors
-from actors import LEASE, POISON, Actor, Stage, finish
+from actors import LEASE, Actor, Stage, finish, is_poison
 from judge import Verdict
 from together import children, family
 
@@ -148,8 +148,9 @@ class _Storm:
         for pid in self._alive:
             self._log.write("kill?", group=pid)
         for pid in self._alive:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with_luck(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
         while others := _group() - {os.getpid()}:
             for pid in others:
                 with_luck(pid)
@@ -162,10 +163,8 @@ class _Storm:
 
 def with_luck(pid: int) -> None:
     """Kill a process that may be gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _die_with_parent() -> None:
@@ -207,13 +206,18 @@ def count(root: Path) -> Count:
     for name in os.listdir(root / "jobs" / "dead"):
         found = _NAME.fullmatch(name)
         assert found, name
-        dead[json.loads((root / "jobs" / "dead" / name).read_bytes())["key"]] = found[1]
+        dead[_key_in(root / "jobs" / "dead" / name)] = found[1]
     return Count(
         acknowledged={path.name: path.read_text() for path in (root / "acknowledged").iterdir()},
         effects={path.name: path.stat().st_size for path in (root / "effects").iterdir()},
         dead=dead,
         left=[name for state in ("new", "later", "cur") for name in os.listdir(root / "jobs" / state)],
     )
+
+
+def _key_in(path: Path) -> str:
+    found = re.match(rb'{"key":\s*"([^"]+)"', path.read_bytes())
+    return found[1].decode() if found else "?"
 
 
 def differences(verdict: Verdict, count: Count) -> list[str]:
@@ -228,8 +232,8 @@ def differences(verdict: Verdict, count: Count) -> list[str]:
         "acked, but not done": verdict.done - count.effects.keys(),
         "dead in one count only": verdict.dead ^ count.dead.keys(),
         "done and dead": count.effects.keys() & count.dead.keys(),
-        "dead, but no poison": {key for key in count.dead if int(key.rpartition(".")[2]) % POISON},
-        "done, though poison": {key for key in count.effects if int(key.rpartition(".")[2]) % POISON == 0},
+        "dead, but no poison": {key for key in count.dead if not is_poison(key)},
+        "done, though poison": {key for key in count.effects if is_poison(key)},
     }.items():
         found += [f"{what}: {key}" for key in sorted(keys)]
     return found

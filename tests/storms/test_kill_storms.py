@@ -51,9 +51,9 @@ def test_nothing_is_lost_and_nothing_delivered_twice_without_a_cause(
     assert differences(verdict, left) == [], f"seed {seed}"
     assert os.listdir(tmp_path / "jobs" / "owners") == []
     # It was a storm, and not a breeze that proves nothing.
-    assert verdict.figures["killed"] > seconds * 3
-    assert verdict.figures["acknowledged"] > seconds * 20
-    assert verdict.figures["delivered more than once"] > seconds
+    assert verdict.figures["killed"] > seconds
+    assert verdict.figures["acknowledged"] > seconds * 5
+    assert verdict.figures["delivered more than once"] > seconds / 2
 
 
 CONSUMERS = (actors.produce, *[actors.consume] * 9, actors.reap)
