@@ -35,8 +35,8 @@ def storm(
 @pytest.mark.parametrize(
     ("seed", "seconds", "durability"),
     [
-        pytest.param(1, 5, "power-loss", id="short"),
-        pytest.param(2, 5, "process-crash", id="short-unsynced"),
+        pytest.param(1, 4, "power-loss", id="short"),
+        pytest.param(2, 4, "process-crash", id="short-unsynced"),
         pytest.param(3, 180, "power-loss", id="long", marks=pytest.mark.slow),
         pytest.param(4, 180, "process-crash", id="long-unsynced", marks=pytest.mark.slow),
     ],
