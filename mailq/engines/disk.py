@@ -94,6 +94,13 @@ class Disk:
         else:
             os.utime(path, ns=(ns, ns))
 
+    def touch(self, path: str) -> None:
+        """utimensat(2) to the present: whoever may write a file may do so, and not only its owner."""
+        if os.utime in os.supports_follow_symlinks:
+            os.utime(path, follow_symlinks=False)
+        else:
+            os.utime(path)
+
     def chmod(self, path: str | int, mode: int) -> None:
         """chmod(2), or fchmod(2) of a descriptor"""
         os.chmod(path, mode)

@@ -56,6 +56,17 @@ def test_what_python_pushes_the_shell_consumes_without_its_headers(scripts: Path
     assert len(queue) == 0
 
 
+def test_the_shell_takes_over_no_deadline_from_a_wrong_clock(scripts: Path, path: Path) -> None:
+    queue = mailq.open(path, lease=0.1)
+    queue.push("x")
+    (file,) = (path / "new").iterdir()
+    os.utime(file, (4_000_000_000, 4_000_000_000))  # in the year 2096
+    consume(scripts, "false")
+    delivery = queue.pop(wait=20)
+    assert delivery is not None
+    assert delivery.attempt == 2
+
+
 def test_a_failed_command_leaves_the_message_to_the_reaper(scripts: Path, path: Path) -> None:
     queue = mailq.open(path, lease=0.1)
     queue.push("x")

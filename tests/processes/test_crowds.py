@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from together import Child, wait_until
+from together import Child, ahead, wait_until
 
 import mailq
 from mailq import names
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import waking
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.testing.base import bodies
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from pathlib import Path
 
 
 class StampingDisk(Disk):
@@ -64,6 +67,39 @@ def test_however_many_poll_one_reaps_an_interval(path: Path) -> None:
     # At the very first several may find that there is no lock yet, and no stamp; each of them reaps.
     assert reapings[0] >= 1
     assert reapings[1:] == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+class StoppingDisk(Disk):
+    """Stops the process when it has begun to reap, like a frozen container or a debugger."""
+
+    def utime(self, path: str, ns: int) -> None:
+        super().utime(path, ns)
+        if path.endswith("/.reap.lock"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def stop_within_a_reaping(pipe: Connection[Any, Any], path: str) -> None:
+    pipe.send("ready")
+    mailq.Queue(MaildirEngine(path, disk=StoppingDisk())).pop()
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for whether a process is stopped")
+def test_who_is_stopped_in_the_midst_of_reaping_does_not_keep_the_others_from_it(path: Path) -> None:
+    queue = mailq.open(path, lease=3600)
+    queue.push("x")
+    holder = mailq.open(path)
+    assert holder.pop() is not None
+    holder.close()
+    queue.push("y")
+    with Child(stop_within_a_reaping, str(path)) as stopped:
+        assert stopped.hear() == "ready"
+        wait_until(lambda: state_of(stopped.pid) == "T", "it is stopped")
+        assert bodies(ahead(path, 1.0)) == ["y"], "it may be at work"
+        assert bodies(ahead(path, 600.0)) == ["x"]
 
 
 def work_late(pipe: Connection[Any, Any], path: str) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import handlers
 import pytest
 from command import Shell
-from together import wait_until
-from working import HERE, Work, all_settled, children, family, is_alive, letters
+from together import children, family, is_alive, wait_until
+from working import HERE, Work, all_settled, letters
 
 import mailq
 from mailq.engines.maildir import arrivals

@@ -10,8 +10,8 @@ from typing import Any
 
 import handlers
 import pytest
-from together import wait_until
-from working import Work, children, is_alive, letters
+from together import children, is_alive, wait_until
+from working import Work, letters
 
 import mailq
 

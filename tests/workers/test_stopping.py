@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from together import wait_until
-from working import HERE, Work, all_settled, family, is_alive
+from together import family, is_alive, wait_until
+from working import HERE, Work, all_settled
 
 import mailq
 

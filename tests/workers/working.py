@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from together import wait_until
+from together import children, family, is_alive, wait_until
 
 import mailq
 
@@ -96,27 +95,6 @@ class Work:
     def gone(self) -> None:
         """Nothing of it is left."""
         wait_until(lambda: not [pid for pid in self._family if is_alive(pid)], "the whole family is gone")
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(path.parent.name))
-    return found
-
-
-def family(pid: int) -> list[int]:
-    return [pid, *(one for child in children(pid) for one in family(child))]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def cpu(pids: list[int]) -> float:

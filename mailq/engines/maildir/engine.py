@@ -182,6 +182,8 @@ class MaildirEngine:
             claimed = envelope.claimed(until=until, owner=owner, claim=self._next_claim())
             receipt = names.format_name(claimed)
             held = f"{self._layout.cur}/{receipt}"
+            # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
+            self._store.shorten(path, until)
             self._store.move(path, held, unique=True)
             return Claim(receipt, claimed, self._read(held, claimed, until), until)
         except FileNotFoundError:

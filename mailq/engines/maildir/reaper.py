@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
 
+_STUCK: Final = 10
+"""After so many intervals a reaping that has not ended keeps nobody else from reaping."""
+
 
 class Reaper:
     """The maintenance of one queue."""
@@ -65,7 +68,7 @@ class Reaper:
         try:
             lock.acquire()
         except Timeout:
-            yield False
+            yield self._is_stuck(path)
             return
         except OSError:  # no locks on this file system: several may reap at once, which is harmless
             yield True
@@ -84,6 +87,16 @@ class Reaper:
             yield mine
         finally:
             lock.release()
+
+    def _is_stuck(self, path: str) -> bool:
+        """Whether who reaps has been at it for so long that he may be stopped, and must not keep the others from it."""
+        now = self._store.clock()
+        status = layouts.status_of(path)
+        if status is None or 0 <= now - status.st_mtime_ns < _STUCK * lifecycle.ns(self._store.settings.reap_interval):
+            return False
+        with suppress(OSError):  # so that not everybody does at once
+            self._store.disk.utime(path, now)
+        return True
 
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""

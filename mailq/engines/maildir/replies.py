@@ -55,9 +55,11 @@ class Replies:
     def _sweep(self) -> None:
         """Delete the old ones, from time to time."""
         now, ttl = self._store.clock() / names.NS, self._store.settings.reply_ttl
-        if now < self._next_sweep:
+        every = max(ttl / _SWEEPS, _MINUTE)
+        # An appointment further away than that was made before the clock stepped back.
+        if 0 < self._next_sweep - now <= every:
             return
-        self._next_sweep = now + max(ttl / _SWEEPS, _MINUTE)
+        self._next_sweep = now + every
         for entry in layouts.entries(self._store.layout.replies):
             status = layouts.status_of(entry.path)
             if status is not None and status.st_mtime < now - ttl:

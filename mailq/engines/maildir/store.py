@@ -231,24 +231,30 @@ class Store:
             target = self._bury(path, envelope, error, number)
             telemetry.emit("dead", self.layout.root, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
             return target
-        self._forget_extension(path)
+        # A deadline that was extended by mtime would count for the next lease too. Not quite to the
+        # present: a reaper that looks before the rename would find the lease run out, and the holder
+        # would lose the race.
+        self.shorten(path, self.clock() + names.NS)
         target = f"{self.layout.directory(state)}/{names.format_name(envelope)}"
         self.move(path, target)
         if error is not None:
             texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
         return target
 
-    def _forget_extension(self, path: str) -> None:
-        """Take back a deadline that was extended by mtime, or it would count for the next lease too.
+    def shorten(self, path: str, most: int) -> None:
+        """Take back an mtime beyond ``most``, in nanoseconds. Raises FileNotFoundError if the message is gone.
 
-        Not quite to the present: a reaper that looks before the rename would find
-        the lease run out, and the holder would lose the race.
+        What cannot be taken back stays (another user's file, which this one may
+        not write): a message that comes back is worth more than its next lease's end.
         """
-        soon = self.clock() + names.NS
         try:
-            status = os.lstat(path)
-            if status.st_mtime_ns > soon:
-                self.disk.utime(path, soon)
+            if os.lstat(path).st_mtime_ns <= most:
+                return
+            try:
+                self.disk.utime(path, most)
+            except PermissionError:
+                with contextlib.suppress(PermissionError):
+                    self.disk.touch(path)
         except OSError as error:
             if error.errno not in GONE:
                 raise StorageError("move the message", error) from error
@@ -289,8 +295,8 @@ class Store:
     def read(self, path: str, envelope: Envelope, *, until: int | None = None) -> bytes:
         """Read a message whole. Raises FileNotFoundError, or Unfit if it is not fit to be delivered.
 
-        ``until`` is given by a claim: an mtime beyond it would lengthen the lease,
-        so it is put back.
+        ``until`` is given by a claim: an mtime beyond it would lengthen the lease. Where
+        it could not be taken back before the claim, a copy takes the file's place.
         """
         try:
             fd = self.disk.open_to_read(path)
@@ -308,8 +314,8 @@ class Store:
                 )
             data = self.disk.read_all(fd, status.st_size)
             if until is not None and status.st_mtime_ns > until:
-                with contextlib.suppress(OSError):  # somebody else's file: then its lease is longer
-                    self.disk.utime(path, self.clock())
+                with contextlib.suppress(OSError):  # no room for a copy: then the lease is longer
+                    self.own(path)
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:

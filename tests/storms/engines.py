@@ -1,0 +1,45 @@
+"""The engines of a storm: the real one, and two that are wrong on purpose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import mailq
+from mailq import names
+from mailq.engine import Claim
+from mailq.engines.maildir.engine import MaildirEngine
+
+
+class Losing(MaildirEngine):
+    """Removes a message before it hands it over: whoever is killed with it has lost it."""
+
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+        claims = super().claim(limit, lease=lease, detached=detached)
+        for claim in claims:
+            super().ack(claim.receipt)
+        return claims
+
+    def ack(self, receipt: str) -> None:
+        pass
+
+
+class ById(MaildirEngine):
+    """Acks whatever has the id, whoever holds it: a stale holder does harm."""
+
+    def ack(self, receipt: str) -> None:
+        envelope = names.parse(receipt)
+        assert envelope is not None
+        for directory in ("cur", "new", "later"):
+            for name in os.listdir(f"{self.location}/{directory}"):
+                if envelope.id in name:
+                    os.unlink(f"{self.location}/{directory}/{name}")
+                    return
+        super().ack(receipt)
+
+
+_ENGINES: dict[str, Callable[[str], MaildirEngine]] = {"maildir": MaildirEngine, "losing": Losing, "by id": ById}
+
+
+def open_queue(path: str, engine: str) -> mailq.Queue:
+    return mailq.Queue(_ENGINES[engine](path))
