@@ -35,9 +35,17 @@ class Peekable(Protocol):
 @contextlib.contextmanager
 def reading(stream: BinaryIO) -> Iterator[Peekable]:
     """The archive without its compression. Raises ArchiveDamaged where that is damaged."""
-    given = _peekable(stream)
-    first = given.peek(1)[:1]
+    if not hasattr(stream, "peek"):
+        buffered = io.BufferedReader(cast("io.RawIOBase", stream))
+        try:
+            with reading(buffered) as plain:
+                yield plain
+        finally:
+            buffered.detach()  # or it would close the stream, which is not ours
+        return
+    given = cast("Peekable", stream)
     try:
+        first = given.peek(1)[:1]
         if first == b"\x1f":
             with gzip.GzipFile(fileobj=cast("BinaryIO", given), mode="rb") as unzipped:
                 yield cast("Peekable", unzipped)
@@ -62,9 +70,3 @@ def writing(stream: BinaryIO, name: str) -> Iterator[BinaryIO]:
             yield cast("BinaryIO", packed)
     else:
         yield stream
-
-
-def _peekable(stream: BinaryIO) -> Peekable:
-    if hasattr(stream, "peek"):
-        return cast("Peekable", stream)
-    return io.BufferedReader(cast("io.RawIOBase", stream))

@@ -91,6 +91,7 @@ class _Export:
         self._exported = self._torn = self._left_out = 0
 
     def run(self, states: tuple[State, ...], *, hear: bool) -> Exported:
+        """Write it all, and tell of what is not in it."""
         directories = {self._layout.directory(state): state for state in states}
         there = {path: state for path, state in directories.items() if os.path.isdir(path)}
         stamp = layouts.stamp_of(self._layout.marker)

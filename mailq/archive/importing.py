@@ -172,11 +172,12 @@ class _Intake:
         self.done = Imported()
 
     def take_all(self, items: Iterator[Item | Flaw]) -> None:
+        """Store them; also those before the place where the archive turns out to be damaged."""
         try:
             for item in items:
                 self._take(item)
         except (ArchiveDamaged, *compression.DAMAGE):
-            self._store_batch()  # what came before the damage is whole
+            self._store_batch()
             raise
         self._store_batch()
 

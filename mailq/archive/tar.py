@@ -29,6 +29,9 @@ _RECORD: Final = 20 * _BLOCK
 _MOST_EXTRA: Final = 65_536
 """The longest pax header or long name that is read: a path has 4096 bytes at most."""
 
+_MOST_AFTER: Final = 64 << 20
+"""So much is read after the end of an archive; there should be less than a record of zeros."""
+
 _MOST_SETTINGS: Final = 65_536
 _HELD: Final = 8 << 20
 """So many bytes of error texts may wait for their messages; ours stand right in front of them."""
@@ -141,6 +144,7 @@ class TarReader:
                 yield from self._hold(member, path[1])
             else:
                 yield self._item(member, _STATES[path[0]], path[1], most)
+        self._drain()
         self.strays += sum(map(len, self._texts.values()))
 
     def _item(self, member: _Member, state: Kept, name: str, most: int) -> Item | Flaw:
@@ -228,6 +232,12 @@ class TarReader:
     def _skip(self) -> None:
         while self._rest:
             self._rest -= len(self._exactly(min(self._rest, _RECORD), f"after {self._count} members"))
+
+    def _drain(self) -> None:
+        """Read what follows the end: who writes into a pipe is not done yet, and a checksum may stand there."""
+        left = _MOST_AFTER
+        while left > 0 and (data := self._stream.read(_RECORD)):
+            left -= len(data)
 
     def _exactly(self, size: int, where: str) -> bytes:
         data = self._stream.read(size)
