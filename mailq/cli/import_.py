@@ -33,7 +33,7 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     \b
         mailq import jobs jobs.tar.gz --create
         mailq export jobs | mailq import copy --create
-        mailq export jobs --state dead --format jsonl | jq -c 'select(.reason == "retries")' | mailq import failed
+        mailq export jobs --state dead --format jsonl | jq -c 'select(.reason == "retries")' | mailq import again --create
     """
     from mailq import archive  # noqa: PLC0415 - help needs no engine
 

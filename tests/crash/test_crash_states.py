@@ -40,7 +40,7 @@ TRIED: Final[dict[Scenario, tuple[int, int]]] = {
     runs.come_due: (300, 250),
     runs.mend: (300, 400),
     runs.tell: (300, 100),
-    runs.import_: (150, 500),
+    runs.import_: (150, 400),
 }
 BARE: Final[dict[Scenario, tuple[int, int]]] = {
     runs.init: (150, 200),
