@@ -36,12 +36,14 @@ class Exported(NamedTuple):
     """What an export wrote, in messages.
 
     ``torn`` of them are not what their names say; they are in the archive as dead.
-    ``left_out`` are in the queue and not in the archive; each was told of.
+    ``left_out`` are in the queue and not in the archive; each was told of. If it is not
+    ``certain`` that these are all, pause the queue and export it again.
     """
 
     exported: int
-    torn: int
-    left_out: int
+    torn: int = 0
+    left_out: int = 0
+    certain: bool = True
 
 
 def export_to(
@@ -103,9 +105,12 @@ class _Export:
             raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
         for id in sorted(survey.missed):
             self._leave_out(id, "it moves whenever it is looked for; pause the queue and export again")
-        if not survey.certain and not survey.missed:
-            self._leave_out("of some id", "it may be; the queue never kept still enough: pause it and export again")
-        return Exported(self._exported, self._torn, self._left_out)
+        certain = survey.certain or bool(survey.missed)
+        if not certain:
+            self._tell(
+                "it is not certain that this is every message: too much was moved; pause the queue, export again"
+            )
+        return Exported(self._exported, self._torn, self._left_out, certain)
 
     def _leave_out(self, id: str, why: str) -> None:
         self._left_out += 1

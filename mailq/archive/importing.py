@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -145,6 +146,9 @@ def _known(store: Store) -> Ids:
     survey = Survey({store.layout.directory(state): state for state in STATES}, lambda *_: True, now=store.clock)
     sent = list(_sent(store))
     survey.run()
+    if not survey.certain:
+        busy = OSError(errno.EBUSY, "too much is moved in the queue to know what is in it; pause it meanwhile")
+        raise StorageError("import", busy)
     # Once before and once after: a message may die, or be redriven, while the survey is made.
     for id in (*sent, *_sent(store)):
         survey.seen.add(id)
@@ -211,13 +215,16 @@ class _Intake:
         for item, path in zip(batch, paths, strict=True):
             if item.at is not None:
                 with contextlib.suppress(OSError):  # somebody has redriven or purged it already
-                    self._store.disk.utime(path, item.at)
+                    self._store.disk.utime(path, min(item.at, self._store.clock()))
         self.done = self.done._replace(imported=self.done.imported + len(batch))
 
     def _put_texts(self, item: Item) -> None:
         """Before the message: whoever gets that has its texts. A text that is no attempt's would never be removed."""
+        now = self._store.clock()
         attempts = set(texts.numbers(item.envelope)) if item.envelope.tries else set()
         layout, mode = self._store.layout, int(self._store.settings.file_mode, 8)
         for number, data, at in item.texts:
             if number in attempts:
-                texts.put_back(self._store.disk, layout.errors, item.envelope.id, number, data, at=at, mode=mode)
+                texts.put_back(
+                    self._store.disk, layout.errors, item.envelope.id, number, data, at=min(at, now), mode=mode
+                )

@@ -45,13 +45,25 @@ class Watch:
         self._left: tuple[int, int] | None = None
         self.missed = False
 
-    def read(self) -> Iterable[Arrival]:
-        """What came since the last look; returns at once."""
-        try:
-            data = os.read(self._fd, _AT_ONCE)
-        except BlockingIOError:
-            return ()
-        return self._arrivals(data)
+    def read(self, *, everything: bool) -> Sequence[Arrival]:
+        """Some of what came since the last look, or ``everything`` that has come until now; returns at once."""
+        arrivals: list[Arrival] = []
+        left = self._queued() if everything else 1
+        while left > 0:
+            try:
+                data = os.read(self._fd, _AT_ONCE)
+            except BlockingIOError:
+                break
+            left -= len(data)
+            arrivals += self._arrivals(data)
+        return arrivals
+
+    def _queued(self) -> int:
+        """How many bytes there are to be read."""
+        import fcntl  # noqa: PLC0415 - there is none on Windows
+        import termios  # noqa: PLC0415 - likewise
+
+        return int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _arrivals(self, data: bytes) -> Sequence[Arrival]:
         arrivals = []

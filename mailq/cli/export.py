@@ -48,7 +48,7 @@ def export(queue: str, file: str, *, form: Any, states: tuple[Any, ...], as_json
             form = form or archive.format_of(file)
             done = archive.export_to(queue, stream, states=states, format=form, tell=complain)
     _summarize(done, as_json=as_json, err=not as_json or file == "-")
-    return FAILED if done.left_out else 0
+    return 0 if done.certain and not done.left_out else FAILED
 
 
 def _summarize(done: Exported, *, as_json: bool, err: bool) -> None:

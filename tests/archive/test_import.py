@@ -8,6 +8,7 @@ import lzma
 import os
 import random
 import tarfile
+import time as clock
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,21 @@ def test_error_texts_without_their_message_are_told_of(path: Path) -> None:
     done, told = take(path, tar((f"errors/{sealed(9).id}.1.txt", b"x"), GOOD))
     assert done == archive.Imported(1, 0, 0)
     assert told == ["1 error texts stood apart from their messages and were left out"]
+
+
+@pytest.mark.parametrize("at", [-5, 1 << 80, 1 << 40])
+def test_a_time_that_no_clock_shows_is_now_at_the_latest(path: Path, at: int) -> None:
+    make(path)
+    message = plain(1, tries="Er", state="dead")
+    text = tarfile.TarInfo(f"errors/{message.envelope.id}.1.txt")
+    body = tarfile.TarInfo(f"dead/{names.format_name(message.envelope)}")
+    body.size, text.mtime, body.mtime = 4, at, at
+    data = b"".join([text.tobuf(tarfile.GNU_FORMAT), body.tobuf(tarfile.GNU_FORMAT), b"body", bytes(508 + 1024)])
+    assert imported(path, data) == archive.Imported(1, 0, 0)
+    with mailq.open(path) as queue:
+        (found,) = queue.peek("dead")
+        times = (found.died_at, found.history[0].at)
+        assert all(time is not None and 0 <= time <= clock.time() for time in times)
 
 
 def test_more_error_texts_than_memory_should_hold_are_let_go(path: Path) -> None:

@@ -141,7 +141,7 @@ def test_from_queue_to_queue_by_either_way_nothing_changes(some: list[Item]) -> 
         lines, whole = exported(place / "a", "jsonl", clock=lambda: NOW), exported(place / "a", clock=lambda: NOW)
         for name, data in (("b", whole), ("c", lines)):
             make(place / name)
-            done = imported(place / name, data, format="tar" if name == "b" else "jsonl")
+            done = imported(place / name, data, format="tar" if name == "b" else "jsonl", clock=lambda: NOW)
             assert done == archive.Imported(imported=lines.count(b"\n"))
             again = exported(place / name, "jsonl", clock=lambda: NOW)
             assert sorted(again.splitlines()) == sorted(lines.splitlines())
