@@ -94,6 +94,23 @@ def test_without_the_watch_they_are_found_if_they_rest_for_some_listings(
     assert sorted(rows(mover.path, hear=False)) == ids_on_disk(mover.path)
 
 
+def test_without_the_watch_one_that_turns_up_late_has_it_look_for_others(
+    mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are hidden from the first three listings, some from the first six."""
+    listings = 0
+    real = layouts.entries
+
+    def entries(directory: str) -> Iterator[os.DirEntry[str]]:
+        nonlocal listings
+        listings += directory.endswith("/new")
+        shown = 1 if listings < 4 else COUNT // 2 if listings < 7 else COUNT
+        return iter(sorted(real(directory), key=lambda entry: entry.name)[:shown])
+
+    monkeypatch.setattr(layouts, "entries", entries)
+    assert sorted(rows(mover.path, hear=False)) == ids_on_disk(mover.path)
+
+
 class Elusive(Disk):
     """Moves all messages whenever one is about to be opened, so many times."""
 
