@@ -106,9 +106,8 @@ class Survey:
         envelope = layouts.envelope_of(directory, name)
         if envelope is None or (id := envelope.id) in self.seen:
             return
+        # What was pushed since the beginning may be missed: whoever pushes for ever must not keep us for ever.
         old = self._was_there(envelope)
-        if not listed and not old:
-            return  # pushed since the beginning: whoever pushes for ever must not keep us for ever
         if self._take(self._directories[directory], name, envelope):
             self.seen.add(id)
             self.missed.discard(id)

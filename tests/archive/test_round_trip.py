@@ -21,6 +21,7 @@ from mailq import archive, names
 from mailq.archive.items import Flaw, Format, Item, Kept, Text, checked, stripped
 from mailq.archive.lines import LinesReader, LinesWriter
 from mailq.archive.tar import TarReader, TarWriter
+from mailq.engines.disk import Disk
 from mailq.engines.maildir import texts
 from mailq.message import checksum, seal
 
@@ -194,6 +195,10 @@ def test_what_somebody_holds_is_ready_in_the_archive_and_stays_held_in_the_queue
     delivery = queue.pop()
     assert delivery is not None
     assert rows(tmp_path / "a")[id]["state"] == "ready"
+    assert names.format_name(delivery._envelope.returned(place=delivery._envelope.place)).encode() in exported(
+        tmp_path / "a"
+    )
+    assert b"claim=" not in exported(tmp_path / "a")
     assert rows(tmp_path / "a", states=["ready"]) == {}
     assert list(rows(tmp_path / "a", states=["leased"])) == [id]
     delivery.ack()
@@ -273,6 +278,19 @@ def test_a_file_dropped_in_by_hand_is_in_it_under_the_id_that_it_will_have(tmp_p
     assert imported(tmp_path / "b", exported(tmp_path / "a"), create=True).imported == 1
     (message,) = mailq.open(tmp_path / "b").peek()
     assert (message.id, message.headers, message.content_type) == (seen.id, {"filename": "cat_photo.jpg"}, "image/jpeg")
+
+
+def test_a_file_that_is_still_written_to_in_new_is_what_it_is_when_it_is_read(tmp_path: Path) -> None:
+    class Growing(Disk):
+        def open_to_read(self, path: str) -> int:
+            if path.endswith("cat.jpg"):
+                Path(path).write_bytes(b"miau miau")
+            return super().open_to_read(path)
+
+    make(tmp_path / "a")
+    (tmp_path / "a/new/cat.jpg").write_bytes(b"miau")
+    found = rows(tmp_path / "a", disk=Growing()).values()
+    assert {(row["state"], row["body_text"]) for row in found} == {("ready", "miau miau")}
 
 
 def test_a_message_larger_than_the_queue_delivers_is_left_out_and_told_of(tmp_path: Path) -> None:
