@@ -92,7 +92,7 @@ class Survey:
         while some := list(islice(entries, _SORTED)):
             keys = (layouts.sort_key(directory, entry.name) for entry in some)
             for number, key in enumerate(sorted(key for key in keys if key is not None)):
-                self._visit(directory, layouts.name_of(key), listed=True)
+                self._visit(directory, layouts.name_of(key))
                 if number % 16 == 0 or self.missed:
                     self._listen(watch)
 
@@ -100,9 +100,9 @@ class Survey:
         """Look after what was moved; at the end of a pass after everything, or the pass would show nothing."""
         for directory, name in watch.read(everything=everything) if watch is not None else ():
             if name[0] != ".":
-                self._visit(directory, name, listed=False)
+                self._visit(directory, name)
 
-    def _visit(self, directory: str, name: str, *, listed: bool) -> None:
+    def _visit(self, directory: str, name: str) -> None:
         envelope = layouts.envelope_of(directory, name)
         if envelope is None or (id := envelope.id) in self.seen:
             return
@@ -111,7 +111,7 @@ class Survey:
         if self._take(self._directories[directory], name, envelope):
             self.seen.add(id)
             self.missed.discard(id)
-            self._late |= listed and old
+            self._late |= old
         elif old:
             self.missed.add(id)
 

@@ -23,7 +23,7 @@ import mailq
 from mailq import archive, names
 from mailq.archive.items import Format
 
-STAYING, EXPORTS, SLOW_EXPORTS = 150, 10, 300
+STAYING, EXPORTS, SLOW_EXPORTS = 150, 10, 60
 
 
 def flip(pipe: Connection[Any, Any], path: str, seed: int) -> None:
@@ -123,8 +123,8 @@ def test_in_a_storm_every_message_that_stays_is_in_each_archive_once(tmp_path: P
 @pytest.mark.timeout(1200)
 def test_in_a_long_storm_every_message_that_stays_is_in_each_archive_once(tmp_path: Path) -> None:
     flips, pushed = storm(tmp_path / "jobs", SLOW_EXPORTS)
-    assert flips > 10_000
-    assert pushed > 1000
+    assert flips > 1000
+    assert pushed > 100
 
 
 def big_archive(tmp_path: Path, count: int) -> Path:
