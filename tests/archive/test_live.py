@@ -135,14 +135,13 @@ def big_archive(tmp_path: Path, count: int) -> Path:
     return file
 
 
-@pytest.mark.parametrize("durability", ["process-crash", "power-loss"])
-def test_an_import_that_is_killed_is_run_again_and_each_message_is_there_once(tmp_path: Path, durability: str) -> None:
+def test_an_import_that_is_killed_is_run_again_and_each_message_is_there_once(tmp_path: Path) -> None:
     count = 2000
     file = big_archive(tmp_path, count)
     kills = 0
     for turn in range(4):
         path = tmp_path / f"jobs{turn}"
-        make(path, durability=durability)
+        make(path, durability="power-loss")
         with subprocess.Popen([MAILQ, "import", str(path), str(file)], stderr=subprocess.PIPE) as process:
             most = turn * count // 6
             wait_until(
