@@ -204,6 +204,28 @@ def test_what_somebody_holds_is_ready_in_the_archive_and_stays_held_in_the_queue
     delivery.ack()
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type", "key"),
+    [
+        (b'{"a":[1.5,null]}', "application/json", "body"),
+        (b"[1.50]", "application/json", "body_text"),
+        (b'{"a": 1}', "application/json", "body_text"),
+        (b"NaN", "application/json", "body_text"),
+        (b'"a"', "application/ld+json", "body"),
+        (b"1", "text/plain", "body_text"),
+        ("é\n".encode(), "application/octet-stream", "body_text"),
+        (b"\xff", "text/plain", "body_base64"),
+    ],
+)
+def test_a_body_stands_in_its_line_as_readable_as_can_be(
+    tmp_path: Path, body: bytes, content_type: str, key: str
+) -> None:
+    mailq.open(tmp_path / "a").push(body, content_type=content_type, headers={"a": "b"})
+    (row,) = rows(tmp_path / "a").values()
+    assert [name for name in row if name.startswith(("body", "sealed"))] == [key]
+    assert (row["content_type"], row["headers"]) == (content_type, {"a": "b"})
+
+
 def test_the_same_queue_gives_the_same_archive(tmp_path: Path) -> None:
     lived_in(tmp_path / "a").close()
     assert exported(tmp_path / "a") == exported(tmp_path / "a")
