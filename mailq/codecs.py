@@ -61,7 +61,7 @@ def type_of(ext: str) -> str:
 
 def ext_of(content_type: str) -> str:
     """The extension for a content type; ``bin`` if there is none for it."""
-    return _EXT_OF.get(content_type, "txt" if _is_text(content_type) else "json" if _is_json(content_type) else "bin")
+    return _EXT_OF.get(content_type, "txt" if _is_text(content_type) else "json" if is_json(content_type) else "bin")
 
 
 def encode(body: Any, content_type: str | None) -> tuple[bytes, str]:  # noqa: ANN401 - any JSON value is a body
@@ -78,7 +78,7 @@ def encode(body: Any, content_type: str | None) -> tuple[bytes, str]:  # noqa: A
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), content_type
     try:
-        if _is_json(content_type):
+        if is_json(content_type):
             text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             return text.encode(), content_type
         if isinstance(body, str):
@@ -94,7 +94,7 @@ def encode(body: Any, content_type: str | None) -> tuple[bytes, str]:  # noqa: A
 def decode(raw: bytes, content_type: str) -> Any:  # noqa: ANN401 - any JSON value is a body
     """Turn bytes into a body: a JSON value, str or bytes. Raises CodecError if they do not fit."""
     try:
-        if _is_json(content_type):
+        if is_json(content_type):
             return json.loads(raw)
         if _is_text(content_type):
             return raw.decode()
@@ -109,7 +109,8 @@ def _essence(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _is_json(content_type: str) -> bool:
+def is_json(content_type: str) -> bool:
+    """Whether bodies of this type are JSON."""
     essence = _essence(content_type)
     return essence == JSON or essence.endswith("+json")
 

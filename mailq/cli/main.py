@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -48,6 +49,8 @@ _COMMANDS: Final = {
     "redrive": "mend",
     "purge": "mend",
     "reap": "mend",
+    "export": "export",
+    "import": "import_",
 }
 
 
@@ -61,7 +64,8 @@ class _LazyGroup(click.Group):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command = getattr(import_module(f"mailq.cli.{module}"), cmd_name)
+        # What is a keyword of Python has an underscore behind it.
+        command = getattr(import_module(f"mailq.cli.{module}"), cmd_name + "_" * iskeyword(cmd_name))
         return command if isinstance(command, click.Command) else None
 
 

@@ -46,11 +46,13 @@ class Book:
         self._stories: dict[str, list[tuple[int, Fate]]] = {}
         self._facts: dict[str, list[tuple[int, frozenset[object]]]] = {}
 
-    def pushed(self, ids: Iterable[str], contents: Iterable[Content], begun: int, returned: int) -> None:
-        """From the first call of the push on it may be there, from its return on it must."""
+    def pushed(
+        self, ids: Iterable[str], contents: Iterable[Content], begun: int, returned: int, *, place: str = "live"
+    ) -> None:
+        """From the first call of the push, or import, on it may be there, from its return on it must."""
         for id, one in zip(ids, contents, strict=True):
-            maybe = Fate(frozenset(("live", "gone", "torn")), frozenset((one,)))
-            there = Fate(frozenset(("live",)), frozenset((one,)))
+            maybe = Fate(frozenset((place, "gone", "torn")), frozenset((one,)))
+            there = Fate(frozenset((place,)), frozenset((one,)))
             self._stories[id] = [(begun + 1, maybe), (returned, there)]
 
     def may(self, id: str, at: int, *places: str, contents: Iterable[Content] = ()) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -13,6 +15,7 @@ from crash_books import Book, content
 from recorder import RecordingDisk
 
 import mailq
+from mailq import archive
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import remaking, sharing
 from mailq.engines.maildir.engine import MaildirEngine
@@ -308,6 +311,37 @@ def reply(run: Run) -> None:
         delivery.put_reply(text)
         run.book.fact(delivery.id, run.now, text)
         run.ack(delivery)
+
+
+def import_(run: Run) -> None:
+    """Another queue's archive, when a part of it is there already; and once more, which changes nothing."""
+    source = mailq.open(f"{run.base}-source")
+    headers = {"a": "b"}
+    dead, there, ready = source.push_many([b"dead", b"there already", b"ready"], headers=headers)
+    delayed = source.push(b"delayed", delay=50, headers=headers)
+    delivery = source.pop()
+    assert delivery is not None
+    delivery.reject("no good")
+    whole, part = io.BytesIO(), io.BytesIO()
+    archive.export_to(source.location, whole)
+    assert source.purge("dead") + source.purge("delayed") == 2
+    source.ack(source.pop_many(2)[1].receipt)
+    archive.export_to(source.location, part)
+    source.close()
+    shutil.rmtree(source.location)
+    part.seek(0)
+    assert archive.import_from(run.q.location, part).imported == 1
+    run.book.pushed([there], [content(b"there already", headers)], -1, 0)
+    run.record()
+    run.push(b"pushed before")
+    begun = run.now
+    whole.seek(0)
+    assert archive.import_from(run.q.location, whole, disk=run.disk, clock=run.clock).imported == 3
+    for id, body, place in ((ready, b"ready", "live"), (delayed, b"delayed", "live"), (dead, b"dead", "dead")):
+        run.book.pushed([id], [content(body, headers)], begun, run.now, place=place)
+    whole.seek(0)
+    assert archive.import_from(run.q.location, whole, disk=run.disk, clock=run.clock).already_there == 4
+    run.push(b"pushed afterwards")
 
 
 def come_due(run: Run) -> None:

@@ -44,6 +44,7 @@ TRIED: Final[dict[Scenario, tuple[int, int]]] = {
     runs.remade_meanwhile: (80, 1200),
     runs.remade_by_halves: (40, 2500),
     runs.tell: (300, 100),
+    runs.import_: (150, 400),
 }
 BARE: Final[dict[Scenario, tuple[int, int]]] = {
     runs.init: (150, 200),
@@ -52,7 +53,16 @@ BARE: Final[dict[Scenario, tuple[int, int]]] = {
 }
 
 # What pushes in the run, so that leaving out a sync must show; a few states of each moment are enough.
-CONTROLS: Final = [runs.push, runs.push_with_headers, runs.push_some, runs.push_many, runs.ack, runs.nack, runs.reject]
+CONTROLS: Final = [
+    runs.push,
+    runs.push_with_headers,
+    runs.push_some,
+    runs.push_many,
+    runs.ack,
+    runs.nack,
+    runs.reject,
+    runs.import_,
+]
 EDITS: Final = [runs.edit, runs.configure, runs.reply, runs.dead_letters]
 
 

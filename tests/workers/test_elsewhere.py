@@ -9,8 +9,8 @@ from pathlib import Path
 import elsewhere
 import handlers
 import pytest
-from together import wait_until
-from working import HERE, Work, all_settled, children, letters
+from together import children, wait_until
+from working import HERE, Work, all_settled, letters
 
 import mailq
 

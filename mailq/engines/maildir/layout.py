@@ -23,7 +23,7 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
-_DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
+DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
 
 
 class Layout:
@@ -34,7 +34,7 @@ class Layout:
         self.marker = f"{self.root}/{MARKER}"
         self.reap_lock = f"{self.root}/.reap.lock"
         self.tmp, self.new, self.later, self.cur, self.dead, self.errors, self.owners, self.replies = (
-            f"{self.root}/{name}" for name in _DIRECTORIES
+            f"{self.root}/{name}" for name in DIRECTORIES
         )
         self.paused = f"{self.root}/paused"
         self.origins = f"{self.root}/origins"
@@ -45,7 +45,7 @@ class Layout:
 
     def directories(self) -> tuple[str, ...]:
         """Every directory that a queue needs."""
-        return tuple(f"{self.root}/{name}" for name in _DIRECTORIES)
+        return tuple(f"{self.root}/{name}" for name in DIRECTORIES)
 
 
 def create(layout: Layout, settings: Settings, disk: Disk) -> None:
@@ -91,7 +91,7 @@ def _refuse_other_directories(layout: Layout) -> None:
     if MARKER in found:
         return  # somebody else was first: it is a queue by now
     # What a queue whose creation was interrupted may have left.
-    strange = sorted(name for name in found - {*_DIRECTORIES, "lost+found"} if name[0] != ".")
+    strange = sorted(name for name in found - {*DIRECTORIES, "lost+found"} if name[0] != ".")
     if strange:
         raise QueueNotFound(
             layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
@@ -134,10 +134,11 @@ def _sync_with_ancestors(path: str, disk: Disk) -> None:
 
 def load(layout: Layout, disk: Disk) -> Marker:
     """Read the marker. Raises QueueNotFound if there is none, SettingsError if it is damaged."""
-    return parse(_read_marker(layout, disk), layout.marker)
+    return parse(read_marker(layout, disk), layout.marker)
 
 
-def _read_marker(layout: Layout, disk: Disk) -> str:
+def read_marker(layout: Layout, disk: Disk) -> str:
+    """The text of the marker. Raises QueueNotFound if there is none."""
     try:
         fd = disk.open_to_read(layout.marker)
     except FileNotFoundError:
@@ -179,7 +180,7 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
 
 def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     """Change settings in the marker, durably, leaving a person's comments as they are."""
-    before = _read_marker(layout, disk)
+    before = read_marker(layout, disk)
     text = edit(before, parse(before, layout.marker), changes)
     changed = parse(text, layout.marker)
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"

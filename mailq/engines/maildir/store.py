@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
     from mailq.lifecycle import Step
-    from mailq.message import Draft, Stamps
+    from mailq.message import Draft, Stamps, State
     from mailq.names import Envelope
     from mailq.settings import Marker, Settings
 
@@ -51,6 +51,10 @@ class Placed(NamedTuple):
     name: str
     directory: str
     data: bytes
+
+
+def _as_it_is(message: Placed) -> Placed:
+    return message
 
 
 class Store:
@@ -91,6 +95,26 @@ class Store:
         All or nothing on return; whatever a failure may have left is named by it.
         """
         placed = [self._place(draft) for draft in drafts]
+        return self._store("push", placed, self._at_the_end if len(placed) > 1 else _as_it_is)
+
+    def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
+        """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
+
+        The caller has made sure that no message with such an id is in the queue:
+        rename replaces in silence.
+        """
+        # What a killed import has left in tmp/ must not be in the way of the next.
+        claim = os.urandom(4).hex()
+        placed = [
+            Placed(e.id, names.format_name(e._replace(claim=claim)), self.layout.directory(state), data)
+            for state, e, data in messages
+        ]
+        final = {e.id: names.format_name(e) for _, e, _ in messages}
+        stored = self._store("import", placed, lambda message: message._replace(name=final[message.id]))
+        return [f"{message.directory}/{message.name}" for message in stored]
+
+    def _store(self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed]) -> list[Placed]:
+        """Write each message, then rename it to the name that it gets only then."""
         directories = {message.directory for message in placed}
         together = self.durable and len(placed) >= _BATCH and can_syncfs()
         written: list[Placed] = []
@@ -99,12 +123,12 @@ class Store:
             self._write(placed, written, together=together)
             with self._synced(directories):
                 for message in placed:
-                    renamed.append(self._at_the_end(message) if len(placed) > 1 else message)
+                    renamed.append(named(message))
                     self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
             if isinstance(error, OSError):
-                raise StorageError("push", error, maybe_pushed=maybe) from error
+                raise StorageError(verb, error, maybe_pushed=maybe) from error
             if maybe:
                 error.add_note(f"mailq: these may be in the queue all the same: {', '.join(maybe)}")
             raise
@@ -315,7 +339,7 @@ class Store:
             data = self.disk.read_all(fd, status.st_size)
             if until is not None and status.st_mtime_ns > until:
                 with contextlib.suppress(OSError):  # no room for a copy: then the lease is longer
-                    self.own(path)
+                    self.own(path, self.clock(), before=until)
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:

@@ -18,23 +18,24 @@ if TYPE_CHECKING:
     from mailq.engines.disk import Disk
     from mailq.names import Envelope
 
-_LONGEST: Final = 65_536
+LONGEST: Final = 65_536
 """A text keeps at most its last this many bytes: a traceback ends with what matters."""
 
 _KEPT: Final = 100
 """So many attempts of a message keep their texts, the last ones."""
 
 
-def _path(directory: str, id: str, number: int) -> str:
+def path_to(directory: str, id: str, number: int) -> str:
+    """Where the text of an attempt is."""
     return f"{directory}/{id}.{number}.txt"
 
 
 def write(disk: Disk, directory: str, id: str, number: int, text: str, *, mode: int) -> None:
     """Keep the text of an attempt; number 0 is a death without one (torn, expired)."""
-    path = _path(directory, id, number)
-    data = text.encode(errors="backslashreplace")[-_LONGEST:]
+    path = path_to(directory, id, number)
+    data = text.encode(errors="backslashreplace")[-LONGEST:]
     try:
-        for former in (path, _path(directory, id, number - _KEPT)):
+        for former in (path, path_to(directory, id, number - _KEPT)):
             with contextlib.suppress(FileNotFoundError):
                 disk.unlink(former)
         disk.write_file(path, data, mode=mode, sync=False)
@@ -42,7 +43,19 @@ def write(disk: Disk, directory: str, id: str, number: int, text: str, *, mode: 
         layouts.log().warning("message %s: its error text was not kept: %s", id, error)
 
 
-def _numbers(envelope: Envelope) -> list[int]:
+def put_back(disk: Disk, directory: str, id: str, number: int, data: bytes, *, at: int, mode: int) -> None:
+    """Keep a text that was kept elsewhere before, as of then."""
+    path = path_to(directory, id, number)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(path)
+        disk.write_file(path, data[-LONGEST:], mode=mode, sync=False)
+        disk.utime(path, at)
+    except OSError as error:
+        layouts.log().warning("message %s: its error text was not kept: %s", id, error)
+
+
+def numbers(envelope: Envelope) -> list[int]:
     """The attempts that may have a text: a few, whatever number the name claims."""
     last = envelope.attempts_ever
     return [0, *range(max(1, last - _KEPT + 1), last + 1)]
@@ -50,24 +63,24 @@ def _numbers(envelope: Envelope) -> list[int]:
 
 def remove(disk: Disk, directory: str, envelope: Envelope) -> None:
     """Delete the texts of a message that is gone."""
-    for number in _numbers(envelope):
+    for number in numbers(envelope):
         with contextlib.suppress(OSError):
-            disk.unlink(_path(directory, envelope.id, number))
+            disk.unlink(path_to(directory, envelope.id, number))
 
 
 def move(disk: Disk, source: str, target: str, envelope: Envelope) -> None:
     """Take the texts along to another queue."""
-    for number in _numbers(envelope):
+    for number in numbers(envelope):
         with contextlib.suppress(OSError):
-            disk.rename(_path(source, envelope.id, number), _path(target, envelope.id, number))
+            disk.rename(path_to(source, envelope.id, number), path_to(target, envelope.id, number))
 
 
 def read(disk: Disk, directory: str, envelope: Envelope) -> list[Attempt]:
     """The finished attempts of a message, with their texts; one that died without an attempt has number 0."""
     attempts = []
     for number, letter in [(0, ""), *names.story(envelope.tries)]:
-        path = _path(directory, envelope.id, number)
-        data = layouts.read_small(disk, path, _LONGEST)
+        path = path_to(directory, envelope.id, number)
+        data = layouts.read_small(disk, path, LONGEST)
         text = None if data is None else data.decode(errors="backslashreplace")
         status = layouts.status_of(path) if text is not None else None
         at = None if status is None else status.st_mtime

@@ -1,0 +1,182 @@
+"""A live queue to an archive. Nothing in the queue is claimed, changed or locked."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mailq import names
+from mailq.archive.items import Item, Text, stripped
+from mailq.archive.lines import LinesWriter
+from mailq.archive.survey import Survey
+from mailq.archive.tar import TarWriter
+from mailq.engines.disk import Disk
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import texts
+from mailq.engines.maildir.layout import GONE
+from mailq.errors import MessageTooLarge, QueueNotFound
+from mailq.message import STATES, checksum, is_whole
+from mailq.opening import path_of
+from mailq.settings import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import BinaryIO
+
+    from mailq.archive.items import Format, Kept, Writer
+    from mailq.message import State
+    from mailq.names import Envelope
+
+_TORN: Final = "the export found {} bytes, which are not what the name says; 'mailq edit' re-seals it"
+
+
+class Exported(NamedTuple):
+    """What an export wrote, in messages.
+
+    ``torn`` of them are not what their names say; they are in the archive as dead.
+    ``left_out`` are in the queue and not in the archive; each was told of. If it is not
+    ``certain`` that these are all, pause the queue and export it again.
+    """
+
+    exported: int
+    torn: int = 0
+    left_out: int = 0
+    certain: bool = True
+
+
+def export_to(
+    target: str | os.PathLike[str],
+    stream: BinaryIO,
+    *,
+    format: Format = "tar",  # noqa: A002 - what it is
+    states: Iterable[State] = STATES,
+    tell: Callable[[str], object] | None = None,
+    disk: Disk | None = None,
+    clock: Callable[[], int] = time.time_ns,
+    hear: bool = True,
+) -> Exported:
+    """Write the messages of a queue, which may be in use, to an archive.
+
+    Every message that stays in the queue, in one of the ``states``, from the call to
+    the return is in the archive exactly once; one that is acked or pushed meanwhile
+    may be. Leased messages are written as ready: whoever imports does not hold them.
+    Dead letters that went to another queue are that queue's.
+
+    ``tell`` gets a line for each message that is torn or left out, by default the log. Flush and sync the
+    stream yourself. ``disk``, ``clock`` and ``hear`` are for tests. Raises QueueNotFound.
+    """
+    tell = tell or layouts.log().warning
+    return _Export(path_of(target), stream, format, tell, disk or Disk(), clock).run(tuple(states), hear=hear)
+
+
+class _Export:
+    """One export."""
+
+    def __init__(
+        self,
+        path: str,
+        stream: BinaryIO,
+        format: Format,  # noqa: A002 - as above
+        tell: Callable[[str], object],
+        disk: Disk,
+        clock: Callable[[], int],
+    ) -> None:
+        self._layout = layouts.Layout(path)
+        self._disk = disk
+        self._clock = clock
+        self._tell = tell
+        self._text = layouts.read_marker(self._layout, disk)
+        self._settings = parse(self._text, self._layout.marker).settings
+        self._writer: Writer = TarWriter(stream, clock) if format == "tar" else LinesWriter(stream)
+        self._exported = self._torn = self._left_out = 0
+
+    def run(self, states: tuple[State, ...], *, hear: bool) -> Exported:
+        """Write it all, and tell of what is not in it."""
+        directories = {self._layout.directory(state): state for state in states}
+        there = {path: state for path, state in directories.items() if os.path.isdir(path)}
+        stamp = layouts.stamp_of(self._layout.marker)
+        self._writer.begin(self._text, self._settings, stamp[0] if stamp else self._clock())
+        survey = Survey(there, self._take, now=self._clock)
+        survey.run(hear=hear)
+        self._writer.end()
+        if layouts.stamp_of(self._layout.marker) is None:
+            raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
+        for id in sorted(survey.missed):
+            self._leave_out(id, "it moves whenever it is looked for; pause the queue and export again")
+        certain = survey.certain or bool(survey.missed)
+        if not certain:
+            self._tell(
+                "it is not certain that this is every message: too much was moved; pause the queue, export again"
+            )
+        return Exported(self._exported, self._torn, self._left_out, certain)
+
+    def _leave_out(self, id: str, why: str) -> None:
+        self._left_out += 1
+        self._tell(f"message {id} is not in the archive: {why}")
+
+    def _take(self, state: State, name: str, envelope: Envelope) -> bool:
+        """Write one message; False if its file is gone from there."""
+        path = f"{self._layout.directory(state)}/{name}"
+        try:
+            data = self._read(path)
+        except MessageTooLarge as error:
+            self._leave_out(envelope.id, f"{error}, for the time of the export")
+            return True
+        except OSError as error:
+            if error.errno in GONE:
+                return False
+            self._leave_out(envelope.id, f"its file cannot be read: {error.strerror} ({path!a})")
+            return True
+        if data is None:
+            return True  # it is no regular file, and so no message
+        if names.parse(name) is None:
+            envelope = envelope._replace(size=len(data))  # dropped in by hand: it is what it is
+        died = self._death_of(path) if state == "dead" else None
+        kept: Kept = "ready" if state == "leased" else state
+        item = Item(kept, stripped(kept, envelope), data, died, tuple(self._texts(envelope)))
+        self._writer.add(self._sealed(item))
+        self._exported += 1
+        return True
+
+    def _read(self, path: str) -> bytes | None:
+        """A file's bytes: those that it had when it was opened, wherever it goes meanwhile."""
+        fd = self._disk.open_to_read(path)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_size > self._settings.max_message_bytes:
+                raise MessageTooLarge(status.st_size, self._settings.max_message_bytes)
+            return self._disk.read_all(fd, status.st_size)
+        finally:
+            self._disk.drop(fd)
+
+    def _death_of(self, path: str) -> int:
+        status = layouts.status_of(path)
+        now = self._clock()
+        return now if status is None else max(0, min(status.st_mtime_ns, now))
+
+    def _sealed(self, item: Item) -> Item:
+        """The item with its size and sum; a torn one as the dead letter that a claim would make of it."""
+        envelope = item.envelope
+        if is_whole(envelope, item.data):
+            return item._replace(envelope=envelope._replace(size=len(item.data), crc=checksum(item.data)))
+        self._torn += 1
+        self._tell(f"message {envelope.id} is torn, and dead in the archive: its file has {len(item.data)} bytes")
+        if item.state == "dead" and envelope.why == "torn":
+            return item
+        text = Text(0, _TORN.format(len(item.data)).encode(), self._clock())
+        others = tuple(other for other in item.texts if other.number)
+        return Item("dead", envelope.buried("torn"), item.data, self._clock(), (text, *others))
+
+    def _texts(self, envelope: Envelope) -> Iterable[Text]:
+        if not envelope.tries:
+            return
+        for number in texts.numbers(envelope):
+            path = texts.path_to(self._layout.errors, envelope.id, number)
+            data = layouts.read_small(self._disk, path, texts.LONGEST)
+            status = layouts.status_of(path) if data is not None else None
+            if data is not None and status is not None:
+                yield Text(number, data, max(0, min(status.st_mtime_ns, self._clock())))

@@ -1,0 +1,198 @@
+"""Imports of archives that are cut off or damaged, and on disks that refuse."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import lzma
+import os
+import random
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from making import exported, ids_on_disk, imported, lay, make, sealed, tar
+
+import mailq
+from mailq import archive, names
+from mailq.archive.items import Item, Text
+from mailq.engines.disk import Disk
+
+
+def name_of(number: int, data: bytes = b"body") -> str:
+    return names.format_name(sealed(number, data))
+
+
+GOOD = (f"new/{name_of(1)}", b"body")
+
+
+# What is cut off
+
+
+def whole() -> bytes:
+    """An archive of five messages: each takes a header and two blocks."""
+    return tar(*((f"new/{name_of(n, b'x' * 600)}", b"x" * 600) for n in range(5)))
+
+
+def noise(size: int) -> bytes:
+    return random.Random(4).randbytes(size)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress], ids=["plain", "gzip", "xz"])
+def test_wherever_an_archive_is_cut_what_came_before_is_stored_and_it_is_told(path: Path, pack: Any) -> None:
+    make(path)
+    data = pack(whole())
+    end = len(data) if pack is not bytes else len(data.rstrip(b"\0")) // 512 * 512 + 512
+    stored = 0
+    for cut in (*range(1, end, 97), end - 4, end - 1):
+        try:
+            done = imported(path, data[:cut])
+        except archive.ImportStopped as stopped:
+            cause, done = stopped.__cause__, stopped.done
+        else:
+            pytest.fail(f"cut after {cut} bytes of {end}, and nobody noticed")
+        assert isinstance(cause, archive.ArchiveDamaged | EOFError)
+        stored += done.imported
+        assert len(ids_on_disk(path)) == stored
+    assert imported(path, data) == archive.Imported(5 - stored, stored, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x1f", b"\xfd7zXZ", b"rubbish", noise(5000), b"\x7fELF" + bytes(2000)])
+def test_what_is_no_archive_makes_no_queue(path: Path, data: bytes) -> None:
+    with pytest.raises(archive.ImportStopped):
+        imported(path, data, create=True)
+    assert not path.exists()
+
+
+def test_an_archive_that_goes_mad_in_the_middle_is_read_up_to_there(path: Path) -> None:
+    make(path)
+    data = bytearray(whole())
+    data[3 * 1536 + 600 :] = noise(len(data) - 3 * 1536 - 600)
+    with pytest.raises(archive.ImportStopped, match="after 4 members") as stopped:
+        imported(path, bytes(data))
+    assert stopped.value.done.imported == 3
+
+
+class Endless(io.RawIOBase):
+    """A tar whose second member has eight exabytes, as far as one reads."""
+
+    def __init__(self, head: bytes, most: int) -> None:
+        self.rest, self.most, self.largest = head, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.largest = max(self.largest, len(buffer))
+        if not self.rest and self.most <= 0:
+            return 0
+        some = self.rest[: len(buffer)] or bytes(min(len(buffer), self.most))
+        self.rest, self.most = self.rest[len(some) :], self.most - len(some)
+        buffer[: len(some)] = some
+        return len(some)
+
+
+def test_an_endless_member_is_read_in_small_pieces_and_never_kept(path: Path) -> None:
+    make(path)
+    info = tarfile.TarInfo(f"new/{name_of(3)}")
+    info.size = 1 << 60
+    stream = Endless(tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT), 20_000_000)
+    told: list[str] = []
+    with pytest.raises(archive.ImportStopped, match="cut off") as stopped:
+        archive.import_from(path, io.BufferedReader(stream), tell=told.append)
+    assert stopped.value.done == archive.Imported(1, 0, 1)
+    assert "max_message_bytes" in told[0]
+    assert stream.largest <= 1 << 17
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("size", [1 << 40, -1])
+def test_a_header_of_a_terabyte_is_not_read(path: Path, kind: bytes, size: int) -> None:
+    make(path)
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    with pytest.raises(archive.ImportStopped, match=r"after 2 members: .*header") as stopped:
+        imported(path, tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
+    assert stopped.value.done.imported == 1
+
+
+# When the disk refuses
+
+
+class FailingDisk(Disk):
+    """From one call on there is no room left."""
+
+    def __init__(self, after: int, number: int) -> None:
+        self.left, self.number = after, number
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(self.number, os.strerror(self.number))
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        self._step()
+        return super().write(fd, data)
+
+    def rename(self, source: str, target: str) -> None:
+        self._step()
+        super().rename(source, target)
+
+    def sync_directory(self, path: str) -> None:
+        self._step()
+        super().sync_directory(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_full_disk_stops_it_nothing_is_half_there_and_a_second_run_completes_it(tmp_path: Path, number: int) -> None:
+    source = make(tmp_path / "source")
+    for n in range(4):
+        lay(source, Item("ready", sealed(n, tries="E"), b"body", None, (Text(1, b"text", 0),)))
+    data = exported(source)
+    for after in range(100):
+        path = tmp_path / f"jobs{after}"
+        mailq.open(path).close()
+        disk = FailingDisk(after, number)
+        try:
+            done = imported(path, data, disk=disk)
+        except archive.ImportStopped as stopped:
+            cause, done = stopped.__cause__, stopped.done
+        else:
+            cause = None
+        assert disk.left >= 0 or (isinstance(cause, mailq.StorageError) and cause.errno == number)
+        assert done.imported == (4 if disk.left >= 0 else 0)
+        assert os.listdir(path / "tmp") == []
+        assert len(ids_on_disk(path)) == done.imported
+        if not done.imported:
+            assert os.listdir(path / "errors") == []
+        again = imported(path, data)
+        assert again == archive.Imported(4 - done.imported, done.imported, 0)
+        assert sorted(os.listdir(path / "errors")) == sorted(os.listdir(f"{source}/errors")) or done.imported
+        if disk.left >= 0:
+            return
+    pytest.fail("the disk never had room enough")
+
+
+def test_what_a_killed_import_left_in_tmp_is_not_in_the_way_and_is_swept(path: Path) -> None:
+    class Dies(Disk):
+        def rename(self, source: str, target: str) -> None:
+            raise SystemExit  # and, as who is killed, takes nothing back
+
+        def unlink(self, path: str) -> None:
+            raise SystemExit
+
+    make(path)
+    with pytest.raises(SystemExit):
+        imported(path, tar(GOOD), disk=Dies())
+    (left,) = os.listdir(path / "tmp")
+    assert names.parse(left) is not None, "what reaps knows it for ours"
+    assert imported(path, tar(GOOD)) == archive.Imported(1, 0, 0)
+
+
+def test_a_queue_in_memory_has_no_archive() -> None:
+    with pytest.raises(mailq.UsageError, match="only queues on disk"):
+        imported("memory://", b"")
+    with pytest.raises(mailq.UsageError, match="only queues on disk"):
+        exported("memory://")

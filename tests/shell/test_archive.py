@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from command import MAILQ, Shell
+
+import mailq as library
+
+
+def filled(mailq: Shell) -> None:
+    mailq("push", "jobs", '{"resize": "cat.jpg"}', "text")
+    mailq("push", "jobs", "--delay", "1h", "--priority", "3", stdin=b"\0\xff")
+
+
+def test_a_queue_goes_through_a_pipe(mailq: Shell, shell: Shell, tmp_path: Path) -> None:
+    filled(mailq)
+    done = shell("set -o pipefail; mailq export jobs | mailq import copy --create")
+    assert done.stderr.decode().splitlines() in (
+        ["exported 3", "imported 3, already there 0, refused 0"],
+        ["imported 3, already there 0, refused 0", "exported 3"],
+    )
+    assert done.stdout == b""
+    assert sorted(os.listdir(tmp_path / "copy/new")) == sorted(os.listdir(tmp_path / "jobs/new"))
+    assert os.listdir(tmp_path / "copy/later") == os.listdir(tmp_path / "jobs/later")
+    lines = shell("set -o pipefail; mailq export jobs --format jsonl | mailq import copy --json").stdout
+    assert json.loads(lines) == {"imported": 0, "already_there": 3, "refused": 0}
+
+
+@pytest.mark.parametrize(
+    "name", ["a.tar", "a.tar.gz", "a.tgz", "a.tar.xz", "a.jsonl", "a.jsonl.gz", "a.ndjson.xz", "a"]
+)
+def test_a_file_is_what_its_name_says_and_read_by_what_it_is(mailq: Shell, tmp_path: Path, name: str) -> None:
+    filled(mailq)
+    done = mailq("export", "jobs", name)
+    assert (done.stdout, done.stderr) == (b"", b"exported 3\n")
+    assert os.stat(tmp_path / name).st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("a")] == [name]
+    if "jsonl" not in name and "ndjson" not in name:
+        with tarfile.open(tmp_path / name) as archive:
+            assert len([member for member in archive if member.isfile()]) == 4
+    (tmp_path / name).rename(tmp_path / "unnamed")
+    done = mailq("import", "copy", "unnamed", "--create")
+    assert done.stderr == b"imported 3, already there 0, refused 0\n"
+
+
+def test_the_summary_as_json_is_on_stdout_unless_the_archive_is(mailq: Shell) -> None:
+    filled(mailq)
+    facts = {"exported": 3, "torn": 0, "left_out": 0, "certain": True}
+    assert json.loads(mailq("export", "jobs", "a.tar", "--json").stdout) == facts
+    done = mailq("export", "jobs", "--json", "--format", "jsonl")
+    assert json.loads(done.stderr) == facts
+    assert done.stdout.count(b"\n") == 3
+
+
+def test_only_some_states(mailq: Shell) -> None:
+    filled(mailq)
+    mailq("export", "jobs", "a.tar", "--state", "delayed", "--state", "dead")
+    assert mailq("import", "copy", "a.tar", "--create").stderr == b"imported 1, already there 0, refused 0\n"
+
+
+def test_a_refused_message_is_told_of_and_makes_the_exit_code_1(mailq: Shell) -> None:
+    filled(mailq)
+    lines = mailq("export", "jobs", "--format", "jsonl").stdout
+    done = mailq("import", "copy", "--create", stdin=lines + b"rubbish\n", code=1)
+    assert done.stderr.startswith(b"mailq: line 4: refused: this is not JSON")
+    assert done.stderr.endswith(b"imported 3, already there 0, refused 1\n")
+
+
+def test_an_archive_that_is_cut_off_is_told_of_with_what_was_imported(mailq: Shell) -> None:
+    filled(mailq)
+    data = mailq("export", "jobs").stdout
+    done = mailq("import", "copy", "--create", stdin=data[: len(data.rstrip(b"\0")) - 4], code=1)
+    assert b"cut off" in done.stderr
+    assert b"import again, none will come twice" in done.stderr
+    assert done.stderr.decode().splitlines()[-1].startswith("imported ")
+    assert mailq("import", "copy", stdin=b"", code=1).stderr.startswith(
+        b"mailq: at its beginning: the archive is empty"
+    )
+
+
+def test_a_message_left_out_makes_the_exit_code_1(mailq: Shell) -> None:
+    filled(mailq)
+    mailq("config", "jobs", "max_message_bytes", "10")
+    done = mailq("export", "jobs", "a.tar", code=1)
+    assert b"is not in the archive" in done.stderr
+    assert done.stderr.endswith(b"exported 2, left out 1\n")
+
+
+def test_a_torn_message_is_told_of(mailq: Shell, tmp_path: Path) -> None:
+    filled(mailq)
+    (tmp_path / "jobs/new" / min(os.listdir(tmp_path / "jobs/new"))).write_bytes(b"{")
+    done = mailq("export", "jobs", "a.tar")
+    assert b"is torn, and dead in the archive" in done.stderr
+    assert done.stderr.endswith(b"exported 3, of them torn 1\n")
+
+
+def test_a_missing_queue_file_or_directory_is_one_clear_line(mailq: Shell, tmp_path: Path) -> None:
+    for arguments in (["export", "jobs"], ["import", "jobs"]):
+        done = mailq(*arguments, stdin=b"{}\n", code=1)
+        assert b"there is no queue here" in done.stderr
+        assert not (tmp_path / "jobs").exists()
+    library.open(tmp_path / "jobs").close()
+    assert b"No such file" in mailq("import", "jobs", "missing.tar", code=1).stderr
+    assert b"cannot write the archive: No such file" in mailq("export", "jobs", "missing/a.tar", code=1).stderr
+    assert b"only queues on disk" in mailq("export", "memory://", code=2).stderr
+
+
+def test_a_full_disk_leaves_no_file(mailq: Shell, shell: Shell, tmp_path: Path) -> None:
+    filled(mailq)
+    done = shell("ulimit -f 2; trap '' XFSZ; mailq export jobs a.tar", code=1)
+    assert b"cannot write the archive: File too large" in done.stderr
+    done = shell("ulimit -f 0; trap '' XFSZ; mailq export jobs a.tar.gz", code=1)
+    assert b"cannot write the archive: File too large" in done.stderr
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("a.")] == []
+
+
+def test_a_device_or_fifo_is_written_as_it_is(mailq: Shell, shell: Shell, tmp_path: Path) -> None:
+    filled(mailq)
+    mailq("export", "jobs", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+    os.mkfifo(tmp_path / "fifo")
+    done = shell("mailq export jobs fifo & mailq import copy fifo --create; wait $!")
+    assert b"imported 3" in done.stderr
+
+
+def test_a_tar_is_not_for_a_terminal(mailq: Shell, environment: dict[str, str], tmp_path: Path) -> None:
+    filled(mailq)
+    master, slave = pty.openpty()
+    try:
+        done = subprocess.run(
+            [MAILQ, "export", "jobs"], stdout=slave, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, check=False
+        )
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert done.returncode == 2
+    assert b"not for a terminal" in done.stderr
+
+
+def test_whoever_stops_reading_ends_an_export_in_silence(mailq: Shell, shell: Shell, tmp_path: Path) -> None:
+    with library.open(tmp_path / "jobs", durability="process-crash") as queue:
+        queue.push_many([b"x" * 10_000] * 300)
+    done = shell("mailq export jobs | head -c 100 >/dev/null")
+    assert done.stderr == b""
