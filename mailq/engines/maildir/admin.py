@@ -191,7 +191,7 @@ def stats(store: Store) -> Stats:
         oldest_ready_age=None if first is None else max(0.0, (now - first) / names.NS),
         next_due_in=None if next_due is None else max(0.0, (next_due - now) / names.NS),
         overdue=overdue,
-        paused=os.path.exists(store.layout.paused),
+        paused=os.path.lexists(store.layout.paused),
     )
 
 

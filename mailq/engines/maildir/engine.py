@@ -102,7 +102,7 @@ class MaildirEngine:
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
         """Rename ready messages into ``cur/``, one after the other, from the window."""
         self._tend()
-        if os.path.exists(self._layout.paused):
+        if os.path.lexists(self._layout.paused):
             self._waking.looks()
             return []
         claims: list[Claim] = []
