@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mailq.errors import SettingsError, UsageError
+from mailq.errors import SettingsError, UsageError, shown
 from mailq.queue import Queue
 from mailq.settings import Settings
 
@@ -26,15 +26,17 @@ def open(  # noqa: A001 - the verb of files, on purpose: mailq.open("jobs")
     """
     text = os.fspath(target)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise UsageError(f"{target!r} is no queue; pass the path of a directory, or memory://")
+        raise UsageError(f"{shown(target)} is no queue; pass the path of a directory, or memory://")
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "memory":
         return _open_memory(settings)
     if separator and scheme != "maildir":
-        raise UsageError(f"{text!r}: there is no {scheme}:// here; pass a path, maildir:// and a path, or memory://")
+        raise UsageError(
+            f"{shown(text)}: there is no {scheme}:// here; pass a path, maildir:// and a path, or memory://"
+        )
     path = rest if separator else text
     if not path:
-        raise UsageError(f"{text!r} names no directory; pass the path of the queue")
+        raise UsageError(f"{shown(text)} names no directory; pass the path of the queue")
     return _open_maildir(os.path.abspath(os.path.expanduser(path)), settings, create=create)
 
 

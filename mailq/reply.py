@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError
+from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class Reply:
         Raises what result raises.
         """
         if timeout is not None and not timeout >= 0:
-            raise UsageError(f"timeout is {timeout!r}; it must be seconds from 0, or None")
+            raise UsageError(f"timeout is {shown(timeout)}; it must be seconds from 0, or None")
         until = math.inf if timeout is None else time.monotonic() + timeout
         pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
         while not self.ready:

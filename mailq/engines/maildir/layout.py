@@ -8,8 +8,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mailq import names
-from mailq.errors import QueueNotFound, SettingsError, StorageError
-from mailq.settings import Marker, Settings, edit, new_marker, parse, render
+from mailq.errors import MailqError, QueueNotFound, SettingsError, StorageError
+from mailq.settings import Marker, Settings, decode, edit, new_marker, parse, render
 
 if TYPE_CHECKING:
     import logging
@@ -139,15 +139,20 @@ def _read_marker(layout: Layout, disk: Disk) -> str:
     except OSError as error:
         raise StorageError("read the settings", error) from error
     try:
-        data = disk.read_all(fd, min(os.fstat(fd).st_size, _MARKER_BYTES))
+        status = os.fstat(fd)
+        if not _is_regular(status):
+            raise SettingsError("this is not a regular file; put back the file that was there", path=layout.marker)
+        if status.st_size > _MARKER_BYTES:
+            text = (
+                f"the file has {status.st_size} bytes, settings have {_MARKER_BYTES} at most; put back what was there"
+            )
+            raise SettingsError(text, path=layout.marker)
+        data = disk.read_all(fd, status.st_size)
     except OSError as error:
         raise StorageError("read the settings", error) from error
     finally:
         disk.drop(fd)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"this is not UTF-8: {error}; mend the file", path=layout.marker) from error
+    return decode(data, layout.marker)
 
 
 def check(layout: Layout, disk: Disk, settings: Settings) -> None:
@@ -192,6 +197,10 @@ def settings_lock(layout: Layout) -> Iterator[None]:
             yield
     except Timeout as error:
         raise StorageError("change the settings", OSError(errno.EBUSY, "another process is changing them")) from error
+    except MailqError:
+        raise
+    except OSError as error:  # a directory or a link is in the place of the lock, or it is another user's
+        raise StorageError("change the settings", error) from error
 
 
 def log() -> logging.Logger:
@@ -209,8 +218,7 @@ def read_small(disk: Disk, path: str, most: int) -> bytes | None:
         return None
     try:
         status = os.fstat(fd)
-        regular = (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
-        return disk.read_all(fd, min(status.st_size, most))[:most] if regular else None
+        return disk.read_all(fd, min(status.st_size, most))[:most] if _is_regular(status) else None
     except OSError:
         return None
     finally:
@@ -257,7 +265,11 @@ def status_of(path: str) -> os.stat_result | None:
         status = os.lstat(path)
     except OSError:
         return None
-    return status if (status.st_mode & 0o170000) == 0o100000 else None  # noqa: PLR2004 - S_ISREG, without importing stat
+    return status if _is_regular(status) else None
+
+
+def _is_regular(status: os.stat_result) -> bool:
+    return (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
 
 
 def sort_key(directory: str, name: str) -> str | None:
