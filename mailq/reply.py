@@ -94,6 +94,7 @@ class Reply:
         try:
             told = json.loads(data or b"")
             if told["ok"]:
+                json.dumps(told["result"], allow_nan=False)  # Python reads NaN, which is no JSON
                 return told["result"]
             error = str(told["error"])
         except (ValueError, KeyError, TypeError, RecursionError) as failure:
