@@ -418,6 +418,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_token(text: str) -> bool:
+    """Whether a text is spelled like the token of an owner."""
+    return _HEX.fullmatch(text) is not None
+
+
 def looks_ours(name: str) -> bool:
     """Whether a name begins like one of ours, so that it sorts by its own time."""
     return len(name) > 58 and name[26] == "," and name[8] == "T" and name[25] == "Z"  # noqa: PLR2004 - the widths

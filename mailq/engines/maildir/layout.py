@@ -90,6 +90,7 @@ def _refuse_other_directories(layout: Layout) -> None:
         raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
     except OSError as error:
         raise StorageError("create the queue", error) from error
+    _refuse_links(layout)
     if MARKER in found:
         return  # somebody else was first: it is a queue by now
     # What a queue whose creation was interrupted may have left.
@@ -98,6 +99,13 @@ def _refuse_other_directories(layout: Layout) -> None:
         raise QueueNotFound(
             layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
         )
+
+
+def _refuse_links(layout: Layout) -> None:
+    """No directory of a queue is a symbolic link: what is moved, swept and deleted there would be elsewhere."""
+    for path in layout.directories():
+        if os.path.islink(path):
+            raise QueueNotFound(layout.root, f"{path} is a symbolic link; put a directory in its place")
 
 
 def directory_mode(settings: Settings) -> int:
@@ -160,6 +168,7 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
 
     Between two file systems a rename is not atomic, and everything rests on it.
     """
+    _refuse_links(layout)
     devices = {}
     made: list[str] = []
     for path in layout.directories():
@@ -179,7 +188,9 @@ def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     changed = parse(text, layout.marker)
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
-        disk.write_file(temporary, text.encode(), mode=int(changed.settings.file_mode, 8), sync=True)
+        # Whoever may read the old one may read the new one: a drop-box lets everybody.
+        mode = int(changed.settings.file_mode, 8) | os.stat(layout.marker).st_mode & 0o444
+        disk.write_file(temporary, text.encode(), mode=mode, sync=True)
         disk.rename(temporary, layout.marker)
         disk.sync_directory(layout.root)
     except OSError as error:
@@ -232,6 +243,8 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
     it. Not listed never means gone.
     """
     try:
+        if os.path.islink(directory):  # put there since the queue was opened
+            raise OSError(errno.ELOOP, "a symbolic link is in the place of a directory", directory)
         scan = os.scandir(directory)
     except FileNotFoundError:
         return

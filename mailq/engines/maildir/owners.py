@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mailq.engine import Owner as OwnerRecord
 from mailq.engines.maildir import forks
 from mailq.engines.maildir.layout import entries, log, read_small
+from mailq.names import is_token
 
 try:
     import fcntl
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 65_536
 """A longer story is not told."""
+
+_LATEST: Final = 1e11
+"""No owner has begun later, in seconds since 1970."""
 
 
 class Owner:
@@ -169,9 +173,9 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
 
 
 def sweep(layout: Layout, disk: Disk) -> None:
-    """Remove the files of dead owners. What they held, every consumer reaps."""
+    """Remove the files of dead owners. What they held, every consumer reaps; what is no owner's stays."""
     for entry in entries(layout.owners):
-        if is_dead(layout, disk, entry.name):
+        if is_token(entry.name) and is_dead(layout, disk, entry.name):
             with contextlib.suppress(OSError):
                 disk.unlink(entry.path)
 
@@ -180,9 +184,9 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
     """The owners, oldest first; the dead among them are swept with this look."""
     found = []
     for entry in entries(layout.owners):
-        data = read_small(disk, entry.path, _LONGEST)
+        data = read_small(disk, entry.path, _LONGEST) if is_token(entry.name) else None
         if data is None:
-            continue  # it left meanwhile
+            continue  # it left meanwhile, or is no owner's
         told = _read_story(data)
         dead = is_dead(layout, disk, entry.name)
         if dead:
@@ -190,7 +194,7 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
                 disk.unlink(entry.path)
         host, pid, since = (told.pop(key, default) for key, default in (("host", ""), ("pid", 0), ("since", 0.0)))
         told.pop("boot", None)
-        if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(since, float):
+        if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(since, float) or since > _LATEST:
             host, pid, since = "", 0, 0.0  # not written by us
         found.append(OwnerRecord(entry.name, host, pid, since, not dead, told))
     return sorted(found, key=lambda owner: owner.since)
@@ -199,6 +203,7 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
 def _read_story(data: bytes) -> dict[str, Any]:
     try:
         story = json.loads(data)
+        json.dumps(story, allow_nan=False)  # what Python reads as JSON and is none stops here
     except (ValueError, RecursionError):
         return {}  # half written, or not ours
     return story if isinstance(story, dict) else {}

@@ -59,7 +59,7 @@ class Replies:
             return
         self._next_sweep = now + max(ttl / _SWEEPS, _MINUTE)
         for entry in layouts.entries(self._store.layout.replies):
-            status = layouts.status_of(entry.path)
+            status = layouts.status_of(entry.path) if names.is_id(entry.name.removesuffix(".json")) else None
             if status is not None and status.st_mtime < now - ttl:
                 with contextlib.suppress(OSError):
                     self._store.disk.unlink(entry.path)
