@@ -293,11 +293,7 @@ class MaildirEngine:
             raise LeaseLost(receipt, "extend")
         new = max(now + lifecycle.ns(seconds), old)
         try:
-            try:
-                self._disk.utime(path, new)
-            except PermissionError:
-                self._store.own(path)
-                self._disk.utime(path, new)
+            self._store.touch(path, new)
             if self._clock() >= old:
                 # A reaper may have looked before the utime and be about to rename: there is no lock
                 # between its look and its rename. The lease is gone; let it be reaped without delay.

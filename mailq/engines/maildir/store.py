@@ -100,7 +100,7 @@ class Store:
                 self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
             if self.durable:
                 for directory in directories:
-                    self.disk.sync_directory(directory)
+                    self._sync_names(directory)
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
             if isinstance(error, OSError):
@@ -143,7 +143,7 @@ class Store:
     def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
         mode = self._mode
         # syncfs reports the write errors since its descriptor was opened: so before the first write.
-        fd = self.disk.open(self.layout.tmp, os.O_RDONLY) if together else None
+        fd = self._open_for_syncfs() if together else None
         try:
             for message in placed:
                 written.append(message)
@@ -155,6 +155,26 @@ class Store:
         finally:
             if fd is not None:
                 self.disk.drop(fd)
+
+    def _sync_names(self, directory: str) -> None:
+        """Make what was moved into a directory durable, also where one may write and not read: in a drop-box."""
+        try:
+            self.disk.sync_directory(directory)
+        except PermissionError:
+            if not can_syncfs():
+                raise
+            fd = self._open_for_syncfs()
+            try:
+                self.disk.syncfs(fd)
+            finally:
+                self.disk.drop(fd)
+
+    def _open_for_syncfs(self) -> int:
+        """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
+        try:
+            return self.disk.open(self.layout.tmp, os.O_RDONLY)
+        except PermissionError:
+            return self.disk.open_to_read(self.layout.marker)
 
     def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
         """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
@@ -225,6 +245,8 @@ class Store:
             status = os.lstat(path)
             if status.st_mtime_ns > soon:
                 self.disk.utime(path, soon)
+        except PermissionError:
+            pass  # another user's file, in a shared queue: who claims it next makes it his own
         except OSError as error:
             if error.errno not in GONE:
                 raise StorageError("move the message", error) from error
@@ -283,8 +305,8 @@ class Store:
                 )
             data = self.disk.read_all(fd, status.st_size)
             if until is not None and status.st_mtime_ns > until:
-                with contextlib.suppress(OSError):  # somebody else's file: then its lease is longer
-                    self.disk.utime(path, self.clock())
+                with contextlib.suppress(OSError):  # no room for a copy: then its lease is longer
+                    self.touch(path, self.clock(), data)
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:
@@ -295,16 +317,28 @@ class Store:
             )
         return data
 
-    def own(self, path: str) -> None:
-        """Replace somebody else's file, in a shared queue, by a copy of one's own: only an owner may set its mtime."""
-        fd = self.disk.open_to_read(path)
+    def touch(self, path: str, ns: int, data: bytes | None = None) -> None:
+        """Set the mtime of a message that one holds. Only a file's owner may: another user's is replaced by a copy."""
         try:
-            data = self.disk.read_all(fd, os.fstat(fd).st_size)
-        finally:
-            self.disk.drop(fd)
+            self.disk.utime(path, ns)
+        except PermissionError:
+            self._own(path, self._content(path) if data is None else data)
+            self.disk.utime(path, ns)
+
+    def _own(self, path: str, data: bytes) -> None:
         copy = f"{self.layout.tmp}/{os.path.basename(path)}"
         self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
         self.disk.rename(copy, path)
+
+    def _content(self, path: str) -> bytes:
+        fd = self.disk.open_to_read(path)
+        try:
+            size = os.fstat(fd).st_size
+            if size > self.settings.max_message_bytes:  # it has grown since it was claimed
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            return self.disk.read_all(fd, size)
+        finally:
+            self.disk.drop(fd)
 
     def _verdict(self, error: OSError, path: str) -> Exception:
         """Whose fault it is that a file cannot be read: nobody's, the machine's for now, or the file's."""
