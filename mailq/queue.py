@@ -13,7 +13,7 @@ from mailq.delivery import Delivery, Message
 from mailq.errors import MessageTooLarge, UsageError, shown
 from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, seal
 from mailq.reply import Reply
-from mailq.settings import MAX_RETRIES, seconds, whole
+from mailq.settings import LONGEST, MAX_RETRIES, seconds, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -210,7 +210,7 @@ class Queue:
             lease = seconds(lease, "lease", least=_MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
-        until = time.monotonic() + wait
+        until = time.monotonic() + (wait if wait < LONGEST else math.inf)
         while True:
             claims = self._engine.claim(limit, lease=lease, detached=detached)
             left = until - time.monotonic()

@@ -22,6 +22,9 @@ _LAST_LOOK: Final = 0.05
 LONGEST: Final = 1_048_576
 """A worker keeps no longer result than so many bytes."""
 
+_AGES: Final = 1e12
+"""A longer wait, in seconds, is one for ever."""
+
 _CHECK: Final = 1.0
 """So often a waiting caller looks whether the message is still alive, in seconds."""
 
@@ -62,7 +65,7 @@ class Reply:
         """
         if timeout is not None and not timeout >= 0:
             raise UsageError(f"timeout is {shown(timeout)}; it must be seconds from 0, or None")
-        until = math.inf if timeout is None else time.monotonic() + timeout
+        until = math.inf if timeout is None or timeout > _AGES else time.monotonic() + timeout
         pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
         while not self.ready:
             now = time.monotonic()
