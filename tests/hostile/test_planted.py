@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -81,7 +81,7 @@ THINGS: dict[str, Callable[[Path, Bait], None]] = {
 ROOT = os.getuid() == 0
 
 
-def planted() -> list[object]:
+def planted() -> Sequence[object]:
     """Each thing in each place; a gigabyte that is a message is read, which takes its time."""
     only_root = pytest.mark.skipif(not ROOT, reason="only root can make a device")
     cases = []
@@ -137,8 +137,9 @@ def a_whole_life(path: Path) -> None:
 
 @pytest.mark.parametrize(("place", "thing"), planted())
 def test_a_thing_in_the_place_of_a_file_is_not_followed_and_stops_no_other(
-    queue: library.Queue, path: Path, bait: Bait, place: str, thing: str
+    path: Path, bait: Bait, place: str, thing: str
 ) -> None:
+    queue = library.open(path, durability="process-crash")
     (path / "origins").mkdir()
     THINGS[thing](path / place, bait)
     directory = place.partition("/")[0]
