@@ -282,7 +282,7 @@ def _comment(assignment: str) -> str | None:
 def decode(data: bytes, path: str) -> str:
     """The text of a ``mailq.toml``; some editors put a byte order mark in front. Raises SettingsError."""
     try:
-        return data.decode("utf-8-sig")
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = f"0x{data[error.start]:02x}"
