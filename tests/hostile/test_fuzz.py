@@ -180,7 +180,7 @@ def made(room: Path, **options: Any) -> tuple[Path, Path, Bait]:
     return home, home / "jobs", bait
 
 
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 LONG = settings(FUZZ, max_examples=10_000)
 
 
@@ -225,7 +225,7 @@ def test_anything_anywhere_stops_nothing_at_length(room: Path, planted: list[Any
 
 
 @given(litter)
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=100)
 def test_the_shell_prints_plain_lines_and_strict_json_of_anything(room: Path, planted: list[Any]) -> None:
     home, root, bait = made(room)
     for each in planted:
@@ -274,7 +274,7 @@ def take(queue: mailq.Queue, id: str) -> mailq.Delivery | None:
 
 
 @given(absurd_names, contents)
-@settings(FUZZ, max_examples=600)
+@settings(FUZZ, max_examples=250)
 def test_a_name_with_absurd_values_lives_a_whole_life(room: Path, name: bytes, content: bytes) -> None:
     home, root, _ = made(room)
     with open(os.path.join(os.fsencode(root / "new"), name), "wb") as file:

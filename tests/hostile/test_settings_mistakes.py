@@ -147,7 +147,7 @@ def refusal(data: bytes) -> library.SettingsError | None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: HEAD + text.encode(errors="surrogatepass")))
-@settings(max_examples=400)
+@settings(max_examples=300)
 def test_any_bytes_are_settings_or_a_settings_error(data: bytes) -> None:
     error = refusal(data)
     if error is not None:
