@@ -31,6 +31,17 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_LONGEST: Final = 80
+
+
+def shown(value: object) -> str:
+    """Spell whatever was passed for an error's text: in ASCII, and no longer than fits in a line."""
+    try:
+        text = ascii(value)
+    except ValueError:  # Python spells no number of more than some thousand digits
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
 
 class MailqError(Exception):
     """The root of every error that mailq raises on purpose.
@@ -59,10 +70,7 @@ class InvalidReceipt(UsageError):
 
     def __init__(self, receipt: object) -> None:
         self.receipt = receipt
-        shown = ascii(receipt)
-        if len(shown) > 80:  # noqa: PLR2004 - as much as fits in one line of a terminal
-            shown = shown[:77] + "..."
-        super().__init__(f"{shown} is not a receipt; pass the one that the delivery carries, unchanged")
+        super().__init__(f"{shown(receipt)} is not a receipt; pass the one that the delivery carries, unchanged")
 
 
 class SettingsError(UsageError):
@@ -127,7 +135,7 @@ class MessageNotFound(MailqError, LookupError):
 
     def __init__(self, id: str, where: str = "the queue") -> None:
         self.id = id
-        super().__init__(f"no message {ascii(id)[:80]} in {where}; it may be acked or purged already")
+        super().__init__(f"no message {shown(id)} in {where}; it may be acked or purged already")
 
 
 class LeaseLost(MailqError):

@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from mailq import names
-from mailq.errors import CodecError, UsageError
+from mailq.errors import CodecError, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,7 +103,7 @@ def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
         return body, 0
     for key, value in headers.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise UsageError(f"header {key!r}: {value!r} is not text; headers map text to text")
+            raise UsageError(f"header {shown(key)}: {shown(value)} is not text; headers map text to text")
     head = json.dumps(dict(headers), ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
     if len(head) > MAX_HEADERS:
         raise UsageError(

@@ -49,6 +49,9 @@ _BORN: Final = 59
 """So many characters at the front of a name, the time and the id, are there from birth; then come the fields."""
 
 _TRIES_LENGTH: Final = 16
+_TRIES_LONGEST: Final = 23  # what cannot be folded any more; a claim still fits into a name behind it
+_MOST_TIMES: Final = 999_999
+_MOST_FOLDED: Final = 999_999_999
 _FILE_LENGTH: Final = 48
 _CANONICAL: Final = re.compile(
     r"([0-9]{8}T[0-9]{6})\.([0-9]{9})Z,([0-9a-f]{32})((?:,[a-z]+=[A-Za-z0-9._+-]+)*)\.([a-z0-9]{1,7})"
@@ -139,7 +142,12 @@ def _runs(tries: str) -> list[tuple[str, int]]:
 
 
 def _spell(runs: list[tuple[str, int]]) -> str:
-    return "".join(letter if times == 1 else f"{letter}{times}" for letter, times in runs)
+    spelled = []
+    for letter, times in runs:
+        if times > _MOST_TIMES:  # a number claimed by hand: there are no digits for more
+            letter, times = FOLDED, min(times, _MOST_FOLDED)  # noqa: PLW2901 - the same run, as it can be spelled
+        spelled.append(letter if times == 1 else f"{letter}{times}")
+    return "".join(spelled)
 
 
 def add_try(tries: str, letters: str) -> str:
@@ -301,7 +309,7 @@ def _digit(text: str) -> int:
 
 
 def _letters(text: str) -> str:
-    if not _TRIES.fullmatch(text):
+    if len(text) > _TRIES_LONGEST or not _TRIES.fullmatch(text):
         raise ValueError(text)
     return text
 
@@ -419,6 +427,11 @@ def born_at(name: str, now: int) -> tuple[str, str]:
 def is_id(text: str) -> bool:
     """Whether a text is spelled like an id."""
     return _ID.fullmatch(text) is not None
+
+
+def is_token(text: str) -> bool:
+    """Whether a text is spelled like the token of an owner."""
+    return _HEX.fullmatch(text) is not None
 
 
 def looks_ours(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mailq.errors import SettingsError, UsageError
+from mailq.errors import SettingsError, UsageError, shown
 from mailq.queue import Queue
 from mailq.settings import Settings
 
@@ -40,15 +40,17 @@ def _path_of(target: str | os.PathLike[str]) -> str | None:
     """The directory; None for a queue in memory."""
     text = os.fspath(target)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise UsageError(f"{target!r} is no queue; pass the path of a directory, or memory://")
+        raise UsageError(f"{shown(target)} is no queue; pass the path of a directory, or memory://")
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "memory":
         return None
     if separator and scheme != "maildir":
-        raise UsageError(f"{text!r}: there is no {scheme}:// here; pass a path, maildir:// and a path, or memory://")
+        raise UsageError(
+            f"{shown(text)}: there is no {scheme}:// here; pass a path, maildir:// and a path, or memory://"
+        )
     path = rest if separator else text
     if not path:
-        raise UsageError(f"{text!r} names no directory; pass the path of the queue")
+        raise UsageError(f"{shown(text)} names no directory; pass the path of the queue")
     return os.path.abspath(os.path.expanduser(path))
 
 

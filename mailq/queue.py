@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq import codecs, names, telemetry
 from mailq.delivery import Delivery, Message
-from mailq.errors import MessageTooLarge, UsageError
+from mailq.errors import MessageTooLarge, UsageError, shown
 from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, seal
 from mailq.reply import Reply
-from mailq.settings import MAX_RETRIES, seconds, whole
+from mailq.settings import LONGEST, MAX_RETRIES, seconds, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,7 +117,7 @@ class Queue:
         """
         options = _checked_options(delay, priority, lease, max_retries, ttl)
         if not isinstance(content_type, str | None):
-            raise UsageError(f"content_type is {content_type!r}; it must be text like 'image/png'")
+            raise UsageError(f"content_type is {shown(content_type)}; it must be text like 'image/png'")
         headers = _with_timeout(headers, timeout)
         drafts = []
         for body in bodies:
@@ -209,8 +209,8 @@ class Queue:
         if lease is not None:
             lease = seconds(lease, "lease", least=_MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
-            raise UsageError(f"wait is {wait!r}; it must be seconds from 0, or math.inf")
-        until = time.monotonic() + wait
+            raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
+        until = time.monotonic() + (wait if wait < LONGEST else math.inf)
         while True:
             claims = self._engine.claim(limit, lease=lease, detached=detached)
             left = until - time.monotonic()
@@ -285,11 +285,11 @@ class Queue:
         ``nack``; a worker also says ``timeout`` or ``killed``. Raises LeaseLost.
         """
         if not isinstance(error, str | None):
-            raise UsageError(f"error is {error!r}; it must be text: str(error), or a formatted traceback")
+            raise UsageError(f"error is {shown(error)}; it must be text: str(error), or a formatted traceback")
         if outcome is None:
             outcome = "nack" if error is None else "error"
         if not isinstance(outcome, str) or outcome not in _LETTERS:
-            raise UsageError(f"outcome is {outcome!r}; it must be {', '.join(_LETTERS)}")
+            raise UsageError(f"outcome is {shown(outcome)}; it must be {', '.join(_LETTERS)}")
         if delay is None:
             envelope = names.parse(receipt) if isinstance(receipt, str) else None
             attempt = 1 if envelope is None else envelope.attempts + 1
@@ -306,7 +306,7 @@ class Queue:
     def reject(self, receipt: str, reason: str | None = None) -> None:
         """Give up on a message at once: it goes to the dead, with the reason. Raises LeaseLost."""
         if not isinstance(reason, str | None):
-            raise UsageError(f"reason is {reason!r}; it must be text")
+            raise UsageError(f"reason is {shown(reason)}; it must be text")
         self._engine.reject(receipt, reason=reason)
         self._tell("reject", receipt, reason=reason)
 
@@ -442,4 +442,4 @@ def _with_timeout(headers: Mapping[str, str] | None, timeout: float | None) -> M
 
 def _checked_state(state: str) -> None:
     if state not in STATES:
-        raise UsageError(f"{state!r} is no state; there are {', '.join(STATES)}")
+        raise UsageError(f"{shown(state)} is no state; there are {', '.join(STATES)}")

@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError
+from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,9 @@ _LAST_LOOK: Final = 0.05
 
 LONGEST: Final = 1_048_576
 """A worker keeps no longer result than so many bytes."""
+
+_AGES: Final = 1e12
+"""A longer wait, in seconds, is one for ever."""
 
 _CHECK: Final = 1.0
 """So often a waiting caller looks whether the message is still alive, in seconds."""
@@ -64,8 +67,8 @@ class Reply:
         Raises what result raises.
         """
         if timeout is not None and not timeout >= 0:
-            raise UsageError(f"timeout is {timeout!r}; it must be seconds from 0, or None")
-        until = math.inf if timeout is None else time.monotonic() + timeout
+            raise UsageError(f"timeout is {shown(timeout)}; it must be seconds from 0, or None")
+        until = math.inf if timeout is None or timeout > _AGES else time.monotonic() + timeout
         pause, next_check, missing = _FIRST_LOOK, time.monotonic() + _CHECK, 0
         while not self.ready:
             now = time.monotonic()
@@ -98,6 +101,7 @@ class Reply:
         try:
             told = json.loads(data or b"")
             if told["ok"]:
+                json.dumps(told["result"], allow_nan=False)  # Python reads NaN, which is no JSON
                 return told["result"]
             error = str(told["error"])
         except (ValueError, KeyError, TypeError, RecursionError) as failure:

@@ -13,10 +13,10 @@ import tomllib
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mailq.errors import SettingsConflict, SettingsError
+from mailq.errors import SettingsConflict, SettingsError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 FORMAT: Final = 1
 """The version of the disk format; see docs/disk-format.md for how it may change."""
@@ -61,14 +61,14 @@ def parse_duration(text: str) -> float:
 def seconds(value: object, what: str, *, least: float = 0.0) -> float:
     """Check a duration in seconds. From 1000 on it is whole, below it keeps three decimals. Raises SettingsError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LONGEST:
-        raise SettingsError(f"{what} is {value!r}; it must be seconds from {least:g} to {LONGEST:.0f}", key=what)
+        raise SettingsError(f"{what} is {shown(value)}; it must be seconds from {least:g} to {LONGEST:.0f}", key=what)
     return float(round(value)) if value >= 1000 else round(float(value), 3)  # noqa: PLR2004 - a name has room for so much
 
 
 def whole(value: object, what: str, *, least: int, most: int) -> int:
     """Check a whole number. Raises SettingsError."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise SettingsError(f"{what} is {value!r}; it must be a whole number from {least} to {most}", key=what)
+        raise SettingsError(f"{what} is {shown(value)}; it must be a whole number from {least} to {most}", key=what)
     return value
 
 
@@ -90,17 +90,19 @@ def _length(value: object, what: str) -> int:
 
 def _backoff(value: object, what: str) -> Backoff:
     if not isinstance(value, list | tuple) or len(value) != 2:  # noqa: PLR2004 - first and longest
-        raise SettingsError(f"{what} is {value!r}; it must be two numbers, the first and the longest delay", key=what)
+        raise SettingsError(
+            f"{what} is {shown(value)}; it must be two numbers, the first and the longest delay", key=what
+        )
     first, longest = (seconds(part, what) for part in value)
     if first > longest:
-        raise SettingsError(f"{what} is {value!r}; the first delay must not be above the longest", key=what)
+        raise SettingsError(f"{what} is {shown(value)}; the first delay must not be above the longest", key=what)
     return Backoff(first, longest)
 
 
 def _one_of(*choices: str) -> Callable[[object, str], str]:
     def check(value: object, what: str) -> str:
         if value not in choices:
-            raise SettingsError(f"{what} is {value!r}; it must be {' or '.join(map(repr, choices))}", key=what)
+            raise SettingsError(f"{what} is {shown(value)}; it must be {' or '.join(map(repr, choices))}", key=what)
         return str(value)
 
     return check
@@ -109,14 +111,14 @@ def _one_of(*choices: str) -> Callable[[object, str], str]:
 def _path(value: object, what: str) -> str:
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
     if not isinstance(text, str) or not text or not text.isprintable():
-        raise SettingsError(f"{what} is {value!r}; it must be a path", key=what)
+        raise SettingsError(f"{what} is {shown(value)}; it must be a path", key=what)
     return os.path.normpath(text)
 
 
 def _mode(value: object, what: str) -> str:
-    text = str(value)
+    text = value if isinstance(value, str) else shown(value)
     if not re.fullmatch(r"0?[67][0-7][0-7]", text):
-        raise SettingsError(f"{what} is {value!r}; it must be a mode in octal like '0600' or '0660'", key=what)
+        raise SettingsError(f"{what} is {shown(value)}; it must be a mode in octal like '0600' or '0660'", key=what)
     return text.rjust(4, "0")
 
 
@@ -187,7 +189,8 @@ class Settings:
         values: dict[str, Any] = {}
         for key, value in changes.items():
             if key not in known:
-                raise SettingsError(f"there is no setting {key!r}; there are {', '.join(known)}", key=key)
+                near = f", perhaps you mean {found[0]}" if (found := _near(key, known)) else ""
+                raise SettingsError(f"there is no setting {shown(key)}{near}; there are {', '.join(known)}", key=key)
             if value is not None:
                 values[key] = known[key](value, key)
         return replace(self, **values)
@@ -198,6 +201,13 @@ class Settings:
         for f in fields(self):
             if changes.get(f.name) is not None and getattr(asked, f.name) != getattr(self, f.name):
                 raise SettingsConflict(f.name, asked=getattr(asked, f.name), found=getattr(self, f.name), path=path)
+
+
+def _near(key: str, known: Iterable[str]) -> list[str]:
+    """The setting that somebody may have meant."""
+    import difflib  # noqa: PLC0415 - only who has mistaken one loads it
+
+    return difflib.get_close_matches(key.lower().replace("-", "_")[:40], known, 1)
 
 
 class Marker(NamedTuple):
@@ -269,18 +279,42 @@ def _comment(assignment: str) -> str | None:
     return ""
 
 
-def parse(text: str, path: str) -> Marker:
-    """Read a ``mailq.toml``. Raises SettingsError with the line where something is wrong."""
+def decode(data: bytes, path: str) -> str:
+    """The text of a ``mailq.toml``; some editors put a byte order mark in front. Raises SettingsError."""
     try:
-        table = tomllib.loads(text)
+        return data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = f"0x{data[error.start]:02x}"
+        raise SettingsError(f"the byte {byte} is not UTF-8; mend the line", path=path, line=line) from error
+
+
+def _table(text: str, path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"at line (\d+)", str(error))
-        line = int(found[1]) if found else None
+        # What says "at end of document" began somewhere above; the last line is where one would go on.
+        line = int(found[1]) if found else max(1, len(text.splitlines()))
         raise SettingsError(f"this is not TOML: {error}; mend the line", path=path, line=line) from error
-    version = table.pop("format", None)
-    if version != FORMAT:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        longest = max(enumerate(text.splitlines(), 1), key=lambda line: len(line[1]))[0]
+        raise SettingsError(f"this is no setting: {error}; mend the line", path=path, line=longest) from error
+
+
+def parse(text: str, path: str) -> Marker:
+    """Read a ``mailq.toml``. Raises SettingsError with the line where something is wrong."""
+    table = _table(text, path)
+    if "format" not in table:
         raise SettingsError(
-            f"format is {version!r}, this version of mailq reads {FORMAT}; use the mailq that wrote it",
+            "there is no format: this is not all of what mailq wrote; put back the lines of format and queue",
+            key="format",
+            path=path,
+        )
+    version = table.pop("format")
+    if version != FORMAT or isinstance(version, bool):
+        raise SettingsError(
+            f"format is {shown(version)}, this version of mailq reads {FORMAT}; use the mailq that wrote it",
             key="format",
             path=path,
             line=_line_of(text, "format"),
@@ -310,6 +344,6 @@ def _line(key: str, value: object, example: str) -> str:
 
 def _line_of(text: str, key: str) -> int | None:
     for number, line in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*[\"']?{re.escape(key)}\b", line):
+        if re.match(rf"\s*\[*\s*[\"']?{re.escape(key)}\b", line):
             return number
     return None

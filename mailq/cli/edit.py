@@ -11,6 +11,7 @@ import click
 
 from mailq.cli.options import open_queue, queue_argument
 from mailq.errors import MailqError
+from mailq.names import safe_ext
 
 
 @click.command()
@@ -30,7 +31,7 @@ def edit(queue: str, id: str) -> None:
         message = target.get(id)
         if message.state == "leased":
             raise click.ClickException(f"message {id} is leased; edit it when it is ready or dead")
-        suffix = os.path.splitext(os.path.basename(message.name))[1]
+        suffix = "." + safe_ext(message.name)  # the file may have any name, and a long one
         handle, path = tempfile.mkstemp(prefix="mailq-", suffix=suffix)
         with open(handle, "wb") as file:
             file.write(message.raw)

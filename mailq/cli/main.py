@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from mailq.cli.output import plain
 from mailq.errors import LeaseLost, MailqError, Refused, UsageError
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def exit_code(error: BaseException) -> int:
 
 
 def complain(text: str) -> None:
-    """Say in one line on stderr what is wrong."""
-    click.echo("mailq: " + " ".join(text.split()), err=True)
+    """Say in one line on stderr what is wrong, whatever foreign names and texts are in it."""
+    click.echo("mailq: " + plain(" ".join(text.split())), err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_AGES: Final = 1e12
+_NEVER: Final = "?"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -46,15 +49,26 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def as_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """JSON as people can read it, unless something in it could steer a terminal. Raises ValueError for NaN and the like."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text if text.isprintable() else json.dumps(value)
+
+
 def moment(at: float | None) -> str:
     """An instant for a person: UTC, to the second."""
-    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if at is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a file's time can be any
+        return _NEVER
 
 
 def span(seconds: float | None) -> str:
     """A duration for a person, in its two largest units."""
-    if seconds is None:
-        return ""
+    if seconds is None or not seconds < _AGES:
+        return "" if seconds is None else _NEVER
     whole = int(seconds)
     if seconds < 10:  # noqa: PLR2004 - tenths say something up to here
         return f"{seconds:.1f}s"

@@ -83,7 +83,9 @@ def body_fields(message: Any) -> dict[str, Any]:  # noqa: ANN401 - a message or 
     """The body as JSON can carry it: a value or a string, else base64."""
     try:
         body = message.body
-    except CodecError:
+        if not isinstance(body, str | bytes):
+            json.dumps(body, allow_nan=False)  # Python reads NaN, and numbers that are none: nobody else would
+    except (CodecError, ValueError, RecursionError):
         body = message.raw
     if isinstance(body, bytes):
         return {"body_base64": base64.b64encode(body).decode()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from mailq.cli.main import FAILED, NOTHING, complain
 from mailq.cli.options import DURATION, message_options, open_queue, parse_headers, queue_argument
-from mailq.cli.output import plain
+from mailq.cli.output import as_json, plain
 from mailq.cli.push import kind_of
 from mailq.errors import JobFailed, ReplyTimeout
 
@@ -53,5 +52,5 @@ def request(
         except ReplyTimeout as error:
             complain(str(error))
             return NOTHING
-    click.echo(json.dumps(result, ensure_ascii=False))
+        click.echo(as_json(result))
     return 0

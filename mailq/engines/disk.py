@@ -25,7 +25,6 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
 # O_NONBLOCK: opening a FIFO that somebody planted must not wait for a writer.
 _READ: Final = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _BINARY
 _DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
-_READ_AT_ONCE: Final = 1 << 20
 # Of linux/fs.h and fcntl.h.
 _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
@@ -158,14 +157,18 @@ class Disk:
         return self.open(path, _READ)
 
     def read_all(self, fd: int, size: int) -> bytes:
-        """Read a file of ``size`` bytes, as fstat says; of one that changes meanwhile what there is, more or less."""
-        data = self.read(fd, min(size + 1, _READ_AT_ONCE))
-        if len(data) == size < _READ_AT_ONCE:
+        """Read a file of ``size`` bytes, as fstat says, and one byte more if there is one: then it has changed.
+
+        Never more than that: a file may grow, and a device may have no end. One
+        read(2) as a rule, so that a large message is in memory once.
+        """
+        data = self.read(fd, size + 1)
+        if len(data) == size:
             return data
-        parts = [data]
-        while data:
-            data = self.read(fd, _READ_AT_ONCE)
+        parts, left = [data], size + 1 - len(data)
+        while left and (data := self.read(fd, left)):
             parts.append(data)
+            left -= len(data)
         return b"".join(parts)
 
     def sync_directory(self, path: str) -> None:

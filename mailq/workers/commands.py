@@ -186,7 +186,7 @@ def environment(delivery: Delivery) -> dict[str, str]:
         "MAILQ_ID": delivery.id,
         "MAILQ_ATTEMPT": str(delivery.attempt),
         "MAILQ_RECEIPT": delivery.receipt,
-        "MAILQ_CONTENT_TYPE": delivery.content_type,
+        "MAILQ_CONTENT_TYPE": _spell(delivery.content_type),
         "MAILQ_PUSHED_AT": f"{delivery.pushed_at:.6f}",
     }
     for name, value in delivery.headers.items():

@@ -38,8 +38,8 @@ DURABILITY: Final = (
     Mutant(
         "the wrong directory is synced: where a push came from",
         _STORE,
-        "Held(self.disk, directory)) for",
-        "Held(self.disk, self.layout.tmp)) for",
+        "Held(self.disk, directory, ",
+        "Held(self.disk, self.layout.tmp, ",
         (f"{_STATES}[push]",),
     ),
     Mutant(
@@ -101,8 +101,8 @@ DURABILITY: Final = (
     Mutant(
         "a push does not notice that its directory was made anew",
         _REMAKING,
-        "if not os.path.samestat(os.fstat(self._fd), os.stat(self._path)):",
-        "if False:",
+        "            if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):\n                return\n",
+        "            return\n",
         (f"{_STATES}[remade_meanwhile]",),
     ),
     Mutant(

@@ -103,14 +103,14 @@ def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 3000), st.integers(0, 4000))
-def test_a_file_is_read_to_its_end_whatever_its_size_was_thought_to_be(
+def test_a_file_that_is_longer_than_thought_shows_it_and_costs_no_more(
     tmp_path_factory: pytest.TempPathFactory, size: int, thought: int
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "read-to-its-end"
+    path = tmp_path_factory.getbasetemp() / "longer-than-thought"
     path.write_bytes(DATA[:size])
     disk = Disk()
     fd = disk.open_to_read(str(path))
-    assert disk.read_all(fd, thought) == DATA[:size]
+    assert disk.read_all(fd, thought) == DATA[:size][: thought + 1]
     disk.close(fd)
 
 
@@ -130,6 +130,15 @@ def test_a_large_file_is_read_whole(tmp_path: Path, size: int) -> None:
     disk = Disk()
     fd = disk.open_to_read(str(tmp_path / "x"))
     assert disk.read_all(fd, size) == data
+    disk.close(fd)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="there is no /dev/zero here")
+def test_a_device_without_end_is_read_no_further_than_asked() -> None:
+    disk = Disk()
+    fd = disk.open_to_read("/dev/zero")
+    assert disk.read_all(fd, 0) == b"\0"
+    assert disk.read_all(fd, 10) == bytes(11)
     disk.close(fd)
 
 

@@ -196,7 +196,7 @@ def stats(store: Store) -> Stats:
         oldest_ready_age=None if first is None else max(0.0, (now - first) / names.NS),
         next_due_in=None if next_due is None else max(0.0, (next_due - now) / names.NS),
         overdue=overdue,
-        paused=os.path.exists(store.layout.paused),
+        paused=os.path.lexists(store.layout.paused),
     )
 
 
@@ -224,24 +224,36 @@ def resume(store: Store) -> None:
         raise StorageError("resume", error) from error
 
 
+def _first_dead(store: Store, ids: set[str] | None, limit: int | None) -> Iterator[tuple[str, str]]:
+    """The dead as (directory, name), first in line first. There may be very many: no more than names are kept."""
+    keys = (
+        (key, found.directory)
+        for found in _files(store, "dead")
+        if (ids is None or found.envelope.id in ids)
+        and (key := layouts.sort_key(found.directory, found.name)) is not None
+    )
+    for key, directory in sorted(keys) if limit is None else heapq.nsmallest(limit + _SPARE, keys):
+        yield directory, layouts.name_of(key)
+
+
 def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
     """Rename the dead back into ``new/``, first in line first."""
-    wanted = None if ids is None else set(ids)
     count = 0
-    for record in look(store, "dead", None):
+    for directory, name in _first_dead(store, None if ids is None else set(ids), limit):
         if limit is not None and count >= limit:
             break
-        if wanted is not None and record.envelope.id not in wanted:
+        envelope = layouts.envelope_of(directory, name)
+        if envelope is None:
             continue
-        again = record.envelope.redriven(place=store.stamps.next())
+        again = envelope.redriven(place=store.stamps.next())
         try:
-            store.move(record.name, f"{store.layout.new}/{names.format_name(again)}")
+            store.move(f"{directory}/{name}", f"{store.layout.new}/{names.format_name(again)}")
         except FileNotFoundError:
             continue  # somebody else redrove or purged it
         count += 1
         telemetry.emit("redrive", store.layout.root, again.id)
         home = sharing.home_of(store.layout, store.settings)
-        if home is not None and os.path.dirname(record.name) == home.new:
+        if home is not None and directory == home.new:
             texts.move(store.disk, home.errors, store.layout.errors, again)
     if count and store.durable:
         try:
@@ -254,7 +266,8 @@ def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
 def purge(store: Store, state: State) -> int:
     """Unlink every message in a state, and its error texts."""
     count = 0
-    for found in list(_files(store, state)):
+    # While the directory is listed: what is unlinked hides no other name, as a rename may, and a list could be long.
+    for found in _files(store, state):
         try:
             store.disk.unlink(found.path)
         except FileNotFoundError:

@@ -24,7 +24,7 @@ from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import Window
+from mailq.engines.maildir.window import Window, first
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueNotFound, SettingsError, StorageError
 from mailq.message import Stamps
 
@@ -102,7 +102,7 @@ class MaildirEngine:
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
         """Rename ready messages into ``cur/``, one after the other, from the window."""
         self._tend()
-        if os.path.exists(self._layout.paused):
+        if os.path.lexists(self._layout.paused):
             self._waking.looks()
             return []
         claims: list[Claim] = []
@@ -156,11 +156,8 @@ class MaildirEngine:
         for _ in range(2):
             self._window.begin()
             begun = names.format_time(self._clock())
-            keys = [
-                key
-                for entry in layout.entries(self._layout.new)
-                if (key := layout.sort_key(self._layout.new, entry.name)) is not None
-            ]
+            listed = (layout.sort_key(self._layout.new, entry.name) for entry in layout.entries(self._layout.new))
+            keys = first(key for key in listed if key is not None)
             if older := [key for key in keys if layout.time_of(key) < begun]:
                 return older
         return keys  # nothing, or only what claims to be from the future

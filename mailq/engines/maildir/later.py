@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mailq import lifecycle, names
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.window import Window
+from mailq.engines.maildir.window import Window, first
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
@@ -67,12 +67,10 @@ class Later:
         if begun < self._listed_until:
             return
         self._window.begin()
-        keys = []
-        for entry in layouts.entries(store.layout.later):
-            ours = names.looks_ours(entry.name)
-            keys.append(_due_key(entry.name) if ours else f"9{names.format_time(0)}/{entry.name}")
+        listed = (entry.name for entry in layouts.entries(store.layout.later))
+        keys = (_due_key(name) if names.looks_ours(name) else f"9{names.format_time(0)}/{name}" for name in listed)
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(keys, whole=True)
+        self._window.fill(first(keys), whole=True)
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mailq import names
 from mailq.errors import QueueNotFound, SettingsError, StorageError
-from mailq.settings import Marker, Settings, edit, new_marker, parse, render
+from mailq.settings import Marker, Settings, decode, edit, new_marker, parse, render
 
 if TYPE_CHECKING:
     import logging
@@ -88,6 +88,7 @@ def _refuse_other_directories(layout: Layout) -> None:
         raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
     except OSError as error:
         raise StorageError("create the queue", error) from error
+    _refuse_links(layout)
     if MARKER in found:
         return  # somebody else was first: it is a queue by now
     # What a queue whose creation was interrupted may have left.
@@ -96,6 +97,13 @@ def _refuse_other_directories(layout: Layout) -> None:
         raise QueueNotFound(
             layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
         )
+
+
+def _refuse_links(layout: Layout) -> None:
+    """No directory of a queue is a symbolic link: what is moved, swept and deleted there would be elsewhere."""
+    for path in layout.directories():
+        if os.path.islink(path):
+            raise QueueNotFound(layout.root, f"{path} is a symbolic link; put a directory in its place")
 
 
 def directory_mode(settings: Settings) -> int:
@@ -148,15 +156,20 @@ def read_marker(layout: Layout, disk: Disk) -> str:
     except OSError as error:
         raise StorageError("read the settings", error) from error
     try:
-        data = disk.read_all(fd, min(os.fstat(fd).st_size, _MARKER_BYTES))
+        status = os.fstat(fd)
+        if not _is_regular(status):
+            raise SettingsError("this is not a regular file; put back the file that was there", path=layout.marker)
+        if status.st_size > _MARKER_BYTES:
+            text = (
+                f"the file has {status.st_size} bytes, settings have {_MARKER_BYTES} at most; put back what was there"
+            )
+            raise SettingsError(text, path=layout.marker)
+        data = disk.read_all(fd, status.st_size)
     except OSError as error:
         raise StorageError("read the settings", error) from error
     finally:
         disk.drop(fd)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"this is not UTF-8: {error}; mend the file", path=layout.marker) from error
+    return decode(data, layout.marker)
 
 
 def check(layout: Layout, disk: Disk, settings: Settings) -> None:
@@ -164,6 +177,7 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
 
     Between two file systems a rename is not atomic, and everything rests on it.
     """
+    _refuse_links(layout)
     missing = [path for path in layout.directories() if not os.path.isdir(path)]
     for path in missing:
         _make_directory(disk, path, directory_mode(settings))
@@ -185,7 +199,9 @@ def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     changed = parse(text, layout.marker)
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
-        disk.write_file(temporary, text.encode(), mode=int(changed.settings.file_mode, 8), sync=True)
+        # Whoever may read the old one may read the new one: a drop-box lets everybody.
+        mode = int(changed.settings.file_mode, 8) | os.stat(layout.marker).st_mode & 0o444
+        disk.write_file(temporary, text.encode(), mode=mode, sync=True)
         disk.rename(temporary, layout.marker)
         disk.sync_directory(layout.root)
     except OSError as error:
@@ -203,7 +219,7 @@ def settings_lock(layout: Layout) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise StorageError("change the settings", OSError(errno.EBUSY, "another process is changing them")) from error
-    except OSError as error:
+    except OSError as error:  # a directory or a link is in the place of the lock, or it is another user's
         raise StorageError("change the settings", error) from error
     try:
         yield
@@ -226,8 +242,7 @@ def read_small(disk: Disk, path: str, most: int) -> bytes | None:
         return None
     try:
         status = os.fstat(fd)
-        regular = (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
-        return disk.read_all(fd, min(status.st_size, most))[:most] if regular else None
+        return disk.read_all(fd, min(status.st_size, most))[:most] if _is_regular(status) else None
     except OSError:
         return None
     finally:
@@ -241,6 +256,8 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
     it. Not listed never means gone.
     """
     try:
+        if os.path.islink(directory):  # put there since the queue was opened
+            raise OSError(errno.ELOOP, "a symbolic link is in the place of a directory", directory)
         scan = os.scandir(directory)
     except FileNotFoundError:
         return
@@ -274,7 +291,11 @@ def status_of(path: str) -> os.stat_result | None:
         status = os.lstat(path)
     except OSError:
         return None
-    return status if (status.st_mode & 0o170000) == 0o100000 else None  # noqa: PLR2004 - S_ISREG, without importing stat
+    return status if _is_regular(status) else None
+
+
+def _is_regular(status: os.stat_result) -> bool:
+    return (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
 
 
 def sort_key(directory: str, name: str) -> str | None:

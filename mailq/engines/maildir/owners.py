@@ -21,6 +21,7 @@ from mailq.engine import Owner as OwnerRecord
 from mailq.engines.maildir import forks
 from mailq.engines.maildir.layout import entries, log, read_small
 from mailq.message import is_instant
+from mailq.names import is_token
 
 try:
     import fcntl
@@ -170,9 +171,9 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
 
 
 def sweep(layout: Layout, disk: Disk) -> None:
-    """Remove the files of dead owners. What they held, every consumer reaps."""
+    """Remove the files of dead owners. What they held, every consumer reaps; what is no owner's stays."""
     for entry in entries(layout.owners):
-        if is_dead(layout, disk, entry.name):
+        if is_token(entry.name) and is_dead(layout, disk, entry.name):
             with contextlib.suppress(OSError):
                 disk.unlink(entry.path)
 
@@ -181,9 +182,9 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
     """The owners, oldest first; the dead among them are swept with this look."""
     found = []
     for entry in entries(layout.owners):
-        data = read_small(disk, entry.path, _LONGEST)
+        data = read_small(disk, entry.path, _LONGEST) if is_token(entry.name) else None
         if data is None:
-            continue  # it left meanwhile
+            continue  # it left meanwhile, or is no owner's
         told = _read_story(data)
         dead = is_dead(layout, disk, entry.name)
         if dead:
@@ -200,6 +201,7 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
 def _read_story(data: bytes) -> dict[str, Any]:
     try:
         story = json.loads(data)
+        json.dumps(story, allow_nan=False)  # what Python reads as JSON and is none stops here
     except (ValueError, RecursionError):
         return {}  # half written, or not ours
     return story if isinstance(story, dict) else {}

@@ -14,6 +14,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Final, Self
 
+from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.layout import GONE
 
@@ -98,19 +99,30 @@ class Held:
     """A directory that is held open while messages are renamed into it, so that what is synced is where they are.
 
     Its number stays its own as long as it is open, and what was exchanged never comes
-    back: if it is the directory's at the end, it was the whole time.
+    back: if it is the directory's at the end, it was the whole time. In a drop-box,
+    where one may write and not read, it cannot be opened: then the whole file system
+    is synced, by way of the marker.
     """
 
-    def __init__(self, disk: Disk, path: str) -> None:
+    def __init__(self, disk: Disk, path: str, marker: str) -> None:
         self._disk = disk
         self._path = path
-        self._fd = disk.open_directory(path)
+        self._is_directory = True
+        try:
+            self._fd = disk.open_directory(path)
+        except PermissionError:
+            if not can_syncfs():
+                raise
+            self._fd = disk.open_to_read(marker)
+            self._is_directory = False
 
     def sync(self) -> None:
         """Make durable what was renamed into it, wherever it went."""
-        self._disk.fsync(self._fd)
-        if not os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
-            self._disk.syncfs(self._fd)
+        if self._is_directory:
+            self._disk.fsync(self._fd)
+            if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
+                return
+        self._disk.syncfs(self._fd)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,9 @@ _SWEEPS: Final = 10
 
 _MINUTE: Final = 60.0
 
+_LONGEST: Final = 1 << 24
+"""No more bytes of a reply are read: many times what a worker keeps."""
+
 
 class Replies:
     """The replies of one queue."""
@@ -50,7 +53,7 @@ class Replies:
 
     def get(self, id: str) -> bytes | None:
         """Read it, if it is there."""
-        return layouts.read_small(self._store.disk, path, 1 << 30) if (path := self._path(id)) else None
+        return layouts.read_small(self._store.disk, path, _LONGEST) if (path := self._path(id)) else None
 
     def _sweep(self) -> None:
         """Delete the old ones, from time to time."""
@@ -61,7 +64,7 @@ class Replies:
             return
         self._next_sweep = now + every
         for entry in layouts.entries(self._store.layout.replies):
-            status = layouts.status_of(entry.path)
+            status = layouts.status_of(entry.path) if names.is_id(entry.name.removesuffix(".json")) else None
             if status is not None and status.st_mtime < now - ttl:
                 with contextlib.suppress(OSError):
                     self._store.disk.unlink(entry.path)

@@ -141,7 +141,7 @@ class Store:
             yield
             return
         with contextlib.ExitStack() as stack:
-            held = [stack.enter_context(Held(self.disk, directory)) for directory in directories]
+            held = [stack.enter_context(Held(self.disk, directory, self.layout.marker)) for directory in directories]
             yield
             for directory in held:
                 directory.sync()
@@ -191,7 +191,7 @@ class Store:
     def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
         mode = self._mode
         # syncfs reports the write errors since its descriptor was opened: so before the first write.
-        fd = self.disk.open(self.layout.tmp, os.O_RDONLY) if together else None
+        fd = self._open_for_syncfs() if together else None
         try:
             for message in placed:
                 written.append(message)
@@ -203,6 +203,13 @@ class Store:
         finally:
             if fd is not None:
                 self.disk.drop(fd)
+
+    def _open_for_syncfs(self) -> int:
+        """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
+        try:
+            return self.disk.open(self.layout.tmp, os.O_RDONLY)
+        except PermissionError:
+            return self.disk.open_to_read(self.layout.marker)
 
     def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
         """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
@@ -358,7 +365,10 @@ class Store:
         """
         fd = self.disk.open_to_read(path)
         try:
-            data = self.disk.read_all(fd, os.fstat(fd).st_size)
+            size = os.fstat(fd).st_size
+            if size > self.settings.max_message_bytes:  # it has grown since it was claimed
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            data = self.disk.read_all(fd, size)
         finally:
             self.disk.drop(fd)
         copy = f"{self.layout.tmp}/.copy.{os.urandom(8).hex()}"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import heapq
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import forks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SIZE: Final = 32_768
 """How many names a window holds: about 5 MB."""
@@ -14,6 +17,16 @@ SIZE: Final = 32_768
 
 _END: Final = "~"
 """Sorts behind every key."""
+
+
+def first(keys: Iterable[str]) -> list[str]:
+    """The first of any number of keys, in bounded memory: all that a window can hold, and more if there are more."""
+    kept: list[str] = []
+    for key in keys:
+        kept.append(key)
+        if len(kept) > 4 * SIZE:
+            kept = heapq.nsmallest(SIZE + 1, kept)
+    return kept
 
 
 class Window:
