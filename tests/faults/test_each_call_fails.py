@@ -104,6 +104,7 @@ def test_each_kind_of_call_of_each_verb_fails_for_good(place: str, verb: Verb) -
     trials = Trials(place, verb)
     for kind in trials.calls:
         trials.run(fault(kind, error=errno.EIO, lasting=True))
+        trials.run(fault(kind, error=errno.ESTALE, lasting=True))
     trials.conclude()
 
 
