@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -31,6 +31,7 @@ class Stage:
         self.called: Counter[str] = Counter()
         self.raised: BaseException | None = None
         self.returned = False
+        self.misled = False
         self.failures: list[str] = []
         self.announce: Callable[[Book], None] = lambda book: None
         self._queue: mailq.Queue | None = None
@@ -111,7 +112,7 @@ class Stage:
         self.book.begin(change)
         self.announce(self.book)
         fault, self.fault = self.fault, None
-        self.returned = False
+        self.returned, self.misled = False, fault is not None and misleading(fault)
         with self._armed(fault):
             try:
                 result = verb()
@@ -124,10 +125,11 @@ class Stage:
         if not isinstance(self.raised, mailq.StorageError) and not misleading(fault):
             self.failures.append(f"raised {self.raised!r}")
         self.book.failed(self.raised)
+        self._require_tidy(fault)
         # After a call that was made, what was left as it is must be sound: trying again might mend it.
         return None if fault.made else self._again(verb, change, fault)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _armed(self, fault: Fault | None) -> Iterator[None]:
         self.disk.arm(fault)
         try:
@@ -156,6 +158,14 @@ class Stage:
                 self.failures.append(f"raised {self.raised!r}, and when tried again {error!r}")
             return None
         return self._done(change, result, fault)
+
+    def _require_tidy(self, fault: Fault) -> None:
+        """Who fails takes away at once what he wrote; if the disk lets him, reaping does else."""
+        if fault.lasting or fault.made or "unlink" in fault.kinds:
+            return
+        for root in (self.path, self.home):
+            with contextlib.suppress(FileNotFoundError):
+                self.failures += [f"litter: {root}/tmp/{name}" for name in os.listdir(f"{root}/tmp")]
 
     def expect(self, condition: object, what: str) -> None:
         """Holds once the verb has returned."""

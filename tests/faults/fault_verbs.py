@@ -78,35 +78,44 @@ def push_for_a_group(stage: Stage) -> None:
 # Popping
 
 
-def _pop(stage: Stage, limit: int, **options: Any) -> None:
+def _pop(stage: Stage, limit: int, **options: Any) -> list[mailq.Delivery]:
     # What cannot be read goes to the dead.
     may = dict.fromkeys(stage.book.alive(), "dead")
     deliveries = stage.act(lambda: stage.q.pop_many(limit, **options), may=may) or []
     for delivery in deliveries:
         torn = delivery.id in stage.book.torn or delivery.raw not in stage.book.bodies[delivery.id]
         stage.expect(not torn, f"{delivery.id} is delivered whole")
+    return list(deliveries)
+
+
+def _pop_exactly(stage: Stage, limit: int, **options: Any) -> None:
+    """What a pop that failed had claimed it has given back."""
+    before = stage.q.stats().leased
+    deliveries = _pop(stage, limit, **options)
+    leased = stage.q.stats().leased - before
+    stage.expect(leased == len(deliveries) or stage.misled, "only what is delivered is leased")
 
 
 def pop(stage: Stage) -> None:
     stage.pushed(2)
-    _pop(stage, 1)
+    _pop_exactly(stage, 1)
 
 
 def pop_detached(stage: Stage) -> None:
     stage.pushed(2)
-    _pop(stage, 1, detached=True)
+    _pop_exactly(stage, 1, detached=True)
 
 
 def pop_many(stage: Stage) -> None:
     stage.pushed(4)
-    _pop(stage, 3)
+    _pop_exactly(stage, 3)
 
 
 def pop_due(stage: Stage) -> None:
     """What was delayed is readied on the way."""
     stage.pushed(2, delay=10)
     stage.clock.advance(20)
-    _pop(stage, 2)
+    _pop_exactly(stage, 2)
 
 
 def pop_overdue(stage: Stage) -> None:

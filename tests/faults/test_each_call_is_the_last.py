@@ -109,6 +109,7 @@ def test_each_call_is_the_last(helper: Child, verb: Verb) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("verb", VERBS, ids=str)
 def test_each_call_of_any_kind_is_the_last(helper: Child, verb: Verb) -> None:
@@ -117,5 +118,5 @@ def test_each_call_of_any_kind_is_the_last(helper: Child, verb: Verb) -> None:
 
 def _ask(helper: Child, verb: Verb, *, slow: bool) -> None:
     helper.say((VERBS.index(verb), slow))
-    deaths = helper.hear()
+    deaths = helper.hear(timeout=1700 if slow else 100)
     tell(f"{verb}: {deaths.died} deaths", deaths.wrong)

@@ -107,6 +107,7 @@ class MaildirEngine:
             return []
         claims: list[Claim] = []
         failures: dict[str, StorageError] = {}
+        lost: set[str] = set()
         try:
             while len(claims) < limit and (key := self._next_key()) is not None:
                 if key in failures:
@@ -118,6 +119,10 @@ class MaildirEngine:
                     continue
                 if claim is not None:
                     claims.append(claim)
+                elif key in lost:
+                    break  # listed again and gone again, as a stale network file system says for ever
+                else:
+                    lost.add(key)
             if failures and not claims:
                 raise next(iter(failures.values()))
         except BaseException:

@@ -76,6 +76,8 @@ def create(layout: Layout, settings: Settings, disk: Disk) -> None:
             disk.unlink(temporary)
         disk.sync_directory(layout.root)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
         raise StorageError("create the queue", error) from error
 
 
@@ -205,6 +207,8 @@ def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
         disk.rename(temporary, layout.marker)
         disk.sync_directory(layout.root)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
         raise StorageError("change the settings", error) from error
     return changed
 
