@@ -202,10 +202,8 @@ if __name__ == "__main__":
     worker.start()
     while sys.argv[2] == "threads" and not worker._supervisor._crew._beats:  # until what keeps the leases is there
         time.sleep(0.001)
-    if os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)
-    time.sleep(60)
+    os.fork()
+    time.sleep(3600)
 """
 
 
@@ -222,9 +220,11 @@ def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
         wait_until(lambda: len(family(program.pid)) >= count, "it was forked")
         everybody = family(program.pid)
         program.kill()
-        wait_until(lambda: sum(map(is_alive, everybody)) == 1, "only the fork is left")
-    for pid in filter(is_alive, everybody):
-        os.kill(pid, signal.SIGKILL)
+        try:
+            wait_until(lambda: sum(map(is_alive, everybody)) == 1, "only the fork is left")
+        finally:
+            for pid in filter(is_alive, everybody):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

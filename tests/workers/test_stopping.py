@@ -37,7 +37,7 @@ def test_what_is_not_finished_within_the_grace_is_released_uncounted(path: Path)
         wait_until(lambda: queue.stats().leased == 20, "all 20 run")
         begun = time.monotonic()
         assert worker.stop() == 0
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
     assert [message.attempt for message in queue.peek("ready", None)] == [1] * 20
     assert [message.history for message in queue.peek("ready", None)] == [[]] * 20
     assert os.listdir(path / "owners") == []
