@@ -305,8 +305,9 @@ def test_a_file_that_is_swapped_between_a_look_and_an_open_gives_nothing_away(pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_file_that_is_swapped_many_times_gives_nothing_away(path: Path, bait: Bait) -> None:
-    assert race(path, bait, 20_000) > 100
+    assert race(path, bait, 10_000) > 100
 
 
 # What the kernel sees
