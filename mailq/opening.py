@@ -24,18 +24,24 @@ def open(  # noqa: A001 - the verb of files, on purpose: mailq.open("jobs")
     new queue; asking for others than an existing queue has raises SettingsConflict.
     ``dead_letters`` is another queue's path, created too if there is none.
     """
+    path = directory_of(target)
+    return _open_memory(settings) if path is None else _open_maildir(path, settings, create=create)
+
+
+def directory_of(target: str | os.PathLike[str]) -> str | None:
+    """The directory that a queue's name stands for; None for a queue in memory. Raises UsageError."""
     text = os.fspath(target)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{target!r} is no queue; pass the path of a directory, or memory://")
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "memory":
-        return _open_memory(settings)
+        return None
     if separator and scheme != "maildir":
         raise UsageError(f"{text!r}: there is no {scheme}:// here; pass a path, maildir:// and a path, or memory://")
     path = rest if separator else text
     if not path:
         raise UsageError(f"{text!r} names no directory; pass the path of the queue")
-    return _open_maildir(os.path.abspath(os.path.expanduser(path)), settings, create=create)
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def preload() -> None:
