@@ -27,7 +27,7 @@ LAYERS = [
     ["codecs", "reply"],
     ["delivery"],
     ["queue"],
-    ["opening"],
+    ["opening", "doctor"],
     ["workers", "aio"],
     ["__init__"],
     ["testing", "cli"],
@@ -123,9 +123,9 @@ def test_there_are_no_circles() -> None:
         visit(module, ())
 
 
-def test_only_the_opening_names_an_engine() -> None:
+def test_only_the_opening_and_the_doctor_name_an_engine() -> None:
     for module, path in MODULES.items():
-        if not module.startswith(("mailq.engines", "mailq.opening")):
+        if not module.startswith(("mailq.engines", "mailq.opening", "mailq.doctor")):
             assert not {name for name in imports(path, at_top=False) if name.startswith("mailq.engines")}, module
 
 
