@@ -48,6 +48,7 @@ _COMMANDS: Final = {
     "redrive": "mend",
     "purge": "mend",
     "reap": "mend",
+    "doctor": "doctor",
 }
 
 
