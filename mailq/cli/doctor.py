@@ -45,13 +45,18 @@ def doctor(queue: str, *, fix: bool, full: bool, as_json: bool) -> int:
     path = directory_of(queue)
     if path is None:
         raise click.UsageError("a queue in memory has no directory to look at")
-    findings = sorted(examine(path, fix=fix, full=full), key=lambda finding: _ORDER.index(finding.level))
+    findings = sorted(examine(path, fix=fix, full=full), key=_urgency)
     if as_json:
         click.echo(json.dumps(_report(path, findings)))
     else:
         _print(findings)
         click.echo(_verdict(plain(path), findings, fix=fix), err=not sys.stdout.isatty())
     return FAILED if any(finding.open for finding in findings) else OK
+
+
+def _urgency(finding: Finding) -> int:
+    """The order of the table: what is well, what was mended, what is not."""
+    return 2 * _ORDER.index(finding.level) if finding.fixed is None else 1
 
 
 def _report(path: str, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def _verdict(path: str, findings: Sequence[Finding], *, fix: bool) -> str:
         parts.append(f"{fixed} fixed")
     verdict = "not well" if open_ones else "well enough" if warnings else "all is well"
     if open_ones and not fix:
-        verdict += "; 'mailq doctor --fix' mends what can be mended"
+        verdict += "; --fix mends what can be mended"
     return f"{path}: {', '.join(parts)}: {verdict}"
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from mailq import names
 from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import everything
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import reaper, sharing
 from mailq.errors import MailqError
@@ -48,12 +50,12 @@ class Dead:
     def findings(self) -> Iterator[Finding]:
         """What there was."""
         if self._found.count and self._oldest is not None:
-            days = max(0, self._patient.now - self._oldest) / names.NS / _DAY
+            age = max(0, self._patient.now - self._oldest) / names.NS
             yield self._found.finding(
                 "dead-letters",
                 "warning",
-                f"{plural(self._found.count, 'message')} are dead, the oldest for {days:.1f} days: nobody delivers them",
-                "mailq ls QUEUE --state dead; then mailq redrive, or mailq purge",
+                f"{plural(self._found.count, 'message is', 'messages are')} dead, the oldest for {_age(age)}: nobody delivers",
+                "mailq ls QUEUE --state dead; then mailq redrive QUEUE --all, or mailq purge QUEUE --state dead",
             )
         else:
             yield Finding("dead-letters", "ok", "no message is dead")
@@ -74,7 +76,7 @@ def examine_home(patient: Patient) -> Iterator[Finding]:
     if home is None:
         yield Finding("dead-letter-queue", "ok", "the dead stay in dead/")
         return
-    todo = f"mailq init {home.root}; or: mailq config QUEUE dead_letters none"
+    todo = f"mailq init {home.root}, or mailq config QUEUE dead_letters none"
     try:
         layouts.load(home, patient.store.disk)
         apart = os.stat(home.new).st_dev != os.stat(patient.layout.root).st_dev
@@ -115,7 +117,7 @@ class Litter:
                 "litter",
                 "warning",
                 f"{plural(self._ours.count, 'file')} in tmp/ older than a day: what killed producers were writing",
-                "any consumer removes it; with none: mailq reap, or mailq doctor --fix",
+                "any consumer removes it; with none: mailq reap QUEUE",
                 fixed="removed" if swept else None,
             )
         if self._others.count:
@@ -168,7 +170,7 @@ def examine_replies(patient: Patient) -> Iterator[Finding]:
         "replies",
         "warning",
         f"{plural(found.count, 'reply', 'replies')} older than reply_ttl: nobody asks for them any more",
-        "they go when the next reply is written, or with mailq doctor --fix",
+        "they go when the next reply is written, or with mailq doctor QUEUE --fix",
         fixed=f"{removed} removed" if removed else None,
     )
 
@@ -189,7 +191,7 @@ def examine_turn(patient: Patient) -> Iterator[Finding]:
         "reap-lock",
         "warning",
         f"the last reaping was {ahead:.0f} s in the future: a clock was wrong; consumers reap all the same",
-        "set the clocks (timedatectl); mailq doctor --fix sets the stamp",
+        "set the clocks (timedatectl); mailq doctor QUEUE --fix sets the stamp",
         fixed,
         paths=(".reap.lock",),
     )
@@ -216,20 +218,19 @@ def examine_strangers(patient: Patient) -> Iterator[Finding]:
     if not found.count:
         yield Finding("strangers", "ok", "nothing else is in the queue's directory")
         return
-    what = f"{plural(found.count, 'entry', 'entries')} in the queue's directory are not mailq's"
+    what = f"{plural(found.count, 'entry', 'entries')} in the queue's directory that mailq does not know"
     yield found.finding(
         "strangers", "warning", what, "keep your own files outside the queue: a later mailq may use the name"
     )
 
 
+def _age(seconds: float) -> str:
+    for unit, length in (("days", _DAY), ("hours", 3600.0), ("minutes", _MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:
     """The regular files in a directory, dot-names too."""
-    try:
-        scan = os.scandir(directory)
-    except FileNotFoundError:
-        return
-    with scan:
-        for entry in scan:
-            status = layouts.status_of(entry.path)
-            if status is not None:
-                yield entry.name, status
+    return ((name, status) for name, status in everything(directory) if stat.S_ISREG(status.st_mode))

@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import messages
 from mailq.engines.maildir import layout as layouts
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     """Say what lies there."""
     found = Sample()
     for directory in _directories(patient):
-        for entry in layouts.entries(directory):
+        for entry in messages(directory):
             found.add(patient.short(entry.path))
     if not found.count:
         yield Finding("aside", "ok", "nothing was put aside")

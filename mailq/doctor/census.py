@@ -6,15 +6,16 @@ counts and a few names.
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mailq import names
+from mailq.doctor.listing import everything
 from mailq.message import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import os
+    from collections.abc import Sequence
 
     from mailq.doctor.patient import Patient
     from mailq.message import State
@@ -62,7 +63,7 @@ def walk(patient: Patient, collectors: Sequence[Collector]) -> Walk:
     for state in STATES:
         directory = patient.layout.directory(state)
         counts[directory] = 0
-        for name, status in _entries(directory):
+        for name, status in everything(directory):
             counts[directory] += 1
             path = f"{directory}/{name}"
             if name[0] == "." or not stat.S_ISREG(status.st_mode):
@@ -79,15 +80,6 @@ def walk(patient: Patient, collectors: Sequence[Collector]) -> Walk:
             for collector in collectors:
                 collector.see(seen)
     return Walk(counts, kinds, tuple(strays))
-
-
-def _entries(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    with os.scandir(directory) as scan:
-        for entry in scan:
-            try:
-                yield entry.name, entry.stat(follow_symlinks=False)
-            except OSError:  # somebody took it meanwhile
-                continue
 
 
 def _kind(status: os.stat_result) -> str:

@@ -100,28 +100,28 @@ class Torn:
             yield self._torn.finding(
                 "torn",
                 "error",
-                f"{plural(self._torn.count, 'message')} are not what their names say, as a power cut leaves them: "
-                "they will not be delivered",
-                "mailq doctor --fix moves them to dead/; there, mailq edit re-seals what can be mended",
+                f"{plural(self._torn.count, 'message is', 'messages are')} not what the name says, as a power cut leaves it: "
+                "it will not be delivered",
+                "mailq doctor QUEUE --fix moves them to dead/; there, mailq edit QUEUE ID re-seals what can be mended",
                 fixed=f"{self._buried} moved to dead/, with the reason" if self._buried else None,
             )
         if self._kept.count:
             yield self._kept.finding(
                 "torn",
                 "warning",
-                f"{plural(self._kept.count, 'message')} in somebody's hands, or dead for another reason, are torn too",
-                "mailq edit re-seals a dead one; a leased one is looked at again when it comes back",
+                f"{plural(self._kept.count, 'message')} in somebody's hands, or dead for another reason, torn too",
+                "mailq edit QUEUE ID re-seals a dead one; a leased one is looked at again when it comes back",
             )
         if not self._torn.count and not self._kept.count:
             more = "" if self._read >= self._files else "; --full reads all"
             yield Finding(
-                "torn", "ok", f"{plural(self._files, 'message')} are as long as they should be, {self._read} read{more}"
+                "torn", "ok", f"{plural(self._files, 'message')} of the right length; {self._read} of them read{more}"
             )
         if self._unreadable.count:
             yield self._unreadable.finding(
                 "unreadable",
                 "error",
-                f"{plural(self._unreadable.count, 'message')} cannot be read: they go to dead/ when they are claimed",
+                f"{plural(self._unreadable.count, 'message')} cannot be read: claims move such a message to dead/",
                 "give their owner back the permission to read: chmod u+rw; if it is the disk, see dmesg",
             )
         else:
@@ -148,8 +148,8 @@ class TooLarge:
         yield self._found.finding(
             "too-large",
             "warning",
-            f"{plural(self._found.count, 'message')} are larger than the queue delivers "
-            f"({self._patient.settings.max_message_bytes} bytes): they go to dead/ when they are claimed",
+            f"{plural(self._found.count, 'message is', 'messages are')} larger than the queue delivers "
+            f"({self._patient.settings.max_message_bytes} bytes): claims move such a message to dead/",
             "mailq config QUEUE max_message_bytes BYTES",
         )
 
@@ -173,13 +173,13 @@ class Foreign:
             yield self._misspelled.finding(
                 "foreign",
                 "warning",
-                f"{plural(self._misspelled.count, 'name')} look like ours and are misspelled, or of another version: each is "
+                f"{plural(self._misspelled.count, 'name')} misspelled, or of another version of the format: each is "
                 "delivered as a new message, with another id and no story",
                 "mend the names (docs/disk-format.md), or leave them",
             )
         if self._dropped.count:
             yield self._dropped.finding(
-                "foreign", "ok", f"{plural(self._dropped.count, 'file')} were dropped in by hand: each is a message"
+                "foreign", "ok", f"{plural(self._dropped.count, 'file')} dropped in by hand: each is a message"
             )
         if not self._misspelled.count and not self._dropped.count:
             yield Finding("foreign", "ok", "every name is of the format")
@@ -241,23 +241,23 @@ class Shut:
             yield self._narrow.finding(
                 "file-permissions",
                 "error",
-                f"{plural(self._narrow.count, 'file')} may not be read and written by their own user",
-                f"chmod {self._want:o}, or mailq doctor --fix",
+                f"{plural(self._narrow.count, 'file')} not to be read and written by its own user",
+                f"chmod {self._want:o}, or mailq doctor QUEUE --fix",
                 fixed=fixed,
             )
         if self._wide.count:
             yield self._wide.finding(
                 "file-permissions",
                 "warning",
-                f"{plural(self._wide.count, 'file')} are open to more users than file_mode says",
-                f"chmod {self._want:o}, or mailq doctor --fix",
+                f"{plural(self._wide.count, 'file is', 'files are')} open to more users than file_mode says",
+                f"chmod {self._want:o}, or mailq doctor QUEUE --fix",
                 fixed=fixed,
             )
         if self._others.count:
             yield self._others.finding(
                 "file-permissions",
                 "warning",
-                f"{plural(self._others.count, 'file')} belong to another user than the queue: its consumers cannot read them",
+                f"{plural(self._others.count, 'file belongs', 'files belong')} to another user than the queue: its consumers cannot read it",
                 f"as root: chown -R --reference={self._patient.layout.root} {self._patient.layout.root}",
             )
         if not self._narrow.count and not self._wide.count and not self._others.count:
@@ -291,8 +291,8 @@ class Future:
         yield self._found.finding(
             "future",
             "warning",
-            f"{plural(self._found.count, 'file')} have a name or a stamp from the future: a clock was wrong, there or here; "
-            "they are delivered after all others",
+            f"{plural(self._found.count, 'file')} with a name or a stamp from the future: a clock was wrong, there or here; "
+            "such messages are delivered last",
             "set the clocks (timedatectl); nothing is lost by it",
         )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq import names
 from mailq.doctor.aside import Aside
 from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import messages
 from mailq.doctor.whole import is_whole
 from mailq.engines.maildir import layout as layouts
 from mailq.message import STATES
@@ -71,7 +72,7 @@ def list_ids(patient: Patient) -> Ids:
     """List every id. A listing is no snapshot: of a running queue some may be missing, or seem to be twice."""
     halves = array("Q")
     for state in STATES:
-        for entry in layouts.entries(patient.layout.directory(state)):
+        for entry in messages(patient.layout.directory(state)):
             if names.looks_ours(entry.name) and names.is_id(id := entry.name[27:59]):
                 halves.append(_half(id))
     return Ids(sorted(halves))
@@ -102,7 +103,7 @@ class _Contest:
         best: dict[str, Sighting] = {}
         for state in STATES:
             directory = self._patient.layout.directory(state)
-            for entry in layouts.entries(directory):
+            for entry in messages(directory):
                 if not names.looks_ours(entry.name) or not names.is_id(id := entry.name[27:59]):
                     continue
                 if _half(id) in halves and (envelope := names.parse(entry.name)) is not None:
@@ -166,12 +167,12 @@ class _Contest:
         fixed = None
         if self._moved:
             fixed = f"{plural(self._moved, 'file')} moved to aside/; the newest state of each message stays"
-        todo = "mailq doctor --fix keeps the newest state of each and moves the others to aside/"
+        todo = "mailq doctor QUEUE --fix keeps the newest state of each and moves the others to aside/"
         return self._losers.finding(
             "duplicates",
             "error",
-            f"{plural(self._losers.count, 'file')} hold messages that are in another place too, as a copy of a running queue "
-            "has them: they would be delivered twice",
+            f"{plural(self._losers.count, 'file holds a message', 'files hold messages')} that another file holds too, as a copy of a "
+            "running queue has it: it would be delivered twice",
             f"the move failed: {self._failed}" if self._failed else todo,
             fixed=fixed,
         )

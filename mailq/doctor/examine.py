@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,14 @@ def examine(
     queue: that is a finding.
     """
     layout, disk, machine = Layout(os.fspath(path)), disk or Disk(), machine or Machine()
+    named = shlex.quote(layout.root)
+    for finding in _examine(layout, disk, machine, clock, fix=fix, full=full):
+        yield finding._replace(todo=finding.todo.replace("QUEUE", named))
+
+
+def _examine(
+    layout: Layout, disk: Disk, machine: Machine, clock: Callable[[], int], *, fix: bool, full: bool
+) -> Iterator[Finding]:
     marker = yield from ground.examine_marker(layout, disk, fix=fix)
     if marker is None:
         return

@@ -15,7 +15,29 @@ if TYPE_CHECKING:
     from mailq.settings import Settings
 
 _NETWORK: Final = frozenset(
-    ("9p", "afs", "beegfs", "ceph", "cifs", "drvfs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs", "prl_fs", "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs")
+    (
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "drvfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "prl_fs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "virtiofs",
+        "vmhgfs",
+    )
 )
 _MEMORY: Final = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 _PROVEN: Final = frozenset(("ext4", "xfs", "btrfs"))
@@ -96,7 +118,7 @@ def _network(mount: Mount) -> tuple[str, str]:
 
 def _options(mount: Mount, settings: Settings) -> Iterator[Finding]:
     found = False
-    if "ro" in mount.options and "rw" not in mount.options:
+    if "ro" in mount.options:
         found = True
         yield Finding(
             "mount-options",

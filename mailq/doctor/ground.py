@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mailq import names
 from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import messages
 from mailq.engines.maildir import layout as layouts
 from mailq.errors import MailqError, QueueNotFound, SettingsError
 from mailq.message import STATES
@@ -61,7 +62,7 @@ def _refusal(layout: Layout) -> Finding | None:
             "marker",
             "error",
             "there is nothing at this place",
-            f"mount its disk, or create the queue: mailq init {layout.root}",
+            "mount its disk, or create the queue: mailq init QUEUE",
         )
     except OSError as error:
         return Finding(
@@ -78,21 +79,21 @@ def _lost_marker(layout: Layout) -> Finding:
     found = Sample()
     for state in STATES:
         directory = layout.directory(state)
-        for entry in layouts.entries(directory):
+        for entry in messages(directory):
             if names.parse(entry.name) is not None:
                 found.add(os.path.relpath(entry.path, layout.root))
     if found.count:
         return found.finding(
             "marker",
             "error",
-            f"mailq.toml is missing, but {plural(found.count, 'message')} are here: nobody delivers them",
-            "put mailq.toml back from a backup, or have a new one made: mailq doctor --fix",
+            f"mailq.toml is missing, but {plural(found.count, 'message is', 'messages are')} here: nobody delivers",
+            "put mailq.toml back from a backup, or have a new one made: mailq doctor QUEUE --fix",
         )
     return Finding(
         "marker",
         "error",
         "mailq.toml is missing and there are no messages: this is no queue, or its disk is not mounted",
-        f"mount its disk, or create the queue: mailq init {layout.root}",
+        "mount its disk, or create the queue: mailq init QUEUE",
     )
 
 
@@ -125,7 +126,7 @@ def examine_directories(
             "directories",
             "error",
             f"these are missing or no directories: {', '.join(missing)}",
-            "opening the queue makes them: mailq stats; move away what is in their place",
+            "mailq doctor QUEUE --fix, or just open the queue; move away what is in their place",
             affected=len(missing),
             paths=tuple(missing),
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import lifecycle, names
 from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import messages
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners, reaper
 
@@ -94,8 +95,8 @@ class Leases:
             yield self._orphans.finding(
                 "orphans",
                 "warning",
-                f"{plural(self._orphans.count, 'lease')} of processes that are dead, or elsewhere: each message is tried again",
-                "any consumer gives them back within seconds; with none: mailq reap, or mailq doctor --fix",
+                f"{plural(self._orphans.count, 'lease is', 'leases are')} of dead or unknown processes: each message is tried again",
+                "any consumer gives them back within seconds; with none: mailq reap QUEUE",
                 fixed=fixed,
             )
         else:
@@ -104,8 +105,8 @@ class Leases:
             yield self._overdue.finding(
                 "overdue",
                 "warning",
-                f"{plural(self._overdue.count, 'lease')} ran out and nobody gave the messages back: no consumer runs",
-                "start one, or: mailq reap, or mailq doctor --fix",
+                f"{plural(self._overdue.count, 'lease')} ran out and nobody gave the message back: no consumer runs",
+                "start one, or: mailq reap QUEUE",
                 fixed=fixed,
             )
         else:
@@ -114,14 +115,14 @@ class Leases:
             yield self._long.finding(
                 "long-leases",
                 "warning",
-                f"{plural(self._long.count, 'lease')} end only in more than a day, and far beyond what the settings say",
+                f"{plural(self._long.count, 'lease ends', 'leases end')} only in more than a day, far beyond what the settings say",
                 "if nobody works on them: mailq release QUEUE RECEIPT (the file's name)",
             )
         else:
             yield Finding("long-leases", "ok", "every lease ends in time")
         text = "none"
         if self._bare.count:
-            text = f"{plural(self._bare.count, 'message')} moved there by a script or by hand: back when the queue's lease is over"
+            text = f"{plural(self._bare.count, 'message')} without an end: moved there by a script or by hand: back when the queue's lease is over"
         yield self._bare.finding("bare-claims", "ok", text)
 
 
@@ -142,7 +143,7 @@ class Owners:
     def __init__(self, patient: Patient, leases: Leases) -> None:
         self._dead, self._stuck, self._elsewhere, self._left = Sample(), Sample(), Sample(), Sample()
         self._alive = 0
-        for entry in layouts.entries(patient.layout.owners):
+        for entry in messages(patient.layout.owners):
             owner = _read(patient, entry)
             if owner is not None:
                 self._sort(owner, patient.short(entry.path), leases.holder(owner.token))
@@ -168,21 +169,19 @@ class Owners:
             yield self._dead.finding(
                 "owners",
                 "warning",
-                f"{plural(self._dead.count, 'process', 'processes')} that used the queue are dead, and nobody swept their files",
-                "any consumer does; with none: mailq reap, or mailq doctor --fix",
+                f"{plural(self._dead.count, 'process', 'processes')} died and left a file: nobody swept it",
+                "any consumer does; with none: mailq reap QUEUE",
                 fixed=None if reaped is None else "removed",
             )
         else:
-            what = (
-                f"{plural(self._alive, 'process', 'processes')} of this host hold leases, or may; none of them is dead"
-            )
+            what = f"{plural(self._alive, 'process uses', 'processes use')} the queue from here, none is dead"
             yield Finding("owners", "ok", what)
         if self._stuck.count:
             yield self._stuck.finding(
                 "stuck-owners",
                 "warning",
-                f"{plural(self._stuck.count, 'process', 'processes')} live and let leases run out: hung, stopped, or too slow",
-                "look at them (mailq workers; py-spy dump --pid PID), kill them, or raise the lease",
+                f"{plural(self._stuck.count, 'process lives and lets', 'processes live and let')} leases run out: hung, stopped, or too slow",
+                "look at them (mailq workers QUEUE; py-spy dump --pid PID), kill them, or raise the lease",
             )
         else:
             yield Finding("stuck-owners", "ok", "no live owner lets its leases run out")
@@ -252,8 +251,8 @@ class Waiting:
             yield self._due.finding(
                 "overdue-delays",
                 "warning",
-                f"{plural(self._due.count, 'delayed message')} came due and nobody readied them: no consumer runs",
-                "start one, or: mailq reap, or mailq doctor --fix",
+                f"{plural(self._due.count, 'delayed message')} came due and nobody readied it: no consumer runs",
+                "start one, or: mailq reap QUEUE",
                 fixed=told(reaped),
             )
         else:
@@ -262,7 +261,7 @@ class Waiting:
             yield self._expired.finding(
                 "expired",
                 "warning",
-                f"{plural(self._expired.count, 'ready message')} outlived their ttl: a consumer will move them to dead/",
+                f"{plural(self._expired.count, 'ready message')} outlived the ttl: the next claim moves such a message to dead/",
                 "start one; or raise the ttl",
             )
         else:

@@ -135,7 +135,7 @@ class Machine:
         """What ext4 really does: the mount table leaves out its defaults."""
         if mount.type != "ext4":
             return frozenset()
-        return frozenset(self._read(f"fs/ext4/{self._device(mount)}/options").split())
+        return frozenset(self._read(f"fs/ext4/{self._device(mount)}/options").split()) - {"rw", "ro"}
 
     def _processes(self) -> list[str]:
         if sys.platform == "win32":
@@ -168,7 +168,7 @@ def _parse_mount(line: str) -> Mount | None:
     if not separator or len(left) < 6 or len(right) < 3:  # noqa: PLR2004 - the fixed fields on either side
         return None
     options = frozenset(left[5].split(",")) | frozenset(right[2].split(","))
-    if "ro" in left[5].split(","):  # mounted for reading here, whatever the file system is elsewhere
+    if "ro" in options:  # of the mount or of the file system: either is enough
         options -= {"rw"}
     return Mount(_unescape(left[4]), right[0], _unescape(right[1]), left[2], options)
 

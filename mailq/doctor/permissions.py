@@ -51,16 +51,16 @@ def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Ite
         yield narrow.finding(
             "permissions",
             "error",
-            f"{plural(narrow.count, 'directory', 'directories')} lack permissions that file_mode = {settings.file_mode!r} gives",
-            f"chmod {want:o}, or mailq doctor --fix",
+            f"{plural(narrow.count, 'directory lacks', 'directories lack')} permissions that file_mode = {settings.file_mode!r} gives",
+            f"chmod {want:o}, or mailq doctor QUEUE --fix",
             fixed=fixed,
         )
     if wide.count:
         yield wide.finding(
             "permissions",
             "warning",
-            f"{plural(wide.count, 'directory', 'directories')} are open to others; whoever may write here is trusted",
-            f"chmod {want:o}, or mailq doctor --fix; or share the queue: mailq config QUEUE file_mode 0660",
+            f"{plural(wide.count, 'directory is', 'directories are')} open to others; whoever may write here is trusted",
+            f"chmod {want:o}, or mailq doctor QUEUE --fix; or share the queue: mailq config QUEUE file_mode 0660",
             fixed=fixed,
         )
     if not may_write(layout):

@@ -65,7 +65,7 @@ def _space(patient: Patient) -> Iterator[Finding]:
     if space.free_inodes is None or space.total_inodes is None:
         yield Finding("free-inodes", "ok", "this file system makes inodes as it needs them")
         return
-    text = f"{space.free_inodes} of {space.total_inodes} are free, and a message takes one"
+    text = f"{space.free_inodes} of {space.total_inodes} are free"
     todo = "remove small files from this file system, or make it anew with more inodes"
     if space.free_inodes < _FEW_INODES:
         yield Finding("free-inodes", "error", text, todo)
@@ -79,10 +79,7 @@ def _inotify(patient: Patient) -> Finding:
     has = patient.machine.inotify()
     if has is None:
         return Finding("inotify", "ok", "not here: consumers notice arrivals by looking, once a second")
-    text = (
-        f"this user has {has.instances} of {has.max_instances} instances and {has.watches} of {has.max_watches} watches; "
-        "a waiting process takes one and two"
-    )
+    text = f"{has.instances} of {has.max_instances} instances, {has.watches} of {has.max_watches} watches are taken"
     if has.max_instances - has.instances < _FEW_INSTANCES or has.max_watches - has.watches < _FEW_WATCHES:
         todo = "sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288"
         return Finding("inotify", "warning", f"{text}: further ones look once a second instead", todo)
@@ -93,7 +90,7 @@ def _open_files(patient: Patient) -> Finding:
     limit = patient.machine.open_files()
     if limit is None:
         return Finding("open-files", "ok", "no limit is known")
-    text = f"a process started from here may have {limit} files open"
+    text = f"{limit} for a process"
     if limit < _FEW_FILES:
         return Finding("open-files", "warning", f"{text}: too few for a worker with many slots", "ulimit -n 1024")
     return Finding("open-files", "ok", text)
@@ -137,7 +134,7 @@ def _write_one(patient: Patient) -> _Probe:
 
 
 def _fsync(patient: Patient, took: float) -> Finding:
-    text = f"storing a message durably takes {took * 1000:.2f} ms: about {1 / max(took, 1e-6):.0f} pushes a second, one after the other"
+    text = f"a durable push takes {took * 1000:.2f} ms, so {1 / max(took, 1e-6):.0f} a second one by one"
     if took > _SLOW:
         todo = "push many at a time (push_many syncs once), or find out what else keeps the disk busy"
         if patient.settings.durability != "power-loss":
