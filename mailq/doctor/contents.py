@@ -88,8 +88,8 @@ class Torn:
     def _read_the_newest(self) -> None:
         left = _BUDGET_BYTES
         for _, _, seen in sorted(self._newest, reverse=True):
-            left -= seen.status.st_size
-            if left >= 0:
+            if seen.status.st_size <= left:
+                left -= seen.status.st_size
                 self._look_into(seen)
         self._newest = []
 
