@@ -61,14 +61,16 @@ def _urgency(finding: Finding) -> int:
 
 def _report(path: str, findings: Sequence[Finding]) -> dict[str, Any]:
     counts = {level: sum(finding.level == level for finding in findings) for level in _ORDER}
-    listed = [{**finding._asdict(), "paths": [_spell(name) for name in finding.paths]} for finding in findings]
+    listed = [{key: _spell(value) for key, value in finding._asdict().items()} for finding in findings]
     healthy = not any(finding.open for finding in findings)
     return {"queue": _spell(path), "healthy": healthy, "counts": counts, "findings": listed}
 
 
-def _spell(path: str) -> str:
-    """A path as JSON can hold it: what is no UTF-8 is spelled out."""
-    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+def _spell(value: Any) -> Any:  # noqa: ANN401 - a field of a finding
+    """A value as JSON can hold it: what is no UTF-8 in a path is spelled out."""
+    if isinstance(value, tuple):
+        return [_spell(part) for part in value]
+    return value.encode(errors="surrogateescape").decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
 def _print(findings: Sequence[Finding]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DAY: Final = 86_400.0
 _SWEEP_SHARE: Final = 1.2
+_MOST_MARKS: Final = 10_000
 _MINUTE: Final = 60.0
 
 
@@ -42,6 +43,8 @@ class Dead:
             self._oldest = min(self._oldest or seen.status.st_mtime_ns, seen.status.st_mtime_ns)
         mark = seen.envelope.origin
         if mark:
+            if len(self._origins) >= _MOST_MARKS:
+                self._origins.clear()
             if mark not in self._origins:
                 self._origins[mark] = os.path.isfile(f"{self._patient.layout.origins}/{mark}")
             if not self._origins[mark]:

@@ -105,7 +105,7 @@ class Leases:
             yield self._overdue.finding(
                 "overdue",
                 "warning",
-                f"{plural(self._overdue.count, 'lease')} ran out and nobody gave the message back: no consumer runs",
+                f"{plural(self._overdue.count, 'lease')} ran out and nothing was given back: no consumer runs",
                 "start one, or: mailq reap QUEUE",
                 fixed=fixed,
             )
@@ -169,7 +169,7 @@ class Owners:
             yield self._dead.finding(
                 "owners",
                 "warning",
-                f"{plural(self._dead.count, 'process', 'processes')} died and left a file: nobody swept it",
+                f"{plural(self._dead.count, 'process', 'processes')} died and left files that nobody swept",
                 "any consumer does; with none: mailq reap QUEUE",
                 fixed=None if reaped is None else "removed",
             )
@@ -251,7 +251,7 @@ class Waiting:
             yield self._due.finding(
                 "overdue-delays",
                 "warning",
-                f"{plural(self._due.count, 'delayed message')} came due and nobody readied it: no consumer runs",
+                f"{plural(self._due.count, 'delayed message')} came due and still wait: no consumer runs",
                 "start one, or: mailq reap QUEUE",
                 fixed=told(reaped),
             )

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq import names
 from mailq.doctor.finding import Finding
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 
 _LITTLE_SHARE: Final = 0.05
 _LITTLE_BYTES: Final = 1 << 30
+_USUAL_BYTES: Final = 1 << 20
 _LITTLE_INODES: Final = 10_000
 _FEW_INODES: Final = 100
 _FEW_INSTANCES: Final = 10
@@ -40,8 +46,10 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield _inotify(patient)
     yield _open_files(patient)
     if patient.writable:
+        yield _locks(patient)
         yield from _probe(patient)
     else:
+        yield Finding("locks", "ok", "not tried: nothing may be written here")
         yield Finding("fsync", "ok", "not measured: nothing may be written here")
         yield Finding("clock-drift", "ok", "not measured: nothing may be written here")
 
@@ -53,11 +61,11 @@ def _space(patient: Patient) -> Iterator[Finding]:
         yield Finding("free-inodes", "ok", "this system does not say how many are free")
         return
     free, total = space.free_bytes, space.total_bytes
-    largest = patient.settings.max_message_bytes
+    largest = min(patient.settings.max_message_bytes, _USUAL_BYTES)
     text = f"{_size(free)} of {_size(total)} are free"
     todo = "make room: old dead letters (mailq purge QUEUE --state dead), or others' files"
     if free < largest:
-        yield Finding("free-bytes", "error", f"{text}: the largest message does not fit, pushes fail", todo)
+        yield Finding("free-bytes", "error", f"{text}: a message may not fit, pushes fail", todo)
     elif free < _LITTLE_BYTES and free < total * _LITTLE_SHARE:
         yield Finding("free-bytes", "warning", f"{text}: when they are used up, pushes fail", todo)
     else:
@@ -96,6 +104,30 @@ def _open_files(patient: Patient) -> Finding:
     return Finding("open-files", "ok", text)
 
 
+def _locks(patient: Patient) -> Finding:
+    """Whether a process can show that it lives."""
+    if fcntl is None:
+        return Finding("locks", "ok", "not on this system: leases end by time alone")
+    disk, path = patient.store.disk, _a_name(patient)
+    try:
+        fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            disk.drop(fd)
+            disk.unlink(path)
+    except OSError as error:
+        what = f"flock fails here ({error.strerror}): what a killed consumer held is back only when its lease ends"
+        return Finding("locks", "warning", what, "mount network disks with locks (no nolock); or keep leases short")
+    return Finding("locks", "ok", "a process can show by a lock that it lives")
+
+
+def _a_name(patient: Patient) -> str:
+    """A file in ``tmp/`` of a name of ours: if we are killed before we remove it, it is swept as litter."""
+    now = patient.store.clock()
+    return f"{patient.layout.tmp}/{names.format_name(names.Envelope(now, names.new_id(now), 'txt'))}"
+
+
 class _Probe(NamedTuple):
     """What writing one small file came to: seconds that its syncs took, and how far its mtime is from the clock."""
 
@@ -116,10 +148,9 @@ def _probe(patient: Patient) -> Iterator[Finding]:
 
 
 def _write_one(patient: Patient) -> _Probe:
-    """Do what a push does, in ``tmp/``. The name is one of ours: if we are killed here, it is swept as litter."""
+    """Do what a push does, in ``tmp/``."""
     disk, tmp, clock, timer = patient.store.disk, patient.layout.tmp, patient.store.clock, patient.machine.timer
-    now = clock()
-    path = f"{tmp}/{names.format_name(names.Envelope(now, names.new_id(now), 'txt'))}"
+    now, path = clock(), _a_name(patient)
     begun = timer()
     disk.write_file(path, b"x", mode=0o600, sync=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -200,6 +201,18 @@ def test_few_files_for_a_process_are_named_by_the_command(queue: library.Queue, 
     assert done.stdout.startswith(b"warning\topen-files\t100 for a process")
 
 
+def test_a_file_system_without_locks_is_a_warning(
+    queue: library.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (finding,) = look(path)["locks"]
+    assert (finding.level, "No locks available" in finding.what) == ("warning", True)
+    assert os.listdir(path / "tmp") == []
+
+
 def test_a_slow_disk_is_a_warning_with_the_rate(queue: library.Queue, path: Path, tmp_path: Path) -> None:
     times = iter(range(100))
     place = proc(tmp_path / "m")
@@ -259,6 +272,23 @@ def test_a_file_that_the_disk_does_not_give_is_unreadable(queue: library.Queue, 
     assert level(found, "unreadable") == "error"
     assert level(found, "torn") == "ok", "what cannot be read now may be whole"
     assert len(os.listdir(path / "new")) == 1
+
+
+def test_a_directory_that_cannot_be_listed_is_an_error_and_no_crash(
+    queue: library.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def fail(directory: Any) -> Any:
+        if directory == f"{path}/cur":
+            raise OSError(errno.EIO, "Input/output error", directory)
+        return scandir(directory)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    found = look(path, fix=True)
+    (finding,) = found["messages"]
+    assert (finding.level, "Input/output error" in finding.what) == ("error", True)
+    assert "paused" in found, "the rest is examined all the same"
 
 
 @pytest.mark.parametrize(
