@@ -123,5 +123,15 @@ def test_a_directory_with_other_things_in_it_is_not_made_a_queue(path: Path) -> 
     assert not (path / "mailq.toml").exists()
 
 
+def test_an_old_text_of_a_message_that_is_here_is_kept(queue: mailq.Queue, path: Path) -> None:
+    queue.push("x")
+    delivery = queue.pop()
+    assert delivery is not None
+    delivery.nack(delay=0, error="evidence")
+    (text,) = (path / "errors").iterdir()
+    os.utime(text, (1, 1))
+    assert level(look(path, fix=True), "error-texts") == "ok"
+
+
 def test_every_check_speaks_once_about_a_healthy_queue(queue: mailq.Queue, path: Path) -> None:
     assert {check: len(findings) for check, findings in look(path).items() if len(findings) != 1} == {}

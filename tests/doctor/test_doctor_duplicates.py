@@ -14,7 +14,9 @@ from together import Child
 
 import mailq
 from mailq import names
+from mailq.doctor import duplicates, listing
 from mailq.engines.disk import Disk
+from mailq.engines.maildir import layout
 from mailq.message import checksum
 
 SOON = 3600 * names.NS
@@ -54,6 +56,11 @@ def lease(**fields: Any) -> dict[str, Any]:
         pytest.param(Copy("dead", {"tries": "x", "dead": True}), Copy("new"), id="expired-without-an-attempt"),
         pytest.param(
             Copy("new", {"tries": "E6r"}), Copy("dead", {"tries": "E6r", "dead": True}), id="redriven-keeps-its-story"
+        ),
+        pytest.param(
+            Copy("new", {"tries": "E6r"}, body=b"edited", age=9),
+            Copy("dead", {"tries": "E6r", "dead": True}, age=5),
+            id="edited-and-redriven-whatever-the-times",
         ),
         pytest.param(Copy("new", {"tries": "E6rE"}), Copy("dead", {"tries": "E6r", "dead": True}), id="failed-again"),
         pytest.param(Copy("new", {"tries": "X20E"}), Copy("later", {"tries": "X12E2N3T"}), id="folded-counts"),
@@ -228,8 +235,8 @@ def test_beside_running_workers_nothing_is_taken_for_a_duplicate(path: Path) -> 
     queue.push_many(range(200))
     with Child(churn, str(path)) as one, Child(churn, str(path)) as two:
         assert one.hear() == two.hear() == "running"
-        for _ in range(25):
-            found = look(path, fix=True)
+        for turn in range(24):
+            found = look(path, fix=turn % 2 == 0)
             assert level(found, "duplicates") == "ok", found["duplicates"]
             assert level(found, "torn") == "ok", found["torn"]
         for child in (one, two):
@@ -239,6 +246,58 @@ def test_beside_running_workers_nothing_is_taken_for_a_duplicate(path: Path) -> 
     left = [message.id for state in ("ready", "delayed", "leased", "dead") for message in queue.peek(state, None)]
     assert len(left) == len(set(left))
     assert not set(left) & set(acked)
+
+
+def test_a_message_that_moves_on_while_it_is_listed_is_one(
+    queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen where it was, then where it is."""
+    file = push(path)
+    listed = listing.messages
+
+    def move_then_list(directory: str) -> Any:
+        if directory == f"{path}/later" and file.exists():
+            file.rename(path / "later" / file.name)
+        return listed(directory)
+
+    monkeypatch.setattr("mailq.doctor.duplicates.messages", move_then_list)
+    monkeypatch.setattr(duplicates.Ids, "twice", lambda ids: [duplicates._half(file.name[27:59])])
+    (finding,) = look(path)["duplicates"]
+    assert finding.level == "ok"
+
+
+@pytest.mark.parametrize("links", [1, 2])
+def test_a_message_that_is_there_and_back_again_is_one(
+    queue: mailq.Queue, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: int
+) -> None:
+    """Moved and moved back between three looks: at each it is where it is looked for. A backup may hold a link to it."""
+    here = push(path)
+    there = path / "later" / here.name
+    for n in range(1, links):
+        os.link(here, tmp_path / f"backup{n}")
+    moves = iter([(), (here, there), (there, here)])
+    looked: list[str] = []
+
+    def move_then_look(name: str) -> os.stat_result | None:
+        if move := next(moves):
+            move[0].rename(move[1])
+        looked.append(name)
+        return os.lstat(name)
+
+    monkeypatch.setattr(layout, "status_of", move_then_look)
+    assert duplicates._both_there(str(here), str(there)) is False
+    assert looked == [str(here), str(there), str(here)]
+
+
+def test_a_file_that_is_listed_twice_is_one(queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a listing may that others rename in meanwhile. That a backup holds a link to the file must not matter."""
+    file = push(path)
+    os.link(file, path.parent / "backup")
+    listed = listing.messages
+    monkeypatch.setattr("mailq.doctor.duplicates.messages", lambda directory: [*listed(directory), *listed(directory)])
+    (finding,) = look(path, fix=True)["duplicates"]
+    assert finding.level == "ok"
+    assert file.exists()
 
 
 def test_leases_and_owners_of_a_process_that_was_killed(queue: mailq.Queue, path: Path) -> None:
@@ -273,6 +332,7 @@ def test_a_process_that_lives_and_lets_its_lease_run_out_is_stuck(queue: mailq.Q
     assert finding.level == "warning"
     assert f"pid {os.getpid()}" in finding.paths[0]
     assert level(look(path), "stuck-owners") == "ok"
+    assert level(look(path, ahead=30), "overdue") == "ok", "half of the lease is left"
 
 
 def test_the_dead_are_not_touched_by_a_mending(queue: mailq.Queue, path: Path) -> None:
