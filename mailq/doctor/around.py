@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mailq.doctor.census import Seen
     from mailq.doctor.duplicates import Ids
+    from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
 
 _DAY: Final = 86_400.0
@@ -50,7 +51,7 @@ class Dead:
             if not self._origins[mark]:
                 self._unknown.add(self._patient.short(seen.path))
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Findings:
         """What there was."""
         if self._found.count and self._oldest is not None:
             age = max(0, self._patient.now - self._oldest) / names.NS
@@ -73,7 +74,7 @@ class Dead:
             yield Finding("origins", "ok", "every message is this queue's, or it is known whose")
 
 
-def examine_home(patient: Patient) -> Iterator[Finding]:
+def examine_home(patient: Patient) -> Findings:
     """Look whether the dead can go where the settings send them."""
     home = sharing.home_of(patient.layout, patient.settings)
     if home is None:
@@ -113,7 +114,7 @@ class Litter:
         """Whether there is something that a reaping would remove."""
         return bool(self._ours.count)
 
-    def findings(self, *, swept: bool) -> Iterator[Finding]:
+    def findings(self, *, swept: bool) -> Findings:
         """What there was."""
         if self._ours.count:
             yield self._ours.finding(
@@ -134,7 +135,7 @@ class Litter:
             yield Finding("litter", "ok", "nothing old is in tmp/")
 
 
-def examine_texts(patient: Patient, ids: Ids) -> Iterator[Finding]:
+def examine_texts(patient: Patient, ids: Ids) -> Findings:
     """Error texts whose messages are gone."""
     found = Sample()
     horizon = patient.now / names.NS - _DAY
@@ -153,7 +154,7 @@ def examine_texts(patient: Patient, ids: Ids) -> Iterator[Finding]:
     )
 
 
-def examine_replies(patient: Patient) -> Iterator[Finding]:
+def examine_replies(patient: Patient) -> Findings:
     """Replies that nobody fetched and nobody swept."""
     found = Sample()
     ttl = patient.settings.reply_ttl
@@ -178,7 +179,7 @@ def examine_replies(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def examine_turn(patient: Patient) -> Iterator[Finding]:
+def examine_turn(patient: Patient) -> Findings:
     """The stamp of the last reaping."""
     status = layouts.status_of(patient.layout.reap_lock)
     if status is None or status.st_mtime_ns <= patient.now + names.NS:
@@ -200,7 +201,7 @@ def examine_turn(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def examine_pause(patient: Patient) -> Iterator[Finding]:
+def examine_pause(patient: Patient) -> Findings:
     """Whether anything is delivered at all."""
     try:
         since = os.lstat(patient.layout.paused).st_mtime_ns
@@ -211,7 +212,7 @@ def examine_pause(patient: Patient) -> Iterator[Finding]:
     yield Finding("paused", "warning", what, "mailq resume QUEUE", paths=("paused",))
 
 
-def examine_strangers(patient: Patient) -> Iterator[Finding]:
+def examine_strangers(patient: Patient) -> Findings:
     """What is in the queue's directory and not mailq's."""
     found = Sample()
     with os.scandir(patient.layout.root) as scan:

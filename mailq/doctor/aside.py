@@ -13,8 +13,7 @@ from mailq.doctor.listing import messages
 from mailq.engines.maildir import layout as layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
 
 
@@ -51,13 +50,12 @@ class Aside:
         """Make the moves durable."""
         if self._touched and self._patient.store.durable:
             for path in sorted({*self._touched, self._patient.layout.root}):
-                with contextlib.suppress(
-                    OSError
-                ):  # they have happened; after a power cut a second look finds them again
+                # They have happened; what a power cut takes back, a second look finds again.
+                with contextlib.suppress(OSError):
                     self._patient.store.disk.sync_directory(path)
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def examine(patient: Patient) -> Findings:
     """Say what lies there."""
     found = Sample()
     for directory in _directories(patient):

@@ -14,9 +14,8 @@ from mailq.errors import MailqError
 from mailq.settings import LONGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mailq.doctor.census import Seen, Walk
+    from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
 
 _BUDGET_FILES: Final = 2000
@@ -93,7 +92,7 @@ class Torn:
                 self._look_into(seen)
         self._newest = []
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Findings:
         """What there was."""
         self._read_the_newest()
         if self._torn.count:
@@ -103,7 +102,7 @@ class Torn:
                 f"{plural(self._torn.count, 'message is', 'messages are')} not what the name says, as a power cut leaves it: "
                 "it will not be delivered",
                 "mailq doctor QUEUE --fix moves them to dead/; there, mailq edit QUEUE ID re-seals what can be mended",
-                fixed=f"{self._buried} moved to dead/, with the reason" if self._buried else None,
+                fixed=f"{self._buried} moved to dead/, with the reason" if self._buried == self._torn.count else None,
             )
         if self._kept.count:
             yield self._kept.finding(
@@ -140,7 +139,7 @@ class TooLarge:
         if seen.state != "dead" and seen.status.st_size > self._patient.settings.max_message_bytes:
             self._found.add(self._patient.short(seen.path))
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Findings:
         """What there was."""
         if not self._found.count:
             yield Finding("too-large", "ok", "no message is above max_message_bytes")
@@ -167,7 +166,7 @@ class Foreign:
             found = self._misspelled if names.looks_ours(seen.name) else self._dropped
             found.add(self._patient.short(seen.path))
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Findings:
         """What there was."""
         if self._misspelled.count:
             yield self._misspelled.finding(
@@ -196,7 +195,7 @@ class Shut:
         self._entered = bool(stat.S_IMODE(status.st_mode) & 0o011)
         self._want = int(patient.settings.file_mode, 8)
         self._narrow, self._wide, self._others = Sample(), Sample(), Sample()
-        self._mended = 0
+        self._left = 0
 
     def see(self, seen: Seen) -> None:
         """Look at one."""
@@ -209,34 +208,35 @@ class Shut:
         if not narrow and not wide:
             return
         (self._narrow if narrow else self._wide).add(short)
-        if self._patient.fix and hasattr(os, "geteuid") and seen.status.st_uid == os.geteuid():
-            self._mend(seen)
+        self._left += not (self._patient.fix and self._mend(seen))
 
-    def _mend(self, seen: Seen) -> None:
+    def _mend(self, seen: Seen) -> bool:
         """Through a descriptor, where it can be had: the name may be another file's by now."""
         disk = self._patient.store.disk
+        if not hasattr(os, "geteuid") or seen.status.st_uid != os.geteuid():
+            return False
         try:
             try:
                 fd = disk.open_to_read(seen.path)
             except PermissionError:
                 if self._entered:
-                    return
+                    return False
                 disk.chmod(seen.path, self._want)
             else:
                 try:
                     status = os.fstat(fd)
                     if status.st_ino != seen.status.st_ino or status.st_nlink > 1:
-                        return
+                        return False
                     disk.chmod(fd, self._want)
                 finally:
                     disk.drop(fd)
         except OSError:
-            return
-        self._mended += 1
+            return False
+        return True
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Findings:
         """What there was."""
-        fixed = f"{plural(self._mended, 'file')} set to {self._want:04o}" if self._mended else None
+        fixed = None if self._left else f"set to {self._want:04o}"
         if self._narrow.count:
             yield self._narrow.finding(
                 "file-permissions",
@@ -258,7 +258,7 @@ class Shut:
                 "file-permissions",
                 "warning",
                 f"{plural(self._others.count, 'file belongs', 'files belong')} to another user than the queue: its consumers cannot read it",
-                f"as root: chown -R --reference={self._patient.layout.root} {self._patient.layout.root}",
+                "as root: chown -R --reference=QUEUE QUEUE",
             )
         if not self._narrow.count and not self._wide.count and not self._others.count:
             yield Finding("file-permissions", "ok", "every file is its user's, as file_mode says")
@@ -283,7 +283,7 @@ class Future:
         if ahead or stamped:
             self._found.add(self._patient.short(seen.path))
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Findings:
         """What there was."""
         if not self._found.count:
             yield Finding("future", "ok", "no name and no stamp is ahead of the clock")
@@ -297,7 +297,7 @@ class Future:
         )
 
 
-def examine_strays(patient: Patient, walked: Walk) -> Iterator[Finding]:
+def examine_strays(patient: Patient, walked: Walk) -> Findings:
     """Entries that are no messages."""
     if not walked.kinds:
         yield Finding("strays", "ok", "nothing among the messages is anything else")

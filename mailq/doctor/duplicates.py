@@ -24,8 +24,9 @@ from mailq.engines.maildir import layout as layouts
 from mailq.message import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
     from mailq.message import State
     from mailq.names import Envelope
@@ -78,7 +79,7 @@ def list_ids(patient: Patient) -> Ids:
     return Ids(sorted(halves))
 
 
-def examine(patient: Patient, ids: Ids) -> Iterator[Finding]:
+def examine(patient: Patient, ids: Ids) -> Findings:
     """Look for them, and with ``fix`` leave of each message the newest state alone."""
     contest = _Contest(patient)
     doubtful = ids.twice()
@@ -165,15 +166,17 @@ class _Contest:
         if not self._losers.count:
             return Finding("duplicates", "ok", "no message is in two places")
         fixed = None
-        if self._moved:
-            fixed = f"{plural(self._moved, 'file')} moved to aside/; the newest state of each message stays"
         todo = "mailq doctor QUEUE --fix keeps the newest state of each and moves the others to aside/"
+        if self._failed:
+            todo = f"{plural(self._moved, 'file')} moved to aside/, then it failed: {self._failed}"
+        elif self._moved:
+            fixed = f"{plural(self._moved, 'file')} moved to aside/; the newest state of each message stays"
         return self._losers.finding(
             "duplicates",
             "error",
             f"{plural(self._losers.count, 'file holds a message', 'files hold messages')} that another file holds too, as a copy of a "
             "running queue has it: it would be delivered twice",
-            f"the move failed: {self._failed}" if self._failed else todo,
+            todo,
             fixed=fixed,
         )
 

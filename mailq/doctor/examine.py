@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mailq.doctor import around, aside, census, contents, duplicates, filesystem, ground, leases, permissions, room
 from mailq.doctor.finding import Finding
@@ -20,9 +20,12 @@ from mailq.errors import MailqError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
+    from mailq.doctor.finding import Findings
     from mailq.engine import Reaped
+
+T = TypeVar("T")
 
 
 def examine(
@@ -50,16 +53,15 @@ def examine(
 def _examine(
     layout: Layout, disk: Disk, machine: Machine, clock: Callable[[], int], *, fix: bool, full: bool
 ) -> Iterator[Finding]:
-    marker = yield from ground.examine_marker(layout, disk, fix=fix)
+    mend = fix and permissions.may_mend(layout)
+    marker = yield from _carefully("marker", ground.examine_marker(layout, disk, fix=mend))
     if marker is None:
         return
     settings, mount = marker.settings, machine.mount_of(layout.root)
-    mend = fix and permissions.may_mend(layout)
     yield from _carefully("permissions", permissions.examine(layout, disk, settings, fix=mend))
     yield from _carefully("directories", ground.examine_directories(layout, disk, settings, machine, fix=mend))
     yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
-    store = Store(layout, disk, clock, Stamps(clock), marker)
-    writable = permissions.may_write(layout)
+    store, writable = Store(layout, disk, clock, Stamps(clock), marker), permissions.may_write(layout)
     patient = Patient(store, machine, mount, clock(), mend and writable, full, writable)
     yield from _carefully("fsync", room.examine(patient))
     yield from _carefully("messages", _examine_messages(patient))
@@ -74,15 +76,16 @@ def _examine(
         yield from _carefully(name, check(patient))
 
 
-def _carefully(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+def _carefully(check: str, findings: Generator[Finding, None, T]) -> Generator[Finding, None, T | None]:
     """What a check finds; that it could not look is a finding too."""
     try:
-        yield from findings
+        return (yield from findings)
     except (MailqError, OSError) as error:
         yield Finding(check, "error", f"this could not be examined: {error}", "see dmesg, and the permissions")
+        return None
 
 
-def _examine_messages(patient: Patient) -> Iterator[Finding]:
+def _examine_messages(patient: Patient) -> Findings:
     """All that takes looking at every message: the copies first, so that a torn one gives way to a whole one."""
     ids = duplicates.list_ids(patient)
     yield from _carefully("duplicates", duplicates.examine(patient, ids))

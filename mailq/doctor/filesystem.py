@@ -8,8 +8,7 @@ from mailq.doctor.finding import Finding
 from mailq.names import MAX_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from mailq.doctor.finding import Findings
     from mailq.doctor.machine import Machine, Mount
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Settings
@@ -54,7 +53,7 @@ _RISKS: Final = {
 """Mount options, and what they mean for a queue."""
 
 
-def examine(layout: Layout, settings: Settings, machine: Machine, mount: Mount | None) -> Iterator[Finding]:
+def examine(layout: Layout, settings: Settings, machine: Machine, mount: Mount | None) -> Findings:
     """Say what it is, and what that means."""
     if mount is None:
         yield Finding("file-system", "ok", "this system does not say what the queue is on")
@@ -116,7 +115,7 @@ def _network(mount: Mount) -> tuple[str, str]:
     return what, todo
 
 
-def _options(mount: Mount, settings: Settings) -> Iterator[Finding]:
+def _options(mount: Mount, settings: Settings) -> Findings:
     found = False
     if "ro" in mount.options:
         found = True

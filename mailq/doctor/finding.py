@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from collections.abc import Generator
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 Level = Literal["ok", "warning", "error"]
 
@@ -30,6 +31,9 @@ class Finding(NamedTuple):
     def open(self) -> bool:
         """Whether this is an error that nothing was done about."""
         return self.level == "error" and self.fixed is None
+
+
+Findings: TypeAlias = Generator[Finding, None, None]
 
 
 class Sample:

@@ -18,8 +18,9 @@ from mailq.message import STATES
 from mailq.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
+    from mailq.doctor.finding import Findings
     from mailq.doctor.machine import Machine
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
@@ -114,9 +115,7 @@ def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Ma
     return marker
 
 
-def examine_directories(
-    layout: Layout, disk: Disk, settings: Settings, machine: Machine, *, fix: bool
-) -> Iterator[Finding]:
+def examine_directories(layout: Layout, disk: Disk, settings: Settings, machine: Machine, *, fix: bool) -> Findings:
     """Look whether they are all there, and on one file system."""
     missing = [os.path.basename(path) for path in layout.directories() if not os.path.isdir(path)]
     if not missing:

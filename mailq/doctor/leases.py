@@ -14,9 +14,9 @@ from mailq.engines.maildir import owners, reaper
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
 
     from mailq.doctor.census import Seen
+    from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
     from mailq.engine import Reaped
 
@@ -88,7 +88,7 @@ class Leases:
         """Whether there is something that a reaping would give back."""
         return bool(self._overdue.count or self._orphans.count)
 
-    def findings(self, reaped: Reaped | None) -> Iterator[Finding]:
+    def findings(self, reaped: Reaped | None) -> Findings:
         """What there was; ``reaped`` is what was done about it."""
         fixed = told(reaped)
         if self._orphans.count:
@@ -163,7 +163,7 @@ class Owners:
         """Whether there is something that a reaping would remove."""
         return bool(self._dead.count)
 
-    def findings(self, reaped: Reaped | None) -> Iterator[Finding]:
+    def findings(self, reaped: Reaped | None) -> Findings:
         """What there was; ``reaped`` is what was done about it."""
         if self._dead.count:
             yield self._dead.finding(
@@ -245,7 +245,7 @@ class Waiting:
         """Whether there is something that a reaping would ready."""
         return bool(self._due.count)
 
-    def findings(self, reaped: Reaped | None) -> Iterator[Finding]:
+    def findings(self, reaped: Reaped | None) -> Findings:
         """What there was."""
         if self._due.count:
             yield self._due.finding(

@@ -10,8 +10,7 @@ from mailq.doctor.finding import Finding, Sample, plural
 from mailq.engines.maildir import layout as layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from mailq.doctor.finding import Findings
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Settings
@@ -29,24 +28,25 @@ def may_mend(layout: Layout) -> bool:
 
 
 def _is_guest(layout: Layout) -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and os.stat(layout.root).st_uid != 0
+    try:
+        return hasattr(os, "geteuid") and os.geteuid() == 0 and os.stat(layout.root).st_uid != 0
+    except OSError:  # there is nothing to be a guest in
+        return False
 
 
-def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Iterator[Finding]:
+def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Findings:
     """Compare the directories' permissions with what the settings say."""
     want = layouts.directory_mode(settings)
     narrow, wide = Sample(), Sample()
-    mended = 0
+    left = 0
     for path in (layout.root, *filter(os.path.isdir, layout.directories())):
         status = os.stat(path)
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o777 == want or (mode & stat.S_ISVTX and mode & 0o700 == 0o700):  # noqa: PLR2004 - a drop-box
             continue
         (narrow if want & ~mode else wide).add(os.path.relpath(path, layout.root))
-        if fix and _is_mine(status):
-            disk.chmod(path, mode & 0o7000 | want)
-            mended += 1
-    fixed = f"set to {want:04o}" if mended else None
+        left += not (fix and _is_mine(status) and _set(disk, path, mode & 0o7000 | want))
+    fixed = None if left else f"set to {want:04o}"
     if narrow.count:
         yield narrow.finding(
             "permissions",
@@ -79,6 +79,14 @@ def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Ite
         )
     elif not narrow.count and not wide.count:
         yield Finding("permissions", "ok", f"directories are {want:04o}, as file_mode says, and writable")
+
+
+def _set(disk: Disk, path: str, mode: int) -> bool:
+    try:
+        disk.chmod(path, mode)
+    except OSError:
+        return False
+    return True
 
 
 def _is_mine(status: os.stat_result) -> bool:

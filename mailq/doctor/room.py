@@ -15,8 +15,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
 
 _LITTLE_SHARE: Final = 0.05
@@ -40,7 +39,7 @@ _ENTRY: Final = 280
 """What an entry of a directory takes at most, in bytes."""
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def examine(patient: Patient) -> Findings:
     """All that may run out, or be slow."""
     yield from _space(patient)
     yield _inotify(patient)
@@ -54,7 +53,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         yield Finding("clock-drift", "ok", "not measured: nothing may be written here")
 
 
-def _space(patient: Patient) -> Iterator[Finding]:
+def _space(patient: Patient) -> Findings:
     space = patient.machine.space(patient.layout.root)
     if space is None:
         yield Finding("free-bytes", "ok", "this system does not say how much is free")
@@ -135,7 +134,7 @@ class _Probe(NamedTuple):
     drift: float
 
 
-def _probe(patient: Patient) -> Iterator[Finding]:
+def _probe(patient: Patient) -> Findings:
     try:
         probes = [_write_one(patient) for _ in range(_PROBES)]
     except OSError as error:
@@ -187,7 +186,7 @@ def _drift(patient: Patient, drift: float) -> Finding:
     )
 
 
-def examine_swelling(patient: Patient, counts: dict[str, int]) -> Iterator[Finding]:
+def examine_swelling(patient: Patient, counts: dict[str, int]) -> Findings:
     """Look for directories that were once huge: ext4's never shrink, and listing them stays slow."""
     swollen = []
     if patient.mount is None or patient.mount.type in {"ext2", "ext3", "ext4"}:

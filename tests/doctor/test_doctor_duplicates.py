@@ -145,7 +145,7 @@ def test_a_link_that_was_planted_for_aside_is_not_followed(queue: mailq.Queue, p
     (path / "aside").symlink_to(tmp_path / "outside")
     (finding,) = look(path, fix=True)["duplicates"]
     assert (finding.level, finding.fixed) == ("error", None)
-    assert "the move failed" in finding.todo
+    assert "it failed: Not a directory" in finding.todo
     assert os.listdir(tmp_path / "outside") == []
 
 
@@ -172,6 +172,25 @@ def test_a_disk_that_does_not_move_is_told(queue: mailq.Queue, path: Path) -> No
     (finding,) = look(path, fix=True, disk=Full())["duplicates"]
     assert (finding.level, finding.fixed) == ("error", None)
     assert "No space left" in finding.todo
+
+
+def test_a_disk_that_moves_only_some_leaves_an_error(queue: mailq.Queue, path: Path) -> None:
+    for _ in range(3):
+        copy_to(push(path), "later")
+    moved: list[str] = []
+
+    class Failing(Disk):
+        def rename(self, source: str, target: str) -> None:
+            if moved:
+                raise OSError(5, "Input/output error")
+            moved.append(target)
+            super().rename(source, target)
+
+    (finding,) = look(path, fix=True, disk=Failing())["duplicates"]
+    assert (finding.affected, finding.fixed, finding.open) == (3, None, True)
+    assert finding.todo == "1 file moved to aside/, then it failed: Input/output error"
+    assert level(look(path, fix=True), "duplicates") == "error"
+    assert level(look(path), "duplicates") == "ok"
 
 
 def test_moves_are_durable(queue: mailq.Queue, path: Path) -> None:
