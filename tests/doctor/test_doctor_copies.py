@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from together import Child, ahead
+from clinic import level, look
+from damages import owner
+from together import Child, ahead, owner_of
 
 import mailq
 from mailq.doctor import examine
@@ -113,6 +115,39 @@ def check_the_copy(copy: Path, expected: set[str]) -> None:
     assert expected <= set(got), "what stood still is there"
     stats = queue.stats()
     assert stats[:4] == (0, 0, 0, 0)
+
+
+def test_what_a_live_owner_holds_comes_back_in_a_copy_and_stays_held_in_the_original(
+    path: Path, tmp_path: Path
+) -> None:
+    queue = mailq.open(path)
+    queue.push("x")
+    delivery = queue.pop()
+    assert delivery is not None
+    shutil.copytree(path, tmp_path / "copy")
+    assert level(look(path, fix=True), "orphans") == "ok"
+    mended = look(tmp_path / "copy", fix=True)
+    assert "1 to be tried again" in str(mended["orphans"][0].fixed)
+    assert mended["owners"][0].fixed == "removed"
+    again = mailq.open(tmp_path / "copy").pop()
+    assert again is not None
+    assert (again.id, again.attempt) == (delivery.id, 2)
+    delivery.ack()
+
+
+def test_in_a_copy_on_another_host_leases_end_by_time(path: Path) -> None:
+    """There an owner's copied file may be the file of a process that lives on the first host, for all that can be known."""
+    queue = mailq.open(path)
+    queue.push("x")
+    delivery = queue.pop()
+    assert delivery is not None
+    token = owner_of(delivery.receipt)
+    (path / "owners" / token).unlink()
+    owner(path, token)
+    assert level(look(path, fix=True), "orphans") == "ok"
+    late = look(path, fix=True, ahead=120)
+    assert "1 to be tried again" in str(late["overdue"][0].fixed)
+    assert level(late, "other-hosts") == "ok"
 
 
 def test_a_backup_laid_over_the_queue_delivers_nothing_twice(path: Path, tmp_path: Path) -> None:
