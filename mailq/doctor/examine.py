@@ -88,7 +88,11 @@ def _carefully(check: str, findings: Generator[Finding, None, T]) -> Generator[F
 def _examine_messages(patient: Patient) -> Findings:
     """All that takes looking at every message: the copies first, so that a torn one gives way to a whole one."""
     ids = duplicates.list_ids(patient)
-    yield from _carefully("duplicates", duplicates.examine(patient, ids))
+    copies = list(_carefully("duplicates", duplicates.examine(patient, ids)))
+    yield from copies
+    if any(finding.open for finding in copies):
+        # Two files of one message would come to have one name, and a rename replaces in silence.
+        patient = patient._replace(fix=False)
     held, waiting = leases.Leases(patient), leases.Waiting(patient)
     seen = (
         contents.Shut(patient),
