@@ -24,20 +24,20 @@ def open(  # noqa: A001 - the verb of files, on purpose: mailq.open("jobs")
     new queue; asking for others than an existing queue has raises SettingsConflict.
     ``dead_letters`` is another queue's path, created too if there is none.
     """
-    path = _path_of(target)
+    path = _directory_of(target)
     return _open_memory(settings) if path is None else _open_maildir(path, settings, create=create)
 
 
 def path_of(target: str | os.PathLike[str]) -> str:
     """The directory that a queue is, whether it is there or not. Raises UsageError if the target is none."""
-    path = _path_of(target)
+    path = _directory_of(target)
     if path is None:
-        raise UsageError(f"{target!r} is no directory; only queues on disk can do this")
+        raise UsageError(f"{shown(target)} is no directory; only queues on disk can do this")
     return path
 
 
-def _path_of(target: str | os.PathLike[str]) -> str | None:
-    """The directory; None for a queue in memory."""
+def _directory_of(target: str | os.PathLike[str]) -> str | None:
+    """The directory that a queue's name stands for; None for a queue in memory. Raises UsageError."""
     text = os.fspath(target)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{shown(target)} is no queue; pass the path of a directory, or memory://")

@@ -52,6 +52,7 @@ _COMMANDS: Final = {
     "reap": "mend",
     "export": "export",
     "import": "import_",
+    "doctor": "doctor",
 }
 
 

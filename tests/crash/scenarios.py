@@ -409,7 +409,7 @@ def remade_by_halves(run: Run) -> None:
 @contextlib.contextmanager
 def swollen() -> Iterator[None]:
     """Every directory is taken for a swollen one."""
-    with mock.patch.object(remaking, "_SWOLLEN", -1), mock.patch.object(remaking, "_REMADE", ("new",)):
+    with mock.patch.object(remaking, "_SWOLLEN", -1), mock.patch.object(remaking, "REMADE", ("new",)):
         yield
 
 

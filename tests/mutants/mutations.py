@@ -115,7 +115,7 @@ DURABILITY: Final = (
     Mutant(
         "what was left in an old directory is not taken over",
         _REMAKING,
-        "        for path in _spares(layout):",
+        "        for path in spares_of(layout):",
         "        for path in ():",
         (f"{_STATES}[remade_by_halves]",),
     ),

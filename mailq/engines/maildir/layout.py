@@ -24,6 +24,8 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
 DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
+OWN: Final = frozenset({MARKER, *DIRECTORIES, "origins", "aside", "paused", "lost+found"})
+"""What may stand in a queue's directory, beside dot-names."""
 
 
 class Layout:
@@ -38,6 +40,7 @@ class Layout:
         )
         self.paused = f"{self.root}/paused"
         self.origins = f"{self.root}/origins"
+        self.aside = f"{self.root}/aside"
 
     def directory(self, state: State) -> str:
         """The directory that holds the messages in a state."""
@@ -94,7 +97,7 @@ def _refuse_other_directories(layout: Layout) -> None:
     if MARKER in found:
         return  # somebody else was first: it is a queue by now
     # What a queue whose creation was interrupted may have left.
-    strange = sorted(name for name in found - {*DIRECTORIES, "lost+found"} if name[0] != ".")
+    strange = sorted(name for name in found - OWN if name[0] != ".")
     if strange:
         raise QueueNotFound(
             layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"

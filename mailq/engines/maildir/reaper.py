@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.store import Store
     from mailq.names import Envelope
 
-_LITTER_AGE: Final = 86_400.0
+LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
 
 _STUCK: Final = 10
@@ -153,16 +153,20 @@ class Reaper:
         """Remove the files of dead owners and what dead producers left half written."""
         layout, disk = self._store.layout, self._store.disk
         owners.sweep(layout, disk)
-        horizon = now / names.NS - _LITTER_AGE
+        horizon = now / names.NS - LITTER_AGE
         with suppress(OSError), os.scandir(layout.tmp) as scan:
             for entry in scan:
-                ours = names.parse(entry.name) or entry.name.startswith(
-                    (".owner.", ".origin.", ".reply.", ".copy.", ".mailq.toml.")
-                )
-                status = layouts.status_of(entry.path) if ours else None
+                status = layouts.status_of(entry.path) if is_litter(entry.name) else None
                 if status is not None and max(status.st_mtime, status.st_ctime) < horizon:
                     with suppress(OSError):
                         disk.unlink(entry.path)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name in ``tmp/`` is one that mailq writes under."""
+    return names.parse(name) is not None or name.startswith(
+        (".owner.", ".origin.", ".reply.", ".copy.", ".mailq.toml.")
+    )
 
 
 def deadline(store: Store, name: str, envelope: Envelope) -> int | None:

@@ -29,8 +29,8 @@ _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
 
 # Not cur/ and tmp/: their files have users who know the path, and must find them at every moment.
-_REMADE: Final = ("new", "later", "dead")
-_SPARE: Final = re.compile(rf"\.({'|'.join(_REMADE)})\.[0-9a-f]{{8}}")
+REMADE: Final = ("new", "later", "dead")
+_SPARE: Final = re.compile(rf"\.({'|'.join(REMADE)})\.[0-9a-f]{{8}}")
 """``.new.1a2b3c4d``: made to become ``new/``, or what was ``new/``."""
 
 
@@ -44,12 +44,12 @@ class Remaking:
     def tend(self) -> None:
         """Take over what was left in old directories, and exchange those that are swollen and empty."""
         layout = self._store.layout
-        for path in _spares(layout):
+        for path in spares_of(layout):
             self._take_over(path, f"{layout.root}/{os.path.basename(path).split('.')[1]}")
         if not self._is_possible:
             return
         try:
-            for path in (f"{layout.root}/{name}" for name in _REMADE):
+            for path in (f"{layout.root}/{name}" for name in REMADE):
                 if os.lstat(path).st_size > _SWOLLEN and _is_empty(path):
                     self._remake(path)
         except OSError as error:
@@ -131,7 +131,8 @@ class Held:
         self._disk.drop(self._fd)
 
 
-def _spares(layout: Layout) -> Iterator[str]:
+def spares_of(layout: Layout) -> Iterator[str]:
+    """The directories that are on their way in or out."""
     with contextlib.suppress(OSError), os.scandir(layout.root) as scan:  # no queue there: others say so
         for entry in scan:
             if _SPARE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):

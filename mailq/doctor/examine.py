@@ -1,0 +1,126 @@
+"""The whole examination, from the ground up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from mailq.doctor import around, aside, census, contents, duplicates, filesystem, ground, leases, permissions, room
+from mailq.doctor.finding import Finding
+from mailq.doctor.machine import Machine
+from mailq.doctor.patient import Patient
+from mailq.engines.disk import Disk
+from mailq.engines.maildir.layout import Layout
+from mailq.engines.maildir.reaper import Reaper
+from mailq.engines.maildir.store import Store
+from mailq.errors import MailqError
+from mailq.message import Stamps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from mailq.doctor.finding import Findings
+    from mailq.engine import Reaped
+
+T = TypeVar("T")
+
+
+def examine(
+    path: str | os.PathLike[str],
+    *,
+    fix: bool = False,
+    full: bool = False,
+    clock: Callable[[], int] = time.time_ns,
+    disk: Disk | None = None,
+    machine: Machine | None = None,
+) -> Iterator[Finding]:
+    """Look at everything that can be wrong with the queue in a directory; yield what there is, ok or not.
+
+    With ``fix``, mend what can be mended without deleting a message. By default the
+    checksums of the newest messages are compared, with ``full`` those of all. Safe
+    beside running producers and consumers. Never raises for what is wrong with the
+    queue: that is a finding.
+    """
+    layout, disk, machine = Layout(os.fspath(path)), disk or Disk(), machine or Machine()
+    named = shlex.quote(layout.root)
+    for finding in _examine(layout, disk, machine, clock, fix=fix, full=full):
+        yield finding._replace(todo=finding.todo.replace("QUEUE", named))
+
+
+def _examine(
+    layout: Layout, disk: Disk, machine: Machine, clock: Callable[[], int], *, fix: bool, full: bool
+) -> Iterator[Finding]:
+    mend = fix and permissions.may_mend(layout)
+    marker = yield from _carefully("marker", ground.examine_marker(layout, disk, fix=mend))
+    if marker is None:
+        return
+    settings, mount = marker.settings, machine.mount_of(layout.root)
+    yield from _carefully("permissions", permissions.examine(layout, disk, settings, fix=mend))
+    yield from _carefully("directories", ground.examine_directories(layout, disk, settings, machine, fix=mend))
+    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
+    store, writable = Store(layout, disk, clock, Stamps(clock), marker), permissions.may_write(layout)
+    patient = Patient(store, machine, mount, clock(), mend and writable, full, writable)
+    yield from _carefully("fsync", room.examine(patient))
+    yield from _carefully("spares", around.examine_spares(patient))
+    yield from _carefully("messages", _examine_messages(patient))
+    for name, check in (
+        ("dead-letter-queue", around.examine_home),
+        ("replies", around.examine_replies),
+        ("reap-lock", around.examine_turn),
+        ("paused", around.examine_pause),
+        ("strangers", around.examine_strangers),
+        ("aside", aside.examine),
+    ):
+        yield from _carefully(name, check(patient))
+
+
+def _carefully(check: str, findings: Generator[Finding, None, T]) -> Generator[Finding, None, T | None]:
+    """What a check finds; that it could not look is a finding too."""
+    try:
+        return (yield from findings)
+    except (MailqError, OSError) as error:
+        yield Finding(check, "error", f"this could not be examined: {error}", "see dmesg, and the permissions")
+        return None
+
+
+def _examine_messages(patient: Patient) -> Findings:
+    """All that takes looking at every message: the copies first, so that a torn one gives way to a whole one."""
+    ids = duplicates.list_ids(patient)
+    copies = list(_carefully("duplicates", duplicates.examine(patient, ids)))
+    yield from copies
+    if any(finding.open for finding in copies):
+        # Two files of one message would come to have one name, and a rename replaces in silence.
+        patient = patient._replace(fix=False)
+    held, waiting = leases.Leases(patient), leases.Waiting(patient)
+    seen = (
+        contents.Shut(patient),
+        contents.Torn(patient),
+        contents.TooLarge(patient),
+        contents.Foreign(patient),
+        contents.Future(patient),
+    )
+    dead = around.Dead(patient)
+    walked = census.walk(patient, (*seen, held, waiting, dead))
+    for collector in seen:
+        yield from collector.findings()
+    yield from contents.examine_strays(patient, walked)
+    yield from room.examine_swelling(patient, walked.counts)
+    yield from around.examine_texts(patient, ids)
+    owners, litter = leases.Owners(patient, held), around.Litter(patient)
+    reaped = None
+    if patient.fix and any(one.to_reap for one in (held, waiting, owners, litter)):
+        reaped = _reap(patient)
+    yield from held.findings(reaped)
+    yield from owners.findings(reaped)
+    yield from waiting.findings(reaped)
+    yield from litter.findings(swept=reaped is not None)
+    yield from dead.findings()
+
+
+def _reap(patient: Patient) -> Reaped | None:
+    with contextlib.suppress(MailqError, OSError):  # then nothing was fixed, and the findings say so
+        return Reaper(patient.store).reap()
+    return None

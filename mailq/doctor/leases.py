@@ -1,0 +1,268 @@
+"""Who holds what: owners that are dead or stuck, leases that are overdue or have no end."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mailq import lifecycle, names
+from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import messages
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import owners, reaper
+
+if TYPE_CHECKING:
+    import os
+
+    from mailq.doctor.census import Seen
+    from mailq.doctor.finding import Findings
+    from mailq.doctor.patient import Patient
+    from mailq.engine import Reaped
+
+_GRACE: Final = 5.0
+"""So many seconds, and two reapings more, a lease may be overdue before it is said that nobody reaps."""
+
+_LONG: Final = 86_400.0
+_LONG_TIMES: Final = 10
+_MOST_OWNERS: Final = 10_000
+_DAY: Final = 86_400.0
+_STORY: Final = 65_536
+
+
+class _Holder:
+    """What one owner holds."""
+
+    def __init__(self) -> None:
+        self.leases = 0
+        self.overdue = 0
+
+
+class Leases:
+    """The leased messages."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        self._overdue, self._bare, self._long, self._orphans = Sample(), Sample(), Sample(), Sample()
+        self._holders: dict[str, _Holder] = {}
+        self._dead: dict[str, bool] = {}
+
+    def holder(self, token: str) -> _Holder:
+        """What an owner holds, as far as it was seen."""
+        return self._holders.get(token) or _Holder()
+
+    def see(self, seen: Seen) -> None:
+        """Look at one."""
+        if seen.state != "leased":
+            return
+        end = reaper.deadline(self._patient.store, seen.name, seen.envelope)
+        if end is None:
+            return  # settled meanwhile
+        now, settings = self._patient.now, self._patient.settings
+        short = self._patient.short(seen.path)
+        late = now >= end + lifecycle.ns(2 * settings.reap_interval + _GRACE)
+        if late:
+            self._overdue.add(short)
+        usual = settings.lease if seen.envelope.lease is None else seen.envelope.lease
+        if end - now > lifecycle.ns(max(_LONG, _LONG_TIMES * usual)):
+            self._long.add(short)
+        if seen.envelope.until is None:
+            self._bare.add(short)
+        if seen.envelope.owner:
+            self._of_an_owner(seen.envelope.owner, short, late=late)
+
+    def _of_an_owner(self, token: str, short: str, *, late: bool) -> None:
+        if len(self._holders) < _MOST_OWNERS:
+            holder = self._holders.setdefault(token, _Holder())
+            holder.leases += 1
+            holder.overdue += late
+        if token not in self._dead:
+            if len(self._dead) >= _MOST_OWNERS:
+                self._dead.clear()
+            self._dead[token] = self._patient.is_dead(token)
+        if self._dead[token]:
+            self._orphans.add(short)
+
+    @property
+    def to_reap(self) -> bool:
+        """Whether there is something that a reaping would give back."""
+        return bool(self._overdue.count or self._orphans.count)
+
+    def findings(self, reaped: Reaped | None) -> Findings:
+        """What there was; ``reaped`` is what was done about it."""
+        fixed = told(reaped)
+        if self._orphans.count:
+            yield self._orphans.finding(
+                "orphans",
+                "warning",
+                f"{plural(self._orphans.count, 'lease is', 'leases are')} of dead or unknown processes: each message is tried again",
+                "any consumer gives them back within seconds; with none: mailq reap QUEUE",
+                fixed=fixed,
+            )
+        else:
+            yield Finding("orphans", "ok", "no lease is a dead owner's")
+        if self._overdue.count:
+            yield self._overdue.finding(
+                "overdue",
+                "warning",
+                f"{plural(self._overdue.count, 'lease')} ran out and nothing was given back: no consumer runs",
+                "start one, or: mailq reap QUEUE",
+                fixed=fixed,
+            )
+        else:
+            yield Finding("overdue", "ok", "no lease is overdue")
+        if self._long.count:
+            yield self._long.finding(
+                "long-leases",
+                "warning",
+                f"{plural(self._long.count, 'lease ends', 'leases end')} only in more than a day, far beyond what the settings say",
+                "if nobody works on them: mailq release QUEUE RECEIPT (the file's name)",
+            )
+        else:
+            yield Finding("long-leases", "ok", "every lease ends in time")
+        text = "none"
+        if self._bare.count:
+            text = f"{plural(self._bare.count, 'message')} without an end: moved there by a script or by hand: back when the queue's lease is over"
+        yield self._bare.finding("bare-claims", "ok", text)
+
+
+class _Known(NamedTuple):
+    """An owner's file. ``here`` says that it runs, or ran, on this host or under this kernel."""
+
+    token: str
+    pid: object
+    host: str
+    here: bool
+    dead: bool
+    age: float
+
+
+class Owners:
+    """The processes that have a file in ``owners/``, as they are when this is made."""
+
+    def __init__(self, patient: Patient, leases: Leases) -> None:
+        self._dead, self._stuck, self._elsewhere, self._left = Sample(), Sample(), Sample(), Sample()
+        self._alive = 0
+        for entry in messages(patient.layout.owners):
+            owner = _read(patient, entry)
+            if owner is not None:
+                self._sort(owner, patient.short(entry.path), leases.holder(owner.token))
+
+    def _sort(self, owner: _Known, short: str, holds: _Holder) -> None:
+        if owner.dead:
+            self._dead.add(short)
+        elif not owner.here:
+            (self._left if owner.age > _DAY and not holds.leases else self._elsewhere).add(short)
+        elif holds.overdue:
+            self._stuck.add(f"{short} (pid {owner.pid})")
+        else:
+            self._alive += 1
+
+    @property
+    def to_reap(self) -> bool:
+        """Whether there is something that a reaping would remove."""
+        return bool(self._dead.count)
+
+    def findings(self, reaped: Reaped | None) -> Findings:
+        """What there was; ``reaped`` is what was done about it."""
+        if self._dead.count:
+            yield self._dead.finding(
+                "owners",
+                "warning",
+                f"{plural(self._dead.count, 'process', 'processes')} died and left files that nobody swept",
+                "any consumer does; with none: mailq reap QUEUE",
+                fixed=None if reaped is None else "removed",
+            )
+        else:
+            what = f"{plural(self._alive, 'process uses', 'processes use')} the queue from here, none is dead"
+            yield Finding("owners", "ok", what)
+        if self._stuck.count:
+            yield self._stuck.finding(
+                "stuck-owners",
+                "warning",
+                f"{plural(self._stuck.count, 'process lives and lets', 'processes live and let')} leases run out: hung, stopped, or too slow",
+                "look at them (mailq workers QUEUE; py-spy dump --pid PID), kill them, or raise the lease",
+            )
+        else:
+            yield Finding("stuck-owners", "ok", "no live owner lets its leases run out")
+        if self._left.count:
+            yield self._left.finding(
+                "other-hosts",
+                "warning",
+                f"{plural(self._left.count, 'owner')} of other hosts, older than a day and without leases: left behind, or copied along",
+                "if they do not run any more: remove these files",
+            )
+            return
+        text = "none"
+        if self._elsewhere.count:
+            text = f"{plural(self._elsewhere.count, 'owner')} on other hosts: their leases end by time alone"
+        yield self._elsewhere.finding("other-hosts", "ok", text)
+
+
+def _read(patient: Patient, entry: os.DirEntry[str]) -> _Known | None:
+    data = layouts.read_small(patient.store.disk, entry.path, _STORY)
+    status = layouts.status_of(entry.path)
+    if data is None or status is None:
+        return None
+    try:
+        story = json.loads(data)
+    except (ValueError, RecursionError):
+        story = None
+    story = story if isinstance(story, dict) else {}
+    host, boot = str(story.get("host", "")), story.get("boot")
+    here = not story or host == platform.node() or (bool(boot) and boot == owners.boot_id())
+    age = (patient.now - status.st_mtime_ns) / names.NS
+    return _Known(entry.name, story.get("pid", "?"), host, here, patient.is_dead(entry.name), age)
+
+
+def told(reaped: Reaped | None) -> str | None:
+    """What a reaping did, for a person."""
+    if reaped is None:
+        return None
+    return f"reaped: {reaped.returned} to be tried again, {reaped.died} dead, {reaped.due} due"
+
+
+class Waiting:
+    """Delayed messages whose time came long ago, and ready ones whose time is over."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        self._due, self._expired = Sample(), Sample()
+
+    def see(self, seen: Seen) -> None:
+        """Look at one."""
+        now, settings = self._patient.now, self._patient.settings
+        if seen.state == "delayed":
+            place = 0 if seen.foreign else seen.envelope.place
+            since = max(place, seen.status.st_ctime_ns)
+            if now > since + lifecycle.ns(60.0 + 2 * settings.reap_interval):
+                self._due.add(self._patient.short(seen.path))
+        elif seen.state == "ready" and lifecycle.has_expired(seen.envelope, settings, now):
+            self._expired.add(self._patient.short(seen.path))
+
+    @property
+    def to_reap(self) -> bool:
+        """Whether there is something that a reaping would ready."""
+        return bool(self._due.count)
+
+    def findings(self, reaped: Reaped | None) -> Findings:
+        """What there was."""
+        if self._due.count:
+            yield self._due.finding(
+                "overdue-delays",
+                "warning",
+                f"{plural(self._due.count, 'delayed message')} came due and still wait: no consumer runs",
+                "start one, or: mailq reap QUEUE",
+                fixed=told(reaped),
+            )
+        else:
+            yield Finding("overdue-delays", "ok", "no delayed message is late")
+        if self._expired.count:
+            yield self._expired.finding(
+                "expired",
+                "warning",
+                f"{plural(self._expired.count, 'ready message')} outlived the ttl: the next claim moves such a message to dead/",
+                "start one; or raise the ttl",
+            )
+        else:
+            yield Finding("expired", "ok", "no ready message outlived its ttl")

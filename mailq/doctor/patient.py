@@ -1,0 +1,54 @@
+"""The queue under examination, and how it is to be examined."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from mailq.engines.maildir import owners, reaper
+
+if TYPE_CHECKING:
+    from mailq.doctor.machine import Machine, Mount
+    from mailq.engines.maildir.layout import Layout
+    from mailq.engines.maildir.store import Store
+    from mailq.names import Envelope
+    from mailq.settings import Settings
+
+
+class Patient(NamedTuple):
+    """A queue with a marker that can be read.
+
+    ``fix`` is whether to mend, ``full`` whether to read every message, ``now``
+    when the examination began, ``mount`` what the queue is on, if that is known.
+    """
+
+    store: Store
+    machine: Machine
+    mount: Mount | None
+    now: int
+    fix: bool
+    full: bool
+    writable: bool
+
+    @property
+    def layout(self) -> Layout:
+        """Its paths."""
+        return self.store.layout
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings."""
+        return self.store.settings
+
+    def short(self, path: str) -> str:
+        """A path as a person would name it: from the queue on."""
+        return os.path.relpath(path, self.layout.root)
+
+    def is_dead(self, token: str) -> bool:
+        """Whether an owner is known to be dead."""
+        return owners.is_dead(self.layout, self.store.disk, token)
+
+    def holds(self, name: str, envelope: Envelope) -> bool:
+        """Whether a lease is still somebody's: its time is not over, and its owner not known to be dead."""
+        end = reaper.deadline(self.store, name, envelope)
+        return end is not None and self.now < end and not (envelope.owner and self.is_dead(envelope.owner))

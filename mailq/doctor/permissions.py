@@ -1,0 +1,93 @@
+"""Who may do what in a queue's directories."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from mailq.doctor.finding import Finding, Sample, plural
+from mailq.engines.maildir import layout as layouts
+
+if TYPE_CHECKING:
+    from mailq.doctor.finding import Findings
+    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.layout import Layout
+    from mailq.settings import Settings
+
+
+def may_write(layout: Layout) -> bool:
+    """Whether this process may use the queue."""
+    directories = (layout.root, *filter(os.path.isdir, layout.directories()))
+    return all(os.access(path, os.R_OK | os.W_OK | os.X_OK) for path in directories)
+
+
+def may_mend(layout: Layout) -> bool:
+    """Whether this process should: what root leaves in somebody else's queue, that user could not read."""
+    return not _is_guest(layout)
+
+
+def _is_guest(layout: Layout) -> bool:
+    try:
+        return hasattr(os, "geteuid") and os.geteuid() == 0 and os.stat(layout.root).st_uid != 0
+    except OSError:  # there is nothing to be a guest in
+        return False
+
+
+def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Findings:
+    """Compare the directories' permissions with what the settings say."""
+    want = layouts.directory_mode(settings)
+    narrow, wide = Sample(), Sample()
+    left = 0
+    for path in (layout.root, *filter(os.path.isdir, layout.directories())):
+        status = os.stat(path)
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o777 == want or (mode & stat.S_ISVTX and mode & 0o700 == 0o700):  # noqa: PLR2004 - a drop-box
+            continue
+        (narrow if want & ~mode else wide).add(os.path.relpath(path, layout.root))
+        left += not (fix and _is_mine(status) and _set(disk, path, mode & 0o7000 | want))
+    fixed = None if left else f"set to {want:04o}"
+    if narrow.count:
+        yield narrow.finding(
+            "permissions",
+            "error",
+            f"{plural(narrow.count, 'directory lacks', 'directories lack')} permissions that file_mode = {settings.file_mode!r} gives",
+            f"chmod {want:o}, or mailq doctor QUEUE --fix",
+            fixed=fixed,
+        )
+    if wide.count:
+        yield wide.finding(
+            "permissions",
+            "warning",
+            f"{plural(wide.count, 'directory is', 'directories are')} open to others; whoever may write here is trusted",
+            f"chmod {want:o}, or mailq doctor QUEUE --fix; or share the queue: mailq config QUEUE file_mode 0660",
+            fixed=fixed,
+        )
+    if not may_write(layout):
+        yield Finding(
+            "permissions",
+            "error",
+            "this process may not write here: it can look at the queue, not use it",
+            "become the user that the queue belongs to; if its disk went read-only after an error, see dmesg",
+        )
+    elif _is_guest(layout):
+        yield Finding(
+            "permissions",
+            "warning",
+            f"you are root and the queue belongs to user {os.stat(layout.root).st_uid}: what root leaves here that user cannot read",
+            "use the queue as that user; so does --fix, which does nothing for root here",
+        )
+    elif not narrow.count and not wide.count:
+        yield Finding("permissions", "ok", f"directories are {want:04o}, as file_mode says, and writable")
+
+
+def _set(disk: Disk, path: str, mode: int) -> bool:
+    try:
+        disk.chmod(path, mode)
+    except OSError:
+        return False
+    return True
+
+
+def _is_mine(status: os.stat_result) -> bool:
+    return hasattr(os, "geteuid") and status.st_uid == os.geteuid()
