@@ -215,18 +215,18 @@ def examine_pause(patient: Patient) -> Findings:
 
 def examine_spares(patient: Patient) -> Findings:
     """What somebody left who died while he made a swollen directory anew."""
-    before = len(list(spares_of(patient.layout)))
-    if patient.fix:
-        Remaking(patient.store).tend()
     found = Sample()
     for path in spares_of(patient.layout):
         found.add(os.path.basename(path))
     if not found.count:
-        fixed = f"{plural(before, 'directory', 'directories')} taken over" if before else None
-        yield Finding("spares", "ok", "no directory is half made anew", fixed=fixed)
+        yield Finding("spares", "ok", "no directory is half made anew")
         return
+    if patient.fix:
+        Remaking(patient.store).recover()
+    fixed = "taken over" if patient.fix and not list(spares_of(patient.layout)) else None
     what = f"{plural(found.count, 'directory', 'directories')} half made anew: a message in there is not delivered yet"
-    yield found.finding("spares", "warning", what, "the next consumer takes it over, or mailq doctor QUEUE --fix")
+    todo = "the next consumer takes it over, or mailq doctor QUEUE --fix"
+    yield found.finding("spares", "warning", what, todo, fixed=fixed)
 
 
 def examine_strangers(patient: Patient) -> Findings:

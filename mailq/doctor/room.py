@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import names
 from mailq.doctor.finding import Finding
-from mailq.engines.maildir.remaking import REMADE
+from mailq.engines.maildir.remaking import REMADE, Remaking
 
 try:
     import fcntl
@@ -189,27 +189,37 @@ def _drift(patient: Patient, drift: float) -> Finding:
 
 def examine_swelling(patient: Patient, counts: dict[str, int]) -> Findings:
     """Look for directories that were once huge: ext4's never shrink, and listing them stays slow."""
-    swollen = []
-    if patient.mount is None or patient.mount.type in {"ext2", "ext3", "ext4"}:
-        for path, count in counts.items():
-            size = os.stat(path).st_size
-            if size > _SWOLLEN and size > _SWOLLEN_TIMES * _ENTRY * (count + 1):
-                swollen.append(path)
+    swollen = _swollen(patient, counts)
     if not swollen:
         yield Finding("swollen", "ok", "no directory is much larger than what it holds")
         return
+    if patient.fix:
+        Remaking(patient.store).renew()
     shown = tuple(patient.short(path) for path in swollen)
     one = shown[0]
+    remedy = (
+        "the next consumer that finds it empty makes it anew, and so does mailq doctor QUEUE --fix"
+        if set(shown) <= set(REMADE)
+        else f"while nothing uses the queue: mv {one} old && mkdir -m 700 {one} && find old -type f -exec mv -t {one} {{}} + && rmdir old"
+    )
     yield Finding(
         "swollen",
         "warning",
         f"{', '.join(shown)}: much larger than what is left in there; each listing of it costs milliseconds",
-        "made anew by the next consumer that finds it empty"
-        if all(name in REMADE for name in shown)
-        else f"while nothing uses the queue: mv {one} old && mkdir -m 700 {one} && find old -type f -exec mv -t {one} {{}} + && rmdir old",
+        remedy,
+        "made anew" if patient.fix and not _swollen(patient, counts) else None,
         affected=len(swollen),
         paths=shown,
     )
+
+
+def _swollen(patient: Patient, counts: dict[str, int]) -> list[str]:
+    if patient.mount is not None and patient.mount.type not in {"ext2", "ext3", "ext4"}:
+        return []
+    sizes = {path: os.stat(path).st_size for path in counts}
+    return [
+        path for path, size in sizes.items() if size > _SWOLLEN and size > _SWOLLEN_TIMES * _ENTRY * (counts[path] + 1)
+    ]
 
 
 def _size(count: int) -> str:

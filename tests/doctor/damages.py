@@ -116,6 +116,12 @@ def copy_to(file: Path, directory: str, **changes: Any) -> Path:
     return target
 
 
+def half_remade(path: Path) -> None:
+    mailq.open(path).push("x")
+    (path / "new").rename(path / ".new.1a2b3c4d")
+    (path / "new").mkdir()
+
+
 def lose_the_marker(path: Path) -> None:
     push(path)
     (path / "mailq.toml").unlink()
@@ -210,6 +216,7 @@ DAMAGES: Final = [
         "no messages",
         after="error",
     ),
+    Damage("a directory half made anew", half_remade, "spares", "warning", "1 directory", "taken over"),
     Damage("a lost marker", lose_the_marker, "marker", "error", "1 message is here", "made anew"),
     Damage(
         "settings that are no TOML",

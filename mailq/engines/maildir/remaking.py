@@ -43,13 +43,21 @@ class Remaking:
 
     def tend(self) -> None:
         """Take over what was left in old directories, and exchange those that are swollen and empty."""
+        self.recover()
+        self.renew()
+
+    def recover(self) -> None:
+        """Take over what somebody left who died on the way."""
         layout = self._store.layout
         for path in spares_of(layout):
             self._take_over(path, f"{layout.root}/{os.path.basename(path).split('.')[1]}")
+
+    def renew(self) -> None:
+        """Exchange the directories that are swollen and empty."""
         if not self._is_possible:
             return
         try:
-            for path in (f"{layout.root}/{name}" for name in REMADE):
+            for path in (f"{self._store.layout.root}/{name}" for name in REMADE):
                 if os.lstat(path).st_size > _SWOLLEN and _is_empty(path):
                     self._remake(path)
         except OSError as error:
