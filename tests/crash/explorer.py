@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crash_books import Observation
-from crash_recovery import materialise, recover
+from crash_disk import materialise
 from crash_states import Moment, State
 from recorder import RecordingDisk
+from recovery import Observation, recover
 from scenarios import Run, Scenario, play
 
 

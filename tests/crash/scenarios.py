@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from crash_books import Book, content
+from crash_books import Book
 from recorder import RecordingDisk
+from recovery import content
 
 import mailq
 from mailq.engines.maildir import layout as layouts
