@@ -230,12 +230,19 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
     except OSError as error:
         raise StorageError("list the messages", error) from error
     with scan:
-        for entry in scan:
+        while (entry := _next_entry(scan)) is not None:
             try:
                 if entry.name[0] != "." and entry.is_file(follow_symlinks=False):
                     yield entry
             except OSError:  # it went away, on a file system whose listing does not tell the type
                 continue
+
+
+def _next_entry(scan: Iterator[os.DirEntry[str]]) -> os.DirEntry[str] | None:
+    try:
+        return next(scan, None)
+    except OSError as error:  # the disk went away after the listing had begun
+        raise StorageError("list the messages", error) from error
 
 
 def envelope_of(directory: str, name: str) -> names.Envelope | None:
