@@ -134,3 +134,26 @@ def test_no_failing_call_loses_a_message(path: Path, verb: str, call: str, error
         if not fired:
             return
     pytest.fail("the call never stopped being made")
+
+
+def test_a_redrive_that_cannot_be_synced_is_a_storage_error(path: Path) -> None:
+    mailq.open(path)
+    disk = FailingDisk()
+    queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    id = queue.push("a")
+    delivery = queue.pop()
+    assert delivery is not None
+    delivery.reject()
+    disk.arm("fsync", 0, errno.EIO)
+    with pytest.raises(mailq.StorageError):
+        queue.redrive()
+    assert [message.id for message in queue.peek("ready")] == [id], "what was renamed stays"
+
+
+def test_a_directory_that_is_made_again_and_cannot_be_synced_is_a_storage_error(path: Path) -> None:
+    mailq.open(path)
+    os.rmdir(path / "later")
+    disk = FailingDisk()
+    disk.arm("fsync", 0, errno.EIO)
+    with pytest.raises(mailq.StorageError):
+        MaildirEngine(str(path), disk=disk)

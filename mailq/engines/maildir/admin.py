@@ -239,7 +239,10 @@ def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
         if home is not None and os.path.dirname(record.name) == home.new:
             texts.move(store.disk, home.errors, store.layout.errors, again)
     if count and store.durable:
-        store.disk.sync_directory(store.layout.new)
+        try:
+            store.disk.sync_directory(store.layout.new)
+        except OSError as error:
+            raise StorageError("redrive", error) from error
     return count
 
 

@@ -161,7 +161,10 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
         made += _make_directory(disk, path, directory_mode(settings))
         devices[os.stat(path).st_dev] = path
     if made:
-        disk.sync_directory(layout.root)
+        try:
+            disk.sync_directory(layout.root)
+        except OSError as error:
+            raise StorageError("mend the queue", error) from error
     if len(devices) > 1:
         apart = " and ".join(sorted(devices.values()))
         raise QueueNotFound(layout.root, f"{apart} are on different file systems; a queue must be on one")
