@@ -157,3 +157,35 @@ def test_a_directory_that_is_made_again_and_cannot_be_synced_is_a_storage_error(
     disk.arm("fsync", 0, errno.EIO)
     with pytest.raises(mailq.StorageError):
         MaildirEngine(str(path), disk=disk)
+
+
+class VanishingDisk(Disk):
+    """A disk that goes away when a push has just renamed its message."""
+
+    def sync_directory(self, path: str) -> None:
+        os.rename(f"{os.path.dirname(path)}/mailq.toml", f"{os.path.dirname(path)}/gone")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def unlink(self, path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_push_that_may_have_happened_says_so_even_if_the_queue_is_gone(path: Path) -> None:
+    mailq.open(path)
+    with pytest.raises(mailq.StorageError) as caught:
+        mailq.Queue(MaildirEngine(str(path), disk=VanishingDisk())).push("a")
+    os.rename(path / "gone", path / "mailq.toml")
+    assert [message.id for message in mailq.open(path).peek()] == list(caught.value.maybe_pushed)
+
+
+def test_a_marker_that_cannot_be_looked_at_is_a_storage_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = mailq.open(path)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(mailq.StorageError):
+            queue.reap()
+    assert queue.reap() == (0, 0, 0)

@@ -88,8 +88,9 @@ class MaildirEngine:
         self._room.take(len(drafts))
         try:
             placed = self._store.put(drafts)
-        except StorageError:
-            self._require_marker()
+        except StorageError as error:
+            if not error.maybe_pushed:  # a caller must hear of those, whatever became of the queue
+                self._require_marker()
             raise
         for message in placed:
             self._hear_of(message.directory, message.name)
@@ -390,8 +391,12 @@ class MaildirEngine:
 
     def _require_marker(self) -> None:
         """Refuse to go on without the marker: an unmounted disk must not look like an empty queue."""
-        if layout.stamp_of(self._layout.marker) is None:
-            raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
+        try:
+            os.stat(self._layout.marker)
+        except OSError as error:
+            if error.errno not in (*layout.GONE, errno.ENOTDIR):  # a disk that does not answer has not lost it
+                raise StorageError("find the queue", error) from error
+            raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)") from None
 
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change ``mailq.toml``; other processes notice within their reap interval."""
