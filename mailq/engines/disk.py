@@ -177,9 +177,16 @@ class Disk:
             return
         fd = self.open_directory(path)
         try:
-            self.fsync(fd)
+            self.sync_names(fd)
         finally:
             self.drop(fd)
+
+    def sync_names(self, fd: int) -> os.stat_result:
+        """Make the names in an opened directory durable. Returns its status."""
+        self.fsync(fd)
+        # An XFS that has shut itself down, since its disk failed, reports success for the fsync
+        # of a directory that it has not written. Asked for its status it tells.
+        return os.fstat(fd)
 
     def open_directory(self, path: str) -> int:
         """Open a directory, to sync it. Not on Windows."""

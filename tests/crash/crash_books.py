@@ -6,14 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from recovery import Content, Found, Observation
+
 from mailq import names
-
-Content = tuple[bytes, tuple[tuple[str, str], ...]]
-"""A body and its headers."""
-
-
-def content(body: bytes, headers: dict[str, str]) -> Content:
-    return body, tuple(sorted(headers.items()))
 
 
 class Fate(NamedTuple):
@@ -21,22 +16,6 @@ class Fate(NamedTuple):
 
     places: frozenset[str]
     contents: frozenset[Content]
-
-
-class Found(NamedTuple):
-    """A message as a recovery found it: delivered (live), given up on (dead), or torn."""
-
-    place: str
-    id: str
-    content: Content
-
-
-class Observation(NamedTuple):
-    """What a recovery saw."""
-
-    found: tuple[Found, ...]
-    troubles: tuple[str, ...] = ()
-    facts: tuple[tuple[str, object], ...] = ()
 
 
 class Book:

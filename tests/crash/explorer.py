@@ -6,10 +6,10 @@ import random
 from collections import Counter
 from typing import Any, NamedTuple
 
-from crash_books import Observation
-from crash_recovery import materialise, recover
+from crash_disk import materialise
 from crash_states import Moment, State
 from recorder import RecordingDisk
+from recovery import Observation, recover
 from scenarios import Run, Scenario, play
 
 

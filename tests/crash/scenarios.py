@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from unittest import mock
 
-from crash_books import Book, content
+from crash_books import Book
 from recorder import RecordingDisk
+from recovery import content
 
 import mailq
 from mailq import archive

@@ -101,7 +101,7 @@ DURABILITY: Final = (
     Mutant(
         "a push does not notice that its directory was made anew",
         _REMAKING,
-        "            if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):\n                return\n",
+        "            if os.path.samestat(status, os.stat(self._path)):\n                return\n",
         "            return\n",
         (f"{_STATES}[remade_meanwhile]",),
     ),

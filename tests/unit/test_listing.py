@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
@@ -37,6 +40,29 @@ def bodies(queue: mailq.Queue) -> list[object]:
         out.append(delivery.body)
         delivery.ack()
     return out
+
+
+class BrokenScan:
+    """A listing whose disk goes away after the first entry."""
+
+    def __init__(self, path: str) -> None:
+        self._scan = os.scandir(path)
+        self._read = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *of: object) -> None:
+        self._scan.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> os.DirEntry[str]:
+        self._read += 1
+        if self._read > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return next(self._scan)
 
 
 @pytest.fixture
@@ -114,3 +140,19 @@ def test_a_message_that_every_listing_of_a_claim_missed_is_delivered_by_the_next
     producer.push_many(["a", "b"])
     listing(monkeypatch, path / "new", lambda: {producer.push("late")})
     assert bodies(consumer) == ["a", "b", "late"]
+
+
+@pytest.mark.parametrize("verb", ["pop", "reap", "peek", "stats"])
+def test_a_disk_that_goes_away_in_the_middle_of_a_listing_is_a_storage_error(
+    monkeypatch: pytest.MonkeyPatch, producer: mailq.Queue, consumer: mailq.Queue, verb: str
+) -> None:
+    producer.push_many(range(3))
+    held = consumer.pop()
+    assert held is not None
+    monkeypatch.setattr(layout, "os", SimpleNamespace(**{**vars(os), "scandir": BrokenScan}))
+    with pytest.raises(mailq.StorageError) as caught:
+        getattr(mailq.open(consumer.location), verb)()
+    assert caught.value.errno == errno.EIO
+    monkeypatch.undo()
+    held.ack()
+    assert bodies(consumer) == [1, 2]

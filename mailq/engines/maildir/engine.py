@@ -88,8 +88,9 @@ class MaildirEngine:
         self._room.take(len(drafts))
         try:
             placed = self._store.put(drafts)
-        except StorageError:
-            self._require_marker()
+        except StorageError as error:
+            if not error.maybe_pushed:  # a caller must hear of those, whatever became of the queue
+                layout.require_marker(self._layout)
             raise
         for message in placed:
             self._hear_of(message.directory, message.name)
@@ -144,7 +145,7 @@ class MaildirEngine:
         begun = time.monotonic()
         keys = self._list_ready()
         if not keys:
-            self._require_marker()
+            layout.require_marker(self._layout)
             return None
         self._window.fill(keys)
         now = time.monotonic()
@@ -293,7 +294,7 @@ class MaildirEngine:
         old = deadline(self._store, receipt, envelope)
         now = self._clock()
         if old is None or now >= old:
-            self._require_marker()
+            layout.require_marker(self._layout)
             raise LeaseLost(receipt, "extend")
         new = max(now + lifecycle.ns(seconds), old)
         try:
@@ -332,10 +333,10 @@ class MaildirEngine:
     def _lost(self, receipt: str, verb: str, error: OSError) -> NoReturn:
         """Raise what a failed move of a claimed file means."""
         if isinstance(error, MailqError):
-            self._require_marker()
+            layout.require_marker(self._layout)
             raise error
         if isinstance(error, FileNotFoundError) or error.errno in layout.GONE:
-            self._require_marker()
+            layout.require_marker(self._layout)
             raise LeaseLost(receipt, verb) from None
         raise StorageError(verb, error) from error
 
@@ -343,7 +344,7 @@ class MaildirEngine:
 
     def reap(self) -> Reaped:
         """See Reaper.reap."""
-        self._require_marker()
+        layout.require_marker(self._layout)
         reaped = self._reaper.reap()
         self._window.clear()  # what came back may belong in front of what it holds
         self._waking.ring()
@@ -390,11 +391,6 @@ class MaildirEngine:
             return
         self._marker_seen = seen
         self._origin_told = False
-
-    def _require_marker(self) -> None:
-        """Refuse to go on without the marker: an unmounted disk must not look like an empty queue."""
-        if layout.stamp_of(self._layout.marker) is None:
-            raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
 
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change ``mailq.toml``; other processes notice within their reap interval."""
@@ -457,7 +453,7 @@ class MaildirEngine:
 
     def pause(self) -> None:
         """See admin.pause."""
-        self._require_marker()
+        layout.require_marker(self._layout)
         admin.pause(self._store)
 
     def resume(self) -> None:

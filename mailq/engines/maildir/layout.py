@@ -177,6 +177,16 @@ def read_marker(layout: Layout, disk: Disk) -> str:
     return decode(data, layout.marker)
 
 
+def require_marker(layout: Layout) -> None:
+    """Refuse to go on without the marker: an unmounted disk must not look like an empty queue."""
+    try:
+        os.stat(layout.marker)
+    except OSError as error:
+        if error.errno not in (*GONE, errno.ENOTDIR):  # a disk that does not answer has not lost it
+            raise StorageError("find the queue", error) from error
+        raise QueueNotFound(layout.root, "the queue is gone (mailq.toml is missing)") from None
+
+
 def check(layout: Layout, disk: Disk, settings: Settings) -> None:
     """Mend missing directories (copies drop empty ones); refuse a queue that spans file systems.
 
@@ -271,12 +281,16 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
     except OSError as error:
         raise StorageError("list the messages", error) from error
     with scan:
-        for entry in scan:
-            try:
-                if entry.name[0] != "." and entry.is_file(follow_symlinks=False):
+        try:
+            for entry in scan:
+                try:
+                    is_message = entry.name[0] != "." and entry.is_file(follow_symlinks=False)
+                except OSError:  # it went away, on a file system whose listing does not tell the type
+                    continue
+                if is_message:
                     yield entry
-            except OSError:  # it went away, on a file system whose listing does not tell the type
-                continue
+        except OSError as error:  # the disk went away after the listing had begun
+            raise StorageError("list the messages", error) from error
 
 
 def envelope_of(directory: str, name: str) -> names.Envelope | None:

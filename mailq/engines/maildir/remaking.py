@@ -127,8 +127,8 @@ class Held:
     def sync(self) -> None:
         """Make durable what was renamed into it, wherever it went."""
         if self._is_directory:
-            self._disk.fsync(self._fd)
-            if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
+            status = self._disk.sync_names(self._fd)
+            if os.path.samestat(status, os.stat(self._path)):
                 return
         self._disk.syncfs(self._fd)
 

@@ -1,15 +1,11 @@
-"""Put a state on a disk, start the queue on it as after a reboot, and write down all that comes out."""
+"""Start a queue as after a reboot, take everything out of it, and write down what came."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import time
 from collections.abc import Sequence
-
-from crash_books import Found, Observation, content
-from crash_states import State
+from typing import NamedTuple
 
 import mailq
 from mailq.engines.disk import Disk
@@ -18,35 +14,35 @@ from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import is_whole
 from mailq.settings import Settings
 
+Content = tuple[bytes, tuple[tuple[str, str], ...]]
+"""A body and its headers."""
+
 LATER = 30 * 86_400 * 1_000_000_000
 """Every lease has run out by then, every delayed message is due, and what lies in tmp/ is litter."""
 
 
+class Found(NamedTuple):
+    """A message as a recovery found it: delivered (live), given up on (dead), or torn."""
+
+    place: str
+    id: str
+    content: Content
+
+
+class Observation(NamedTuple):
+    """What a recovery saw."""
+
+    found: tuple[Found, ...]
+    troubles: tuple[str, ...] = ()
+    facts: tuple[tuple[str, object], ...] = ()
+
+
+def content(body: bytes, headers: dict[str, str]) -> Content:
+    return body, tuple(sorted(headers.items()))
+
+
 def clock_after() -> int:
     return time.time_ns() + LATER
-
-
-def materialise(state: State, base: str) -> None:
-    """Make the tree, out of what the last recovery left of the one before."""
-    for directory in ("", *state.directories):
-        _clear(f"{base}/{directory}".rstrip("/"), directory, state)
-    for path, data, ns in state.files:
-        fd = os.open(f"{base}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(fd, data)
-        os.close(fd)
-        if ns:
-            os.utime(f"{base}/{path}", ns=(ns, ns))
-
-
-def _clear(path: str, name: str, state: State) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    with os.scandir(path) as scan:
-        for entry in scan:
-            if not entry.is_dir():
-                os.unlink(entry.path)
-            elif f"{name}/{entry.name}".lstrip("/") not in state.directories:
-                shutil.rmtree(entry.path)
 
 
 def recover(base: str, roots: Sequence[str], *, create: bool, replies: Sequence[str] = ()) -> Observation:

@@ -1,0 +1,51 @@
+"""A disk that goes away in the midst of use, or does not answer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mailq
+from mailq.engines.disk import Disk
+from mailq.engines.maildir.engine import MaildirEngine
+
+
+class VanishingDisk(Disk):
+    """A disk that goes away when a push has just renamed its message."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def fsync(self, fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.rename(self.root / "mailq.toml", self.root / "gone")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def unlink(self, path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_push_that_may_have_happened_says_so_even_if_the_queue_is_gone(path: Path) -> None:
+    mailq.open(path)
+    with pytest.raises(mailq.StorageError) as caught:
+        mailq.Queue(MaildirEngine(str(path), disk=VanishingDisk(path))).push("a")
+    os.rename(path / "gone", path / "mailq.toml")
+    assert [message.id for message in mailq.open(path).peek()] == list(caught.value.maybe_pushed)
+
+
+def test_a_marker_that_cannot_be_looked_at_is_a_storage_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = mailq.open(path)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(mailq.StorageError):
+            queue.reap()
+    assert queue.reap() == (0, 0, 0)

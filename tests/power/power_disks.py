@@ -1,0 +1,139 @@
+"""File systems in files: made, mounted, and always put away again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from together import wait_until
+
+import mailq
+
+
+class FileSystem(NamedTuple):
+    """How one is made and mounted. Blocks of 4 KiB throughout: what a disk writes whole or not at all."""
+
+    name: str
+    kind: str
+    make: tuple[str, ...]
+    options: str
+    megabytes: int
+    package: str
+    forgiven: frozenset[str] = frozenset()
+
+
+_EXT4 = ("mkfs.ext4", "-q", "-F", "-b", "4096", "-J", "size=8", "-E", "lazy_itable_init=1")
+EXT4 = FileSystem("ext4", "ext4", _EXT4, "data=ordered", 256, "e2fsprogs")
+EXT4_WRITEBACK = FileSystem("ext4 writeback", "ext4", _EXT4, "data=writeback", 256, "e2fsprogs")
+XFS = FileSystem("xfs", "xfs", ("mkfs.xfs", "-q", "-f", "-s", "size=4096"), "defaults", 300, "xfsprogs")
+# Its log brings a file that was renamed into another directory back under both names.
+_BTRFS = ("mkfs.btrfs", "-q", "-f", "-m", "single")
+BTRFS = FileSystem("btrfs", "btrfs", _BTRFS, "nodiscard", 256, "btrfs-progs", frozenset(("twice",)))
+
+
+def run(*command: str | Path) -> str:
+    """Run a tool; what it said, and it is an error if it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
+
+
+@contextmanager
+def workshop(fallback: Path | None = None) -> Iterator[Path]:
+    """A directory for images: in memory where there is room, for a cut takes no longer than its writes."""
+    shared = Path("/dev/shm")
+    room = shared.is_dir() and shutil.disk_usage(shared).free > 1 << 30
+    place = Path(tempfile.mkdtemp(prefix="mailq-power-", dir=shared if room else fallback))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def make_image(system: FileSystem, place: Path) -> Path:
+    """A file system in a sparse file."""
+    image = place / "disk.img"
+    image.unlink(missing_ok=True)
+    image.touch()
+    os.truncate(image, system.megabytes << 20)
+    run(*system.make, image)
+    return image
+
+
+@contextmanager
+def mounted(system: FileSystem, source: Path, place: Path) -> Iterator[Path]:
+    """A file system on a device, or in a file."""
+    at = place / "mounted"
+    at.mkdir(exist_ok=True)
+    loop = [] if source.is_block_device() else ["loop"]
+    try:
+        run("mount", "-t", system.kind, "-o", ",".join([*loop, system.options]), source, at)
+        yield at
+    finally:
+        _unmount(at)
+
+
+def _unmount(at: Path) -> None:
+    """Whoever was killed a moment ago may still be on it. It is no error if the mounting failed."""
+
+    def gone() -> bool:
+        done = subprocess.run(["umount", at], check=False, capture_output=True, text=True)
+        assert done.returncode == 0 or "busy" in done.stderr or "not mounted" in done.stderr, done.stderr
+        return done.returncode == 0 or "not mounted" in done.stderr
+
+    try:
+        wait_until(gone, f"{at} is unmounted")
+    except BaseException:
+        subprocess.run(["umount", "--lazy", at], check=False)
+        raise
+
+
+@contextmanager
+def looped(file: Path) -> Iterator[Path]:
+    """A block device over a file."""
+    try:
+        yield Path(run("losetup", "--find", "--show", "--sector-size", "4096", file))
+    finally:
+        for line in run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
+            device, _, behind = line.partition(" ")
+            if behind.strip() == str(file):
+                run("losetup", "--detach", device)
+
+
+def with_queue(system: FileSystem, place: Path, durability: str) -> Path:
+    """An image with an empty queue on it, unmounted in peace."""
+    image = make_image(system, place)
+    with mounted(system, image, place) as at:
+        make_queue(at, durability)
+    return image
+
+
+def make_queue(at: Path, durability: str) -> Path:
+    path = at / "jobs"
+    mailq.open(path, durability=durability, max_retries=5).close()
+    return path
+
+
+@cache
+def missing(system: FileSystem) -> str:
+    """Why this file system cannot be tried here; nothing if it can."""
+    if sys.platform != "linux":
+        return "cuts are made on Linux"
+    if os.geteuid() != 0:
+        return "only root may mount"
+    if not shutil.which(system.make[0]):
+        return f"{system.make[0]} is not installed (Debian: {system.package})"
+    try:
+        with workshop() as place, mounted(system, make_image(system, place), place):
+            return ""
+    except OSError as error:
+        return str(error)
