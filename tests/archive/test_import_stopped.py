@@ -140,9 +140,9 @@ class FailingDisk(Disk):
         self._step()
         super().rename(source, target)
 
-    def sync_directory(self, path: str) -> None:
+    def sync_names(self, fd: int) -> os.stat_result:
         self._step()
-        super().sync_directory(path)
+        return super().sync_names(fd)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])

@@ -78,8 +78,8 @@ WEATHERS: Final = {
     # Whatever is there can be worked off: that needs no space.
     "full": Weather(("create", "write", "pwrite", "link", "mkdir"), errno.ENOSPC, _MAKE),
     # What cannot be readied or reaped is logged, and tried again the next time.
-    "read-only": Weather(_CHANGES, errno.EROFS, (*_MAKE, *_MOVE), ("pop_due",)),
-    "sick": Weather(CALLS, errno.EIO, (*_MAKE, *_MOVE, "held", "look"), ("pop_due",)),
+    "read-only": Weather(_CHANGES, errno.EROFS, (*_MAKE, *_MOVE), ("pop_due", "pop_overdue")),
+    "sick": Weather(CALLS, errno.EIO, (*_MAKE, *_MOVE, "held", "look"), ("pop_due", "pop_overdue")),
     # What is in hand can be settled.
     "no descriptors": Weather(("create", "open"), errno.EMFILE, (*_MAKE, "pop", "held", "look", "redrive", "resume")),
 }

@@ -25,7 +25,7 @@ from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
 from mailq.engines.maildir.window import Window, first
-from mailq.errors import InvalidReceipt, LeaseLost, MailqError, QueueNotFound, SettingsError, StorageError
+from mailq.errors import InvalidReceipt, LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
