@@ -49,3 +49,20 @@ def test_a_marker_that_cannot_be_looked_at_is_a_storage_error(path: Path, monkey
         with pytest.raises(mailq.StorageError):
             queue.reap()
     assert queue.reap() == (0, 0, 0)
+
+
+def test_directories_that_cannot_be_looked_at_are_not_taken_for_missing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailq.open(path)
+    look = os.stat
+
+    def refuse(where: Any, **options: Any) -> os.stat_result:
+        if str(where).endswith("/cur"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), where)
+        return look(where, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(mailq.StorageError, match="Input/output error"):
+            mailq.open(path)
