@@ -156,3 +156,18 @@ def test_a_disk_that_goes_away_in_the_middle_of_a_listing_is_a_storage_error(
     monkeypatch.undo()
     held.ack()
     assert bodies(consumer) == [1, 2]
+
+
+def test_what_another_thread_brings_back_into_the_window_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch, producer: mailq.Queue, path: Path
+) -> None:
+    """Threads that list at one time each bring the first in line, long after one of them has claimed it."""
+    producer.push_many(["claimed", "ready"])
+    engine = MaildirEngine(str(path))
+    stale = sorted(layout.sort_key(str(path / "new"), name) or "" for name in os.listdir(path / "new"))
+    producer.pop(detached=True)
+    brought = iter([*stale[:1] * 5, *stale])
+    monkeypatch.setattr(engine._window, "take", lambda: next(brought, None))
+    delivery = mailq.Queue(engine).pop()
+    assert delivery is not None
+    assert delivery.body == "ready"

@@ -29,7 +29,7 @@ from mailq.errors import InvalidReceipt, LeaseLost, MailqError, SettingsError, S
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
@@ -107,25 +107,22 @@ class MaildirEngine:
             self._waking.looks()
             return []
         claims: list[Claim] = []
-        failures: dict[str, StorageError] = {}
-        lost: set[str] = set()
+        failures: list[StorageError] = []
+        # What could not be had is not tried again: another thread's listing may bring it back into the
+        # window, and a stale network file system may go on listing it for ever.
+        tried: set[str] = set()
         try:
-            while len(claims) < limit and (key := self._next_key()) is not None:
-                if key in failures:
-                    break  # once round: what is left cannot be claimed
+            while len(claims) < limit and (key := self._next_key(tried)) is not None:
+                tried.add(key)
                 try:
                     claim = self._take(layout.name_of(key), lease, detached=detached)
                 except StorageError as error:  # one bad message must not block the others
-                    failures[key] = error
+                    failures.append(error)
                     continue
                 if claim is not None:
                     claims.append(claim)
-                elif key in lost:
-                    break  # listed again and gone again, as a stale network file system says for ever
-                else:
-                    lost.add(key)
             if failures and not claims:
-                raise next(iter(failures.values()))
+                raise failures[0]
         except BaseException:
             for claim in claims:
                 with contextlib.suppress(MailqError):
@@ -133,17 +130,17 @@ class MaildirEngine:
             raise
         return claims
 
-    def _next_key(self) -> str | None:
-        """The next name in line; lists the directory when the window is dry or old."""
+    def _next_key(self, tried: Container[str]) -> str | None:
+        """The next name in line that was not tried; lists the directory when the window is dry or old."""
         if time.monotonic() > self._fresh_until:
             self._window.clear()
-        key = self._window.take()
-        if key is not None:
-            return key
+        while (key := self._window.take()) is not None:
+            if key not in tried:
+                return key
         self._waking.looks()
         self._promote()
         begun = time.monotonic()
-        keys = self._list_ready()
+        keys = self._list_ready(tried)
         if not keys:
             layout.require_marker(self._layout)
             return None
@@ -152,7 +149,7 @@ class MaildirEngine:
         self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
         return self._window.take()
 
-    def _list_ready(self) -> list[str]:
+    def _list_ready(self, tried: Container[str]) -> list[str]:
         """The sort keys of the ready messages; none only when two listings in a row find none.
 
         A listing is no snapshot: of what is pushed while it goes on, it may miss one
@@ -163,7 +160,7 @@ class MaildirEngine:
             self._window.begin()
             begun = names.format_time(self._clock())
             listed = (layout.sort_key(self._layout.new, entry.name) for entry in layout.entries(self._layout.new))
-            keys = first(key for key in listed if key is not None)
+            keys = first(key for key in listed if key is not None and key not in tried)
             if older := [key for key in keys if layout.time_of(key) < begun]:
                 return older
         return keys  # nothing, or only what claims to be from the future
