@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq.archive import compression
 from mailq.archive.items import ArchiveDamaged, Flaw, Item, checked
 from mailq.archive.lines import LinesReader
-from mailq.archive.survey import Survey
+from mailq.archive.survey import Survey, directories_of
 from mailq.archive.tar import TarReader
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
@@ -143,10 +143,11 @@ def _turn(store: Store, tell: Callable[[str], object]) -> Iterator[None]:
 
 def _known(store: Store) -> Ids:
     """The ids in the queue, with its dead letters in another."""
-    survey = Survey({store.layout.directory(state): state for state in STATES}, lambda *_: True, now=store.clock)
+    directories = directories_of(store.layout, STATES)
+    survey = Survey(directories, lambda *_: True, now=store.clock)
     sent = list(_sent(store))
     survey.run()
-    if not survey.certain:
+    if not survey.certain or directories_of(store.layout, STATES).keys() - directories.keys():
         busy = OSError(errno.EBUSY, "too much is moved in the queue to know what is in it; pause it meanwhile")
         raise StorageError("import", busy)
     # Once before and once after: a message may die, or be redriven, while the survey is made.

@@ -48,9 +48,8 @@ class Remaking:
 
     def recover(self) -> None:
         """Take over what somebody left who died on the way."""
-        layout = self._store.layout
-        for path in spares_of(layout):
-            self._take_over(path, f"{layout.root}/{os.path.basename(path).split('.')[1]}")
+        for path in spares_of(self._store.layout):
+            self._take_over(path, home_of(path))
 
     def renew(self) -> None:
         """Exchange the directories that are swollen and empty."""
@@ -145,6 +144,12 @@ def spares_of(layout: Layout) -> Iterator[str]:
         for entry in scan:
             if _SPARE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 yield entry.path
+
+
+def home_of(spare: str) -> str:
+    """The directory that a spare one is to become, or was."""
+    root, name = os.path.split(spare)
+    return f"{root}/{name.split('.')[1]}"
 
 
 def _is_empty(path: str) -> bool:
