@@ -157,3 +157,35 @@ def test_arrivals_in_the_fresh_directory_are_told_of(queue: mailq.Queue, path: P
         assert told[-1] in os.listdir(path / "new")
     finally:
         watch.stop()
+
+
+def test_a_queue_that_lost_its_directories_meanwhile_ends_no_pop(queue: mailq.Queue, path: Path) -> None:
+    queue.push("x")
+    os.rename(path / "new", path / ".new.1a2b3c4d")
+    assert queue.pop() is None
+    assert spares(path) == [".new.1a2b3c4d"]
+    os.mkdir(path / "new")
+    queue.reap()
+    assert queue.pop() is not None
+    assert not spares(path)
+
+
+@pytest.mark.usefixtures("always")
+def test_who_was_overtaken_tries_again(path: Path) -> None:
+    """Another consumer takes a spare directory that is not exchanged yet for one whose maker has died."""
+
+    class Overtaken(Exchanging):
+        def exchange(self, one: str, other: str) -> None:
+            if not self.exchanged:
+                mailq.open(path).reap()
+            super().exchange(one, other)
+
+    mailq.open(path)
+    disk = Overtaken()
+    queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    queue.reap()
+    assert disk.exchanged == 0
+    disk.exchanged = 1
+    queue.reap()
+    assert disk.exchanged > 1
+    assert not spares(path)

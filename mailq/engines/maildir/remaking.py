@@ -60,6 +60,8 @@ class Remaking:
                 if os.lstat(path).st_size > _SWOLLEN and _is_empty(path):
                     self._remake(path)
         except OSError as error:
+            if error.errno in GONE:
+                return  # somebody else exchanged it at the same time, or took our spare one for a dead maker's
             self._is_possible = False  # not by this user, or not on this file system: it is only slow
             layouts.log().info("a swollen directory was not made anew: %s", error)
 
@@ -82,9 +84,8 @@ class Remaking:
         """Move what is in a spare directory to where it belongs, and remove the directory."""
         disk = self._store.disk
         try:
-            while not _is_empty(spare):
-                for name in os.listdir(spare):
-                    self._move(f"{spare}/{name}", path, name)
+            # Until nothing more comes, or nothing can be moved: it may be the target that is missing.
+            while sum(self._is_moved(f"{spare}/{name}", path, name) for name in os.listdir(spare)):
                 if self._store.durable:
                     disk.sync_directory(path)
             disk.rmdir(spare)
@@ -93,13 +94,17 @@ class Remaking:
             if error.errno not in GONE:
                 layouts.log().info("%s was not taken over yet: %s", spare, error)
 
-    def _move(self, source: str, directory: str, name: str) -> None:
+    def _is_moved(self, source: str, directory: str, name: str) -> bool:
+        """Move a file; whether it was there to be moved."""
         disk = self._store.disk
-        with contextlib.suppress(FileNotFoundError):
+        try:
             try:
                 disk.rename_new(source, f"{directory}/{name}")
             except FileExistsError:  # two files of one name, dropped in by hand
                 disk.rename_new(source, f"{directory}/{os.urandom(4).hex()}-{name}")
+        except FileNotFoundError:
+            return False
+        return True
 
 
 class Held:
