@@ -16,6 +16,7 @@ from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import texts
 from mailq.engines.maildir.layout import GONE
+from mailq.engines.maildir.remaking import holds_any
 from mailq.errors import MessageTooLarge, QueueNotFound
 from mailq.message import STATES, checksum, is_whole
 from mailq.opening import path_of
@@ -106,7 +107,7 @@ class _Export:
             self._leave_out(id, "it moves whenever it is looked for; pause the queue and export again")
         # Re-made since the beginning and not taken over yet: nobody has looked into the old one.
         strange = directories_of(self._layout, states).keys() - directories.keys()
-        certain = (survey.certain or bool(survey.missed)) and not strange
+        certain = (survey.certain or bool(survey.missed)) and not any(map(holds_any, strange))
         if not certain:
             self._tell(
                 "it is not certain that this is every message: too much was moved; pause the queue, export again"

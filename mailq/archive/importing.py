@@ -16,6 +16,7 @@ from mailq.archive.tar import TarReader
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
+from mailq.engines.maildir.remaking import holds_any
 from mailq.engines.maildir.store import Store
 from mailq.errors import MailqError, StorageError
 from mailq.message import STATES, Stamps
@@ -147,7 +148,8 @@ def _known(store: Store) -> Ids:
     survey = Survey(directories, lambda *_: True, now=store.clock)
     sent = list(_sent(store))
     survey.run()
-    if not survey.certain or directories_of(store.layout, STATES).keys() - directories.keys():
+    strange = directories_of(store.layout, STATES).keys() - directories.keys()
+    if not survey.certain or any(map(holds_any, strange)):
         busy = OSError(errno.EBUSY, "too much is moved in the queue to know what is in it; pause it meanwhile")
         raise StorageError("import", busy)
     # Once before and once after: a message may die, or be redriven, while the survey is made.

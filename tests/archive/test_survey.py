@@ -341,7 +341,7 @@ def test_a_directory_that_is_left_half_made_anew_meanwhile_is_told_of(
     mover: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spare = f"{mover.path}/.dead.1a2b3c4d"
-    before_each_listing(monkeypatch, lambda _: os.makedirs(spare, exist_ok=True))
+    before_each_listing(monkeypatch, lambda _: os.makedirs(f"{spare}/something", exist_ok=True))
     told: list[str] = []
     assert not archive.export_to(mover.path, io.BytesIO(), tell=told.append).certain
     assert "not certain" in told[0]

@@ -4,6 +4,10 @@ ext4 never shrinks a directory: after a million messages an empty ``new/`` takes
 as long to list as a full one. A fresh directory is exchanged for it, at once, so
 a producer finds ``new/`` at every moment. What came to the old one meanwhile is
 moved over, and so is what somebody left there who died on the way.
+
+The old one stays for a while: ``mv`` opens the directory that it moves files to,
+and goes on moving them there, whatever it is called by then. If it were gone, all
+the rest of them would fail.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Final, Self
 
+from mailq import names
 from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.layout import GONE
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
 
 _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
+
+_QUIET: Final = 60 * names.NS
+"""After so many nanoseconds without an arrival an old directory is removed: nobody has it open to move files there."""
 
 # Not cur/ and tmp/: their files have users who know the path, and must find them at every moment.
 REMADE: Final = ("new", "later", "dead")
@@ -81,14 +89,16 @@ class Remaking:
         self._take_over(spare, path)
 
     def _take_over(self, spare: str, path: str) -> None:
-        """Move what is in a spare directory to where it belongs, and remove the directory."""
+        """Move what is in a spare directory to where it belongs; remove the directory when nothing comes any more."""
         disk = self._store.disk
         try:
             # Until nothing more comes, or nothing can be moved: it may be the target that is missing.
             while sum(self._is_moved(f"{spare}/{name}", path, name) for name in os.listdir(spare)):
                 if self._store.durable:
                     disk.sync_directory(path)
-            disk.rmdir(spare)
+            # From the future: the clock has stepped back.
+            if abs(self._store.clock() - os.lstat(spare).st_ctime_ns) > _QUIET:
+                disk.rmdir(spare)
         except OSError as error:
             # Gone: somebody else did it. Not empty: somebody stored a message just now; the next turn takes it.
             if error.errno not in GONE:
@@ -155,6 +165,14 @@ def home_of(spare: str) -> str:
     """The directory that a spare one is to become, or was."""
     root, name = os.path.split(spare)
     return f"{root}/{name.split('.')[1]}"
+
+
+def holds_any(spare: str) -> bool:
+    """Whether there is anything in a spare directory that is to be taken over."""
+    try:
+        return not _is_empty(spare)
+    except FileNotFoundError:
+        return False
 
 
 def _is_empty(path: str) -> bool:
