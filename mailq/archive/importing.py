@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq.archive import compression
 from mailq.archive.items import ArchiveDamaged, Flaw, Item, checked
 from mailq.archive.lines import LinesReader
-from mailq.archive.survey import Survey
+from mailq.archive.survey import Survey, directories_of
 from mailq.archive.tar import TarReader
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
+from mailq.engines.maildir.remaking import holds_any
 from mailq.engines.maildir.store import Store
 from mailq.errors import MailqError, StorageError
 from mailq.message import STATES, Stamps
@@ -143,10 +144,12 @@ def _turn(store: Store, tell: Callable[[str], object]) -> Iterator[None]:
 
 def _known(store: Store) -> Ids:
     """The ids in the queue, with its dead letters in another."""
-    survey = Survey({store.layout.directory(state): state for state in STATES}, lambda *_: True, now=store.clock)
+    directories = directories_of(store.layout, STATES)
+    survey = Survey(directories, lambda *_: True, now=store.clock)
     sent = list(_sent(store))
     survey.run()
-    if not survey.certain:
+    strange = directories_of(store.layout, STATES).keys() - directories.keys()
+    if not survey.certain or any(map(holds_any, strange)):
         busy = OSError(errno.EBUSY, "too much is moved in the queue to know what is in it; pause it meanwhile")
         raise StorageError("import", busy)
     # Once before and once after: a message may die, or be redriven, while the survey is made.

@@ -9,6 +9,7 @@ with its new name. Passes go on until two in a row have missed nothing.
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -16,11 +17,13 @@ from mailq import names
 from mailq.archive import watch as watching
 from mailq.archive.ids import Ids
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.remaking import home_of, spares_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mailq.archive.watch import Watch
+    from mailq.engines.maildir.layout import Layout
     from mailq.message import State
     from mailq.names import Envelope
 
@@ -39,10 +42,16 @@ _MOST: Final = 60
 """Passes, then what is still missed is given up on: it moves whenever somebody reaches for it."""
 
 
+def directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
+    """The directories that hold messages in some states: also those that somebody left who died re-making one."""
+    found = {path: state for state in states if os.path.isdir(path := layout.directory(state))}
+    return found | {spare: found[home] for spare in spares_of(layout) if (home := home_of(spare)) in found}
+
+
 class Survey:
     """One look through a queue.
 
-    ``take(state, name, envelope)`` is called for each message; it returns False if
+    ``take(state, path, envelope)`` is called for each message; it returns False if
     the file is not there any more, and is called again where it turns up. A message that is taken
     is not shown again. ``seen`` are the ids of those that were taken. ``missed`` are, in the end, messages
     that were heard of and never found where they had just been; ``certain`` is False if the
@@ -108,7 +117,7 @@ class Survey:
             return
         # What was pushed since the beginning may be missed: whoever pushes for ever must not keep us for ever.
         old = self._was_there(envelope)
-        if self._take(self._directories[directory], name, envelope):
+        if self._take(self._directories[directory], f"{directory}/{name}", envelope):
             self.seen.add(id)
             self.missed.discard(id)
             self._late |= old

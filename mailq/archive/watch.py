@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 _MOVED_FROM: Final = 0x40
 _MOVED_TO: Final = 0x80
 _CREATE: Final = 0x100
+_MOVE_SELF: Final = 0x800
 _OVERFLOW: Final = 0x4000
+_IGNORED: Final = 0x8000
+_ARRIVALS: Final = _MOVED_FROM | _MOVED_TO | _CREATE | _MOVE_SELF
 _HEADER: Final = struct.Struct("iIII")
 _AT_ONCE: Final = 65_536
 
@@ -36,14 +39,21 @@ class Watch:
 
     ``missed`` is set, and stays so until it is cleared, when the kernel had no room
     for all of it, or files were renamed within one directory: that may hide others
-    from a listing.
+    from a listing; or when a directory was exchanged for a fresh one, or taken away.
     """
 
-    def __init__(self, fd: int, directories: dict[int, str]) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._directories = directories
+        self._directories: dict[int, str] = {}
         self._left: tuple[int, int] | None = None
         self.missed = False
+
+    def add(self, directory: str) -> bool:
+        """Hear of what comes to one more directory, from now on; False if that cannot be had."""
+        number: int = ctypes.CDLL(None).inotify_add_watch(self._fd, os.fsencode(directory), _ARRIVALS)
+        if number >= 0:
+            self._directories[number] = directory
+        return number >= 0
 
     def read(self, *, everything: bool) -> Sequence[Arrival]:
         """Some of what came since the last look, or ``everything`` that has come until now; returns at once."""
@@ -73,6 +83,8 @@ class Watch:
             at += _HEADER.size + length
             if mask & _OVERFLOW:
                 self.missed = True
+            elif mask & (_MOVE_SELF | _IGNORED):
+                self._follow(number)
             elif mask & _MOVED_FROM:
                 self._left = number, cookie
             elif (directory := self._directories.get(number)) is not None:
@@ -80,6 +92,12 @@ class Watch:
                     self.missed = True
                 arrivals.append(Arrival(directory, os.fsdecode(data[at - length : at].rstrip(b"\0"))))
         return arrivals
+
+    def _follow(self, number: int) -> None:
+        """A directory is not what its path leads to any more: hear of what comes to the one that is."""
+        if (directory := self._directories.pop(number, None)) is not None:
+            self.missed = True
+            self.add(directory)
 
     def close(self) -> None:
         """Hear no more."""
@@ -98,14 +116,11 @@ def watch(directories: Iterable[str]) -> Watch | None:
     """Watch from now on; None where there is no inotify, or no more of it for this user."""
     if sys.platform != "linux":
         return None
-    libc = ctypes.CDLL(None)
-    fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = ctypes.CDLL(None).inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         return None
-    numbers = {
-        libc.inotify_add_watch(fd, os.fsencode(path), _MOVED_FROM | _MOVED_TO | _CREATE): path for path in directories
-    }
-    if -1 in numbers:
-        os.close(fd)
-        return None
-    return Watch(fd, numbers)
+    made = Watch(fd)
+    if all(made.add(path) for path in directories):
+        return made
+    made.close()
+    return None

@@ -12,7 +12,7 @@ from mailq.doctor.finding import Finding, Sample, plural
 from mailq.doctor.listing import everything
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import reaper, sharing
-from mailq.engines.maildir.remaking import Remaking, spares_of
+from mailq.engines.maildir.remaking import Remaking, holds_any, spares_of
 from mailq.errors import MailqError
 
 if TYPE_CHECKING:
@@ -216,14 +216,14 @@ def examine_pause(patient: Patient) -> Findings:
 def examine_spares(patient: Patient) -> Findings:
     """What somebody left who died while he made a swollen directory anew."""
     found = Sample()
-    for path in spares_of(patient.layout):
+    for path in filter(holds_any, spares_of(patient.layout)):  # an empty one the consumers remove when it is old
         found.add(os.path.basename(path))
     if not found.count:
         yield Finding("spares", "ok", "no directory is half made anew")
         return
     if patient.fix:
         Remaking(patient.store).recover()
-    fixed = "taken over" if patient.fix and not list(spares_of(patient.layout)) else None
+    fixed = "taken over" if patient.fix and not any(map(holds_any, spares_of(patient.layout))) else None
     what = f"{plural(found.count, 'directory', 'directories')} half made anew: a message in there is not delivered yet"
     todo = "the next consumer takes it over, or mailq doctor QUEUE --fix"
     yield found.finding("spares", "warning", what, todo, fixed=fixed)

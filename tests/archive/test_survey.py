@@ -284,3 +284,64 @@ def test_the_watch_says_what_came_and_when_it_missed_some(tmp_path: Path) -> Non
 
 def test_there_is_no_watch_on_what_is_not_there(tmp_path: Path) -> None:
     assert watch([str(tmp_path / "missing")]) is None
+
+
+def test_the_watch_follows_a_path_to_the_directory_that_is_there_now(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    with watch([str(one)]) or pytest.fail("there is no inotify here") as heard:
+        Disk().exchange(str(one), str(other))
+        assert heard.read(everything=True) == []
+        assert heard.missed
+        heard.missed = False
+        (other / "old").touch()
+        (one / "fresh").touch()
+        assert heard.read(everything=True) == [(str(one), "fresh")]
+        (other / "old").unlink()
+        other.rmdir()
+        assert heard.read(everything=True) == []
+        assert not heard.missed
+
+
+def test_a_directory_that_is_made_anew_meanwhile_hides_nothing(mover: Mover, monkeypatch: pytest.MonkeyPatch) -> None:
+    spare = f"{mover.path}/.new.1a2b3c4d"
+    exchanges = iter(["once"])
+
+    def act(directory: str) -> None:
+        if directory == "new":
+            mover.to("cur")
+            if next(exchanges, None):
+                os.mkdir(spare)
+                Disk().exchange(spare, f"{mover.path}/new")
+                os.rmdir(spare)
+        elif directory == "cur":
+            mover.to("new")
+
+    before_each_listing(monkeypatch, act)
+    assert len(rows(mover.path)) == COUNT
+
+
+@pytest.mark.parametrize("state", ["new", "later", "dead"])
+def test_what_somebody_left_who_died_re_making_a_directory_is_there(tmp_path: Path, state: str) -> None:
+    path = make(tmp_path / "jobs")
+    item = plain(1, state={"new": "ready", "later": "delayed", "dead": "dead"}[state])  # type: ignore[arg-type]
+    lay(path, item)
+    os.rename(f"{path}/{state}", f"{path}/.{state}.1a2b3c4d")
+    os.mkdir(f"{path}/{state}")
+    data = exported(path)
+    assert ids_on_disk(path) == []
+    assert imported(path, data) == archive.Imported(0, already_there=1)
+    other = make(tmp_path / "other")
+    assert imported(other, data) == archive.Imported(1)
+    assert len(os.listdir(f"{other}/{state}")) == 1
+
+
+def test_a_directory_that_is_left_half_made_anew_meanwhile_is_told_of(
+    mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = f"{mover.path}/.dead.1a2b3c4d"
+    before_each_listing(monkeypatch, lambda _: os.makedirs(f"{spare}/something", exist_ok=True))
+    told: list[str] = []
+    assert not archive.export_to(mover.path, io.BytesIO(), tell=told.append).certain
+    assert "not certain" in told[0]

@@ -24,6 +24,8 @@ from mailq.settings import Settings
 
 ROOT: Final = "jobs"
 HOME: Final = "failed"
+QUIET: Final = mock.patch.object(remaking, "_QUIET", 0)
+"""No old directory is kept for those who have it open."""
 
 
 class Run:
@@ -369,6 +371,7 @@ def mend(run: Run) -> None:
     run.push(b"c")
 
 
+@QUIET
 def remake(run: Run) -> None:
     """new/ is drained and swollen. Another process pushes after each of the calls that make it anew, and before."""
     run.push(b"an old one")
@@ -382,6 +385,7 @@ def remake(run: Run) -> None:
             run.ack(delivery)
 
 
+@QUIET
 def remade_meanwhile(run: Run) -> None:
     """new/ is made anew after each of the calls of a push."""
     run.record()
@@ -393,6 +397,7 @@ def remade_meanwhile(run: Run) -> None:
     run.push(b"x", b"y")
 
 
+@QUIET
 def remade_by_halves(run: Run) -> None:
     """Whoever makes it anew is killed at a call, mostly when another has just pushed; a third one goes on."""
     run.record()

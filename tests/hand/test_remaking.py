@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,15 @@ pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="directori
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every directory counts as swollen."""
+    """Every directory counts as swollen, and every old one as quiet."""
     monkeypatch.setattr(remaking, "_SWOLLEN", -1)
+    monkeypatch.setattr(remaking, "_QUIET", 0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every old directory counts as quiet."""
+    monkeypatch.setattr(remaking, "_QUIET", 0)
 
 
 def number_of(path: Path) -> int:
@@ -35,6 +43,7 @@ def spares(path: Path) -> list[str]:
     return [name for name in os.listdir(path) if name.startswith((".new", ".later", ".dead"))]
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("state", ["new", "later", "dead"])
 def test_a_swollen_directory_is_made_anew_when_it_is_empty_and_not_before(path: Path, state: str) -> None:
     queue = mailq.open(path, durability="process-crash", file_mode="0660")
@@ -99,6 +108,7 @@ def test_producers_and_consumers_do_not_notice(path: Path) -> None:
     assert not spares(path)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_somebody_left_who_died_on_the_way_is_delivered(queue: mailq.Queue, path: Path) -> None:
     queue.push_many(["a", "b"])
     os.rename(path / "new", path / ".new.1a2b3c4d")
@@ -155,5 +165,84 @@ def test_arrivals_in_the_fresh_directory_are_told_of(queue: mailq.Queue, path: P
         queue.push("x")
         assert arrived.wait(10)
         assert told[-1] in os.listdir(path / "new")
+    finally:
+        watch.stop()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_queue_that_lost_its_directories_meanwhile_ends_no_pop(queue: mailq.Queue, path: Path) -> None:
+    queue.push("x")
+    os.rename(path / "new", path / ".new.1a2b3c4d")
+    assert queue.pop() is None
+    assert spares(path) == [".new.1a2b3c4d"]
+    os.mkdir(path / "new")
+    queue.reap()
+    assert queue.pop() is not None
+    assert not spares(path)
+
+
+@pytest.mark.usefixtures("always")
+def test_who_was_overtaken_tries_again(path: Path) -> None:
+    """Another consumer takes a spare directory that is not exchanged yet for one whose maker has died."""
+
+    class Overtaken(Exchanging):
+        def exchange(self, one: str, other: str) -> None:
+            if not self.exchanged:
+                mailq.open(path).reap()
+            super().exchange(one, other)
+
+    mailq.open(path)
+    disk = Overtaken()
+    queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    queue.reap()
+    assert disk.exchanged == 0
+    disk.exchanged = 1
+    queue.reap()
+    assert disk.exchanged > 1
+    assert not spares(path)
+
+
+def test_who_has_the_old_directory_open_may_go_on_moving_files_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``mv a b new/`` does: it opens the directory once."""
+    monkeypatch.setattr(remaking, "_SWOLLEN", -1)
+    ahead = 0
+    mailq.open(path)
+    queue = mailq.Queue(MaildirEngine(str(path), clock=lambda: time.time_ns() + ahead))
+    opened = os.open(path / "new", os.O_DIRECTORY)
+    try:
+        for name in ("a", "b"):
+            (path / "tmp" / name).write_text(name)
+            queue.reap()
+            os.rename(path / "tmp" / name, name, dst_dir_fd=opened)
+            ahead += 10_000_000_000
+        queue.reap()
+    finally:
+        os.close(opened)
+    assert sorted(delivery.raw for delivery in queue.drain()) == [b"a", b"b"]
+    monkeypatch.undo()
+    ahead += 61_000_000_000
+    queue.reap()
+    assert not spares(path)
+
+
+def test_arrivals_are_told_of_while_the_old_directory_is_still_there(queue: mailq.Queue, path: Path) -> None:
+    told: list[str] = []
+    missed, arrived = threading.Event(), threading.Event()
+
+    def on_arrival(_: str, name: str) -> None:
+        told.append(name)
+        arrived.set()
+
+    watch = arrivals.watch([str(path / "new")], on_arrival, missed.set)
+    assert watch is not None
+    try:
+        (path / ".new.1a2b3c4d").mkdir()
+        Disk().exchange(str(path / ".new.1a2b3c4d"), str(path / "new"))
+        assert missed.wait(10)
+        queue.push("x")
+        assert arrived.wait(10)
+        assert told == os.listdir(path / "new")
     finally:
         watch.stop()

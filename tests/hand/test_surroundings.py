@@ -25,6 +25,13 @@ def test_a_queue_whose_marker_goes_away_is_no_empty_queue(queue: mailq.Queue, pa
     assert queue.pop() is None
 
 
+def test_nor_is_one_between_two_looks_at_the_settings(queue: mailq.Queue, path: Path) -> None:
+    assert queue.pop() is None
+    (path / "mailq.toml").rename(path / "gone")
+    with pytest.raises(mailq.QueueNotFound):
+        queue.pop()
+
+
 def test_a_waiting_consumer_notices_that_the_queue_went_away(queue: mailq.Queue, path: Path) -> None:
     queue.pop(wait=0.01)
     path.rename(path.parent / "unmounted")

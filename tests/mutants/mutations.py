@@ -109,13 +109,13 @@ DURABILITY: Final = (
         "what was in the old directory is not synced before that is removed",
         _REMAKING,
         "                if self._store.durable:\n                    disk.sync_directory(path)\n",
-        "",
+        "                pass\n",
         (f"{_STATES}[remake]",),
     ),
     Mutant(
         "what was left in an old directory is not taken over",
         _REMAKING,
-        "        for path in spares_of(layout):",
+        "        for path in spares_of(self._store.layout):",
         "        for path in ():",
         (f"{_STATES}[remade_by_halves]",),
     ),
@@ -142,14 +142,14 @@ DURABILITY: Final = (
         """                pass
             except OSError:
 """,
-        ("tests/hand/test_faults.py", "-k", "left_nothing"),
+        ("tests/faults/test_each_call_fails.py", "-k", "push"),
     ),
     Mutant(
         "a failed push does not say what may be in the queue",
         _STORE,
         "                    maybe.append(target.id)\n",
         "                    pass\n",
-        ("tests/hand/test_faults.py", "-k", "left_nothing"),
+        ("tests/faults/test_vanished.py",),
     ),
 )
 
@@ -186,9 +186,9 @@ FENCES: Final = (
     Mutant(
         "an extended deadline stays on the message that is given back",
         _STORE,
-        "                self.disk.utime(path, soon)\n",
+        "                self.disk.utime(path, most)\n",
         "                pass\n",
-        (_CONTRACT, "-k", "does_not_lengthen_the_next_lease"),
+        ("tests/clocks", "tests/hand", "-k", "future or mtime or lengthen"),
     ),
     Mutant(
         "an extension does not count",
@@ -280,7 +280,7 @@ DELIVERIES: Final = (
         _ENGINE,
         "                self._store.settle(held, step, error=verdict.text, attempt=0)\n",
         "                self._disk.unlink(held)\n",
-        ("tests/hand/test_garbage.py", "-k", "torn"),
+        ("tests/hostile/test_garbage.py", "-k", "torn"),
     ),
     Mutant(
         "one message that cannot be moved stops the claim",
@@ -315,9 +315,9 @@ DELIVERIES: Final = (
     ),
     Mutant(
         "without the marker a queue looks empty",
-        _ENGINE,
-        "        if layout.stamp_of(self._layout.marker) is None:\n",
-        "        if False:\n",
+        "mailq/engines/maildir/layout.py",
+        '        raise QueueNotFound(layout.root, "the queue is gone (mailq.toml is missing)") from None\n',
+        "        return\n",
         ("tests/hand", "-k", "marker or unmount or gone"),
     ),
     Mutant(

@@ -54,7 +54,8 @@ class _Inotify:
         self._missed = missed
         self._directories: dict[Any, str] = {}
         self._reader = InotifyFD()
-        self._mask = Mask(InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_CREATE | InotifyConstants.IN_ONLYDIR)
+        arrivals = InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_CREATE
+        self._mask = Mask(arrivals | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_ONLYDIR)
         try:
             for directory in directories:
                 self._add(directory)
@@ -72,11 +73,13 @@ class _Inotify:
     def on_event(self, event: Any) -> None:  # noqa: ANN401 - watchdog's own event
         """Called by the reader's thread."""
         directory = self._directories.get(event.wd)
-        if directory is not None and event.name:
+        if event.is_move_self:
+            self.on_watch_deleted(event.wd)
+        elif directory is not None and event.name:
             self._arrived(directory, os.fsdecode(event.name))
 
     def on_watch_deleted(self, wd: Any) -> None:  # noqa: ANN401 - watchdog's own descriptor
-        """Called by the reader's thread when the directory is gone: a new one may be in its place, and time to look."""
+        """Called by the reader's thread when the directory is gone, or elsewhere: a new one may be in its place."""
         directory = self._directories.pop(wd, None)
         if directory is not None:
             with contextlib.suppress(OSError):

@@ -4,6 +4,10 @@ ext4 never shrinks a directory: after a million messages an empty ``new/`` takes
 as long to list as a full one. A fresh directory is exchanged for it, at once, so
 a producer finds ``new/`` at every moment. What came to the old one meanwhile is
 moved over, and so is what somebody left there who died on the way.
+
+The old one stays for a while: ``mv`` opens the directory that it moves files to,
+and goes on moving them there, whatever it is called by then. If it were gone, all
+the rest of them would fail.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Final, Self
 
+from mailq import names
 from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.layout import GONE
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
 
 _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
+
+_QUIET: Final = 60 * names.NS
+"""After so many nanoseconds without an arrival an old directory is removed: nobody has it open to move files there."""
 
 # Not cur/ and tmp/: their files have users who know the path, and must find them at every moment.
 REMADE: Final = ("new", "later", "dead")
@@ -48,9 +56,8 @@ class Remaking:
 
     def recover(self) -> None:
         """Take over what somebody left who died on the way."""
-        layout = self._store.layout
-        for path in spares_of(layout):
-            self._take_over(path, f"{layout.root}/{os.path.basename(path).split('.')[1]}")
+        for path in spares_of(self._store.layout):
+            self._take_over(path, home_of(path))
 
     def renew(self) -> None:
         """Exchange the directories that are swollen and empty."""
@@ -61,6 +68,8 @@ class Remaking:
                 if os.lstat(path).st_size > _SWOLLEN and _is_empty(path):
                     self._remake(path)
         except OSError as error:
+            if error.errno in GONE:
+                return  # somebody else exchanged it at the same time, or took our spare one for a dead maker's
             self._is_possible = False  # not by this user, or not on this file system: it is only slow
             layouts.log().info("a swollen directory was not made anew: %s", error)
 
@@ -80,27 +89,32 @@ class Remaking:
         self._take_over(spare, path)
 
     def _take_over(self, spare: str, path: str) -> None:
-        """Move what is in a spare directory to where it belongs, and remove the directory."""
+        """Move what is in a spare directory to where it belongs; remove the directory when nothing comes any more."""
         disk = self._store.disk
         try:
-            while not _is_empty(spare):
-                for name in os.listdir(spare):
-                    self._move(f"{spare}/{name}", path, name)
+            # Until nothing more comes, or nothing can be moved: it may be the target that is missing.
+            while sum(self._is_moved(f"{spare}/{name}", path, name) for name in os.listdir(spare)):
                 if self._store.durable:
                     disk.sync_directory(path)
-            disk.rmdir(spare)
+            # From the future: the clock has stepped back.
+            if abs(self._store.clock() - os.lstat(spare).st_ctime_ns) > _QUIET:
+                disk.rmdir(spare)
         except OSError as error:
             # Gone: somebody else did it. Not empty: somebody stored a message just now; the next turn takes it.
             if error.errno not in GONE:
                 layouts.log().info("%s was not taken over yet: %s", spare, error)
 
-    def _move(self, source: str, directory: str, name: str) -> None:
+    def _is_moved(self, source: str, directory: str, name: str) -> bool:
+        """Move a file; whether it was there to be moved."""
         disk = self._store.disk
-        with contextlib.suppress(FileNotFoundError):
+        try:
             try:
                 disk.rename_new(source, f"{directory}/{name}")
             except FileExistsError:  # two files of one name, dropped in by hand
                 disk.rename_new(source, f"{directory}/{os.urandom(4).hex()}-{name}")
+        except FileNotFoundError:
+            return False
+        return True
 
 
 class Held:
@@ -145,6 +159,20 @@ def spares_of(layout: Layout) -> Iterator[str]:
         for entry in scan:
             if _SPARE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 yield entry.path
+
+
+def home_of(spare: str) -> str:
+    """The directory that a spare one is to become, or was."""
+    root, name = os.path.split(spare)
+    return f"{root}/{name.split('.')[1]}"
+
+
+def holds_any(spare: str) -> bool:
+    """Whether there is anything in a spare directory that is to be taken over."""
+    try:
+        return not _is_empty(spare)
+    except FileNotFoundError:
+        return False
 
 
 def _is_empty(path: str) -> bool:
