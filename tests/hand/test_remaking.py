@@ -246,3 +246,22 @@ def test_arrivals_are_told_of_while_the_old_directory_is_still_there(queue: mail
         assert told == os.listdir(path / "new")
     finally:
         watch.stop()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EINVAL])
+def test_what_is_left_is_delivered_also_where_a_rename_cannot_spare_its_target(
+    queue: mailq.Queue, path: Path, error: int
+) -> None:
+    """A copy of a queue that was brought to another system."""
+
+    class NoFlags(Disk):
+        def rename_new(self, source: str, target: str) -> None:
+            raise OSError(error, os.strerror(error), source, None, target)
+
+    queue.push("a")
+    os.rename(path / "new", path / ".new.1a2b3c4d")
+    os.mkdir(path / "new")
+    (path / "new" / "foo.txt").write_text("one of this name")
+    (path / ".new.1a2b3c4d" / "foo.txt").write_text("another")
+    elsewhere = mailq.Queue(MaildirEngine(str(path), disk=NoFlags()))
+    assert sorted(delivery.raw for delivery in elsewhere.drain()) == [b"a", b"another", b"one of this name"]

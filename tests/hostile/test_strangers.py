@@ -70,13 +70,15 @@ def as_typed(lines: list[str], srv: Path) -> str:
 @pytest.fixture
 def box(srv: Path) -> Path:
     """The drop-box of the page."""
-    become(CONSUMER, lambda: as_typed(commands("consumer"), srv))
+    lines = commands("consumer")  # that user may not be able to read the page
+    become(CONSUMER, lambda: as_typed(lines, srv))
     return srv / "jobs"
 
 
 @pytest.mark.skipif(not can_syncfs(), reason="there is no syncfs here that reports errors")
 def test_the_drop_box_of_the_page_is_one(srv: Path, box: Path) -> None:
-    become(PRODUCER, lambda: as_typed(commands("producer"), srv))
+    lines = commands("producer")
+    become(PRODUCER, lambda: as_typed(lines, srv))
     become(OTHER, lambda: mailq.open(box).push("from another"))
 
     def forbidden() -> None:

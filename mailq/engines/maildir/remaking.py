@@ -13,6 +13,7 @@ the rest of them would fail.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -109,12 +110,23 @@ class Remaking:
         disk = self._store.disk
         try:
             try:
-                disk.rename_new(source, f"{directory}/{name}")
+                _rename_new(disk, source, f"{directory}/{name}")
             except FileExistsError:  # two files of one name, dropped in by hand
-                disk.rename_new(source, f"{directory}/{os.urandom(4).hex()}-{name}")
+                _rename_new(disk, source, f"{directory}/{os.urandom(4).hex()}-{name}")
         except FileNotFoundError:
             return False
         return True
+
+
+def _rename_new(disk: Disk, source: str, target: str) -> None:
+    """Rename to a name that nobody has; by a link where that cannot be asked for (a copy that was brought to NFS)."""
+    try:
+        disk.rename_new(source, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        disk.link(source, target)
+        disk.unlink(source)
 
 
 class Held:
