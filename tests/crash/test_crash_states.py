@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 import scenarios as runs
+import scenarios_of_directories as directories
 from explorer import Findings, explore
 from recorder import RecordingDisk, WithoutDirectorySync, WithoutFileSync
 from scenarios import Scenario
@@ -39,17 +40,17 @@ TRIED: Final[dict[Scenario, tuple[int, int]]] = {
     runs.pause: (300, 10),
     runs.reply: (300, 500),
     runs.come_due: (300, 250),
-    runs.mend: (300, 400),
-    runs.remake: (60, 1200),
-    runs.remade_meanwhile: (80, 1200),
-    runs.remade_by_halves: (40, 2500),
+    directories.mend: (300, 400),
+    directories.remake: (60, 1200),
+    directories.remade_meanwhile: (80, 1200),
+    directories.remade_by_halves: (40, 2500),
     runs.tell: (300, 100),
     runs.import_: (150, 400),
 }
 BARE: Final[dict[Scenario, tuple[int, int]]] = {
-    runs.init: (150, 200),
-    runs.init_in_directories_to_be_made: (400, 200),
-    runs.init_with_dead_letters: (150, 500),
+    directories.init: (150, 200),
+    directories.init_in_directories_to_be_made: (400, 200),
+    directories.init_with_dead_letters: (150, 500),
 }
 
 # What pushes in the run, so that leaving out a sync must show; a few states of each moment are enough.
@@ -129,16 +130,16 @@ def test_without_a_sync_new_queues_are_lost(tmp_path: Path, scenario: Scenario, 
 def test_a_queue_whose_first_creator_was_killed_is_as_durable_as_any(tmp_path: Path, root: str) -> None:
     for calls in range(1, 24):
         (tmp_path / str(calls)).mkdir()
-        findings = _explored(tmp_path / str(calls), runs.killed_init(calls, root), 40, bare=True)
+        findings = _explored(tmp_path / str(calls), directories.killed_init(calls, root), 40, bare=True)
         assert not findings.kinds, _told(findings)
 
 
 @pytest.mark.parametrize("calls", range(1, 4))
 def test_directories_whose_mender_was_killed_are_as_durable_as_any(tmp_path: Path, calls: int) -> None:
-    findings = _explored(tmp_path, runs.killed_mend(calls), 40)
+    findings = _explored(tmp_path, directories.killed_mend(calls), 40)
     assert not findings.kinds, _told(findings)
 
 
 def test_a_pause_after_one_that_was_killed_is_durable(tmp_path: Path) -> None:
-    findings = _explored(tmp_path, runs.killed_pause, 40)
+    findings = _explored(tmp_path, directories.killed_pause, 40)
     assert not findings.kinds, _told(findings)
