@@ -356,13 +356,13 @@ def test_a_foreign_story_cannot_pass_itself_off_as_another(mailq: Shell, tmp_pat
     mailq("init", "jobs")
     story = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5, "slots": 2}
     lie = {"token": "another", "alive": False, "story": "none"}
-    (tmp_path / "jobs" / "owners" / "real").write_text(json.dumps({**story, **lie}))
+    (tmp_path / "jobs" / "owners" / "cafe").write_text(json.dumps({**story, **lie}))
     told = json.loads(mailq("workers", "jobs", "--json").stdout)
     assert told["alive"]
     assert told == {
         "slots": 2,
         "story": "none",
-        "token": "real",
+        "token": "cafe",
         "host": "elsewhere",
         "pid": 7,
         "since": 1.5,
