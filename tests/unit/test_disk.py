@@ -180,9 +180,10 @@ def test_a_sync_of_a_directory_asks_for_its_status_too(tmp_path: Path, monkeypat
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     disk = FaultyDisk()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
-        patch.setattr(os, "fstat", refuse)
+    monkeypatch.setattr(os, "fstat", refuse)
+    with pytest.raises(OSError, match="Input/output"):
         disk.sync_directory(str(tmp_path))
+    monkeypatch.undo()
     assert disk.calls == ["open", "fsync", "close"]
 
 
