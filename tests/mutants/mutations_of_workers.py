@@ -108,6 +108,7 @@ PROCESSES: Final = (
         "            slot.doomed  # a signal may still be on its way, which must not hit another job\n",
         "            False\n",
         (f"{_ABUSE}test_a_late_signal_does_not_hit_the_next_job",),
+        stalls=True,
     ),
     Mutant(
         "a job that never began is counted",
@@ -190,6 +191,7 @@ JOBS: Final = (
 """,
         "",
         (f"{_LIMITS}test_a_job_whose_lease_is_lost_is_told_from_outside",),
+        stalls=True,
     ),
     Mutant(
         "an unknown task is given back at once",
@@ -204,6 +206,7 @@ JOBS: Final = (
         "        wanted = Stage.KILLING if self._stops > 1 else Stage.FINISHING\n",
         "        wanted = Stage.FINISHING\n",
         (f"{_STOPPING}test_a_second_signal_ends_it_at_once",),
+        stalls=True,
     ),
     Mutant(
         "a process is interrupted in the middle of what it says",
