@@ -230,8 +230,9 @@ def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
 def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "watch", lambda *_: None)
     queue = mailq.open(path, durability="process-crash")
-    queue.push(30)
-    mailq.Worker(queue, handlers.push_the_next, processes=2).run(drain=True)  # so one idles: there is nothing more yet
+    queue.push_many([30, 0])
+    # Two, of which one idles from then on: to the worker there is nothing more yet.
+    mailq.Worker(queue, handlers.push_the_next_when_two_are_at_work, processes=2).run(drain=True)
     assert queue.stats() == mailq.Stats()
 
 
