@@ -16,7 +16,7 @@ from typing import Any
 import handlers
 import pytest
 from command import Shell
-from together import children, family, is_alive, wait_until
+from together import asleep, children, family, is_alive, wait_until
 from working import HERE, Work, all_settled, letters
 
 import mailq
@@ -87,13 +87,15 @@ def test_a_job_that_interrupts_itself_is_counted(path: Path, handler: Any) -> No
 def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
     """The nursery is held up between the wish to end a job and the signal."""
     queue = mailq.open(path, **ONCE)
-    queue.push(0.6)
+    first = queue.push(0.6)
     with Work(path, "handlers:nap", "--timeout", "0.2", "--insist", "0.1") as worker:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         (nursery,) = children(worker.pid)
         os.kill(nursery, signal.SIGSTOP)
         next_one = queue.request(0.1)
-        wait_until(lambda: queue.stats().ready == 1 and queue.stats().leased == 0, "the first is done")
+        wait_until(lambda: first not in {message.id for message in queue.peek("leased")}, "the first is done")
+        wait_until(lambda: asleep(worker.pid), "the worker has looked for another")
+        assert (queue.stats().ready, queue.stats().leased) == (1, 0)
         os.kill(nursery, signal.SIGCONT)
         assert next_one.result(30) is None
         assert worker.stop() == 0
