@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -153,6 +154,7 @@ def try_all(mutants: Sequence[Mutant]) -> tuple[str, list[Outcome]]:
 
 
 def main(words: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the copies are removed
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
     failure, outcomes = try_all(chosen)
     if failure:

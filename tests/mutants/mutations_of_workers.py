@@ -108,7 +108,6 @@ PROCESSES: Final = (
         "            slot.doomed  # a signal may still be on its way, which must not hit another job\n",
         "            False\n",
         (f"{_ABUSE}test_a_late_signal_does_not_hit_the_next_job",),
-        stalls=True,
     ),
     Mutant(
         "a job that never began is counted",
