@@ -28,9 +28,13 @@ def explore(
     limit: int,
     kind: type[RecordingDisk] = RecordingDisk,
     bare: bool = False,
+    enough: int | None = None,
     **settings: Any,
 ) -> Findings:
-    """Play it, cut it, recover. ``limit`` bounds the states of one moment in one way of ordering."""
+    """Play it, cut it, recover. ``limit`` bounds the states of one moment in one way of ordering.
+
+    After ``enough`` examples of what is wrong it stops: then the others are not counted.
+    """
     run = play(scenario, f"{place}/played", kind, bare=bare, **settings)
     generator = random.Random(4)
     seen: dict[State, Observation] = {}
@@ -44,6 +48,8 @@ def explore(
             kinds.update({text.partition(":")[0] for text in wrong})
             if wrong and len(examples) < 3:
                 examples.append(_tell(run, count, state, wrong))
+            if len(examples) == enough:
+                return Findings(len(seen), kinds, examples)
     return Findings(len(seen), kinds, examples)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty import FaultyDisk, fault
+from faulty import Fault, FaultyDisk, fault
 
 import mailq
 from mailq import names
@@ -148,6 +149,26 @@ def test_a_copy_of_another_users_file_never_becomes_a_second_message(path: Path,
     left = [message.id for state in STATES for message in queue.peek(state, limit=None)]
     assert left == ([] if event == "acked" else [id])
     assert os.listdir(path / "tmp") == []
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [fault("open", error=errno.EMFILE), fault("read", error=errno.ENOMEM), fault("read", error=KeyboardInterrupt())],
+    ids=["no descriptors", "no memory", "interrupted"],
+)
+def test_a_claimed_message_that_cannot_be_read_now_is_ready_again_at_once(path: Path, trouble: Fault) -> None:
+    """Nobody has its receipt; and the process that claimed it lives on, so no reaper takes it back."""
+    mailq.open(path)
+    disk = FaultyDisk()
+    queue = engine_queue(path, disk=disk)
+    queue.push_many(["warm up", "x"])
+    take(queue).ack()  # what a first claim opens besides is open
+    disk.arm(trouble)
+    with pytest.raises((mailq.StorageError, KeyboardInterrupt)):
+        queue.pop()
+    assert disk.fired
+    delivery = take(mailq.open(path))
+    assert (delivery.body, delivery.attempt) == ("x", 1)
 
 
 def test_a_nack_that_fails_does_not_hide_the_error_of_the_job(path: Path) -> None:

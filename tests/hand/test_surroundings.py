@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import mailq
+from mailq.engines.maildir.engine import MaildirEngine
+from mailq.testing import ManualClock
 
 
 def test_a_queue_whose_marker_goes_away_is_no_empty_queue(queue: mailq.Queue, path: Path) -> None:
@@ -25,7 +27,9 @@ def test_a_queue_whose_marker_goes_away_is_no_empty_queue(queue: mailq.Queue, pa
     assert queue.pop() is None
 
 
-def test_nor_is_one_between_two_looks_at_the_settings(queue: mailq.Queue, path: Path) -> None:
+def test_a_queue_that_went_away_is_missed_at_the_next_pop(queue: mailq.Queue, path: Path) -> None:
+    """And not only when it is time to look at the settings again."""
+    queue = mailq.Queue(MaildirEngine(str(path), clock=ManualClock()))
     assert queue.pop() is None
     (path / "mailq.toml").rename(path / "gone")
     with pytest.raises(mailq.QueueNotFound):

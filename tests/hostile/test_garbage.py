@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def test_a_torn_file_goes_to_the_dead_and_its_neighbours_are_delivered(
     assert dead.reason == "torn"
     assert dead.history[0].outcome == "torn"
     assert "'mailq edit' re-seals it" in str(dead.history[0].error)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data + b"x"])
+def test_a_length_without_a_checksum_as_shell_producers_write_it_tells_a_torn_file(
+    queue: mailq.Queue, path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    body = b"written by printf"
+    (path / "new" / ours(size=len(body))).write_bytes(damage(body))
+    (path / "new" / ours(size=len(body))).write_bytes(body)
+    assert bodies(queue) == [body]
+    (dead,) = queue.peek("dead")
+    assert dead.reason == "torn"
 
 
 def test_a_file_above_the_limit_is_not_read_but_kept_with_the_reason(path: Path) -> None:

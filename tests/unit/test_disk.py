@@ -173,6 +173,20 @@ def test_a_directory_that_could_not_be_synced_is_let_go_and_not_synced_again(tmp
     assert disk.open_files == set()
 
 
+def test_a_sync_of_a_directory_asks_for_its_status_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has failed may report success for the sync, and the failure only then: XFS that shut itself down."""
+
+    def refuse(_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk = FaultyDisk()
+    monkeypatch.setattr(os, "fstat", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        disk.sync_directory(str(tmp_path))
+    monkeypatch.undo()
+    assert disk.calls == ["open", "fsync", "close"]
+
+
 def test_a_link_never_replaces(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     (tmp_path / "y").write_bytes(b"y")

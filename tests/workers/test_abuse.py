@@ -16,7 +16,7 @@ from typing import Any
 import handlers
 import pytest
 from command import Shell
-from together import children, family, is_alive, wait_until
+from together import asleep, children, family, is_alive, wait_until
 from working import HERE, Work, all_settled, letters
 
 import mailq
@@ -87,13 +87,15 @@ def test_a_job_that_interrupts_itself_is_counted(path: Path, handler: Any) -> No
 def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
     """The nursery is held up between the wish to end a job and the signal."""
     queue = mailq.open(path, **ONCE)
-    queue.push(0.6)
+    first = queue.push(0.6)
     with Work(path, "handlers:nap", "--timeout", "0.2", "--insist", "0.1") as worker:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         (nursery,) = children(worker.pid)
         os.kill(nursery, signal.SIGSTOP)
         next_one = queue.request(0.1)
-        wait_until(lambda: queue.stats().ready == 1 and queue.stats().leased == 0, "the first is done")
+        wait_until(lambda: first not in {message.id for message in queue.peek("leased")}, "the first is done")
+        wait_until(lambda: asleep(worker.pid), "the worker has looked for another")
+        assert (queue.stats().ready, queue.stats().leased) == (1, 0)
         os.kill(nursery, signal.SIGCONT)
         assert next_one.result(30) is None
         assert worker.stop() == 0
@@ -230,8 +232,9 @@ def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
 def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "watch", lambda *_: None)
     queue = mailq.open(path, durability="process-crash")
-    queue.push(30)
-    mailq.Worker(queue, handlers.push_the_next, processes=2).run(drain=True)  # so one idles: there is nothing more yet
+    queue.push_many([30, 0])
+    # Two, of which one idles from then on: to the worker there is nothing more yet.
+    mailq.Worker(queue, handlers.push_the_next_when_two_are_at_work, processes=2).run(drain=True)
     assert queue.stats() == mailq.Stats()
 
 
@@ -356,13 +359,13 @@ def test_a_foreign_story_cannot_pass_itself_off_as_another(mailq: Shell, tmp_pat
     mailq("init", "jobs")
     story = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5, "slots": 2}
     lie = {"token": "another", "alive": False, "story": "none"}
-    (tmp_path / "jobs" / "owners" / "real").write_text(json.dumps({**story, **lie}))
+    (tmp_path / "jobs" / "owners" / "cafe").write_text(json.dumps({**story, **lie}))
     told = json.loads(mailq("workers", "jobs", "--json").stdout)
     assert told["alive"]
     assert told == {
         "slots": 2,
         "story": "none",
-        "token": "real",
+        "token": "cafe",
         "host": "elsewhere",
         "pid": 7,
         "since": 1.5,

@@ -1,0 +1,249 @@
+"""Who holds a message, what is delivered and what is not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutant import Mutant
+
+_CONTRACT: Final = "tests/contract/test_engines.py::TestMaildir::"
+_UNIT_DISK: Final = "tests/unit/test_disk.py::"
+_GARBAGE: Final = "tests/hostile/test_garbage.py::"
+_DEATH: Final = "tests/processes/test_death.py::"
+_DEADLINES: Final = "tests/unit/test_deadlines.py::"
+_HARDNESS: Final = "tests/hand/test_hardness.py::"
+_STORE: Final = "mailq/engines/maildir/store.py"
+_ENGINE: Final = "mailq/engines/maildir/engine.py"
+_DISK: Final = "mailq/engines/disk.py"
+_LAYOUT: Final = "mailq/engines/maildir/layout.py"
+_OWNERS: Final = "mailq/engines/maildir/owners.py"
+_MESSAGE: Final = "mailq/message.py"
+
+FENCES: Final = (
+    Mutant(
+        "an ack finds its message by id",
+        _ENGINE,
+        '            self._disk.unlink(f"{self._layout.cur}/{receipt}")',
+        """            held = [name for name in os.listdir(self._layout.cur) if envelope.id in name]
+            self._disk.unlink(f"{self._layout.cur}/{(held or [receipt])[0]}")""",
+        (f"{_CONTRACT}test_a_stale_holder_cannot_touch_the_new_holder[ack]",),
+    ),
+    Mutant(
+        "each claim of a message has the same name",
+        _ENGINE,
+        '        return f"{self._claims:06x}"',
+        '        return "1"',
+        (
+            f"{_CONTRACT}test_a_stale_receipt_stays_stale_when_the_message_comes_back_unchanged",
+            f"{_CONTRACT}test_receipts_of_one_message_are_never_the_same",
+        ),
+    ),
+    Mutant(
+        "a lease that has run out is extended",
+        _ENGINE,
+        """        if old is None or now >= old:
+            layout.require_marker(self._layout)
+            raise LeaseLost(receipt, "extend")
+        new = max(now + lifecycle.ns(seconds), old)
+        try:
+            try:
+                self._disk.utime(path, new)
+            except PermissionError:
+                self._store.own(path, new, before=old)
+            if self._clock() >= old:
+""",
+        """        if old is None:
+            layout.require_marker(self._layout)
+            raise LeaseLost(receipt, "extend")
+        new = max(now + lifecycle.ns(seconds), old)
+        try:
+            try:
+                self._disk.utime(path, new)
+            except PermissionError:
+                self._store.own(path, new, before=old)
+            if False:
+""",
+        (f"{_CONTRACT}test_an_extension_after_the_deadline_comes_too_late_even_if_nobody_noticed",),
+    ),
+    Mutant(
+        "an extension that may have come too late is not taken back",
+        _ENGINE,
+        "            if self._clock() >= old:\n",
+        "            if False:\n",
+        (f"{_DEADLINES}test_an_extension_that_took_until_after_the_old_deadline_came_too_late",),
+    ),
+    Mutant(
+        "an extended deadline stays on the message that is given back",
+        _STORE,
+        "        self.shorten(path, self.clock() + names.NS)\n",
+        "",
+        (f"{_DEADLINES}test_an_extended_deadline_does_not_stay_in_the_file",),
+    ),
+    Mutant(
+        "an extension does not count",
+        "mailq/engines/maildir/reaper.py",
+        "        return max(envelope.until, status.st_mtime_ns)\n",
+        "        return envelope.until\n",
+        (f"{_CONTRACT}test_an_extended_lease_holds_until_its_new_deadline",),
+    ),
+    Mutant(
+        "the error text is written before the rename",
+        _STORE,
+        "        # A deadline that was extended by mtime would count",
+        """        if error is not None:
+            texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
+        # A deadline that was extended by mtime would count""",
+        (f"{_CONTRACT}test_a_stale_receipt_loses_and_changes_nothing",),
+    ),
+    Mutant(
+        "a process whose lock can be had lives",
+        _OWNERS,
+        '        return bool(same_kernel or story["host"] == platform.node())\n',
+        "        return False\n",
+        (f"{_DEATH}test_a_fresh_consumer_gives_back_what_a_dead_one_held_at_its_first_look",),
+    ),
+    Mutant(
+        "every owner is taken for dead",
+        _OWNERS,
+        "        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)\n",
+        "",
+        (f"{_DEATH}test_the_death_of_one_consumer_leaves_its_neighbours_leases_alone",),
+    ),
+    Mutant(
+        "an owner is seen before it is locked",
+        _OWNERS,
+        """            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
+            self._disk.rename(temporary, f"{self._layout.owners}/{token}")
+""",
+        """            self._disk.rename(temporary, f"{self._layout.owners}/{token}")
+            sweep(self._layout, self._disk)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+""",
+        (f"{_DEATH}test_the_death_of_one_consumer_leaves_its_neighbours_leases_alone",),
+    ),
+)
+
+DELIVERIES: Final = (
+    Mutant(
+        "no checksum is checked",
+        _MESSAGE,
+        "    return envelope.crc is None or envelope.crc == checksum(data)\n",
+        "    return True\n",
+        (f"{_GARBAGE}test_a_torn_file_goes_to_the_dead_and_its_neighbours_are_delivered",),
+    ),
+    Mutant(
+        "no size is checked",
+        _MESSAGE,
+        """    if envelope.size is not None and envelope.size != len(data):
+        return False
+""",
+        "",
+        (f"{_GARBAGE}test_a_length_without_a_checksum_as_shell_producers_write_it_tells_a_torn_file",),
+    ),
+    Mutant(
+        "symlinks are followed",
+        _DISK,
+        '_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)',
+        "_NOFOLLOW: Final = 0",
+        (f"{_UNIT_DISK}test_a_symlink_is_not_read",),
+    ),
+    Mutant(
+        "a FIFO is waited for",
+        _DISK,
+        '_READ: Final = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _BINARY',
+        "_READ: Final = os.O_RDONLY | _NOFOLLOW | _BINARY",
+        (f"{_UNIT_DISK}test_a_fifo_is_not_waited_for",),
+        stalls=True,
+    ),
+    Mutant(
+        "a listing is taken for the truth",
+        _ENGINE,
+        """            if older := [key for key in keys if layout.time_of(key) < begun]:
+                return older
+""",
+        """            if keys:
+                return keys
+""",
+        ("tests/unit/test_listing.py",),
+    ),
+    Mutant(
+        "what is unfit is deleted",
+        _ENGINE,
+        "                self._store.settle(held, step, error=verdict.text, attempt=0)\n",
+        "                self._disk.unlink(held)\n",
+        (f"{_GARBAGE}test_a_torn_file_goes_to_the_dead_and_its_neighbours_are_delivered",),
+    ),
+    Mutant(
+        "one message that cannot be moved stops the claim",
+        _ENGINE,
+        """                    failures.append(error)
+                    continue
+""",
+        "                    raise\n",
+        (f"{_HARDNESS}test_a_message_that_cannot_be_moved_blocks_no_other",),
+    ),
+    Mutant(
+        "a claim that is interrupted keeps the message",
+        _ENGINE,
+        "        except BaseException:  # an interrupt too: nobody will have the receipt\n",
+        "        except ZeroDivisionError:\n",
+        (f"{_HARDNESS}test_a_claimed_message_that_cannot_be_read_now_is_ready_again_at_once",),
+    ),
+    Mutant(
+        "a lapsed lease is not counted",
+        "mailq/lifecycle.py",
+        """        return Step("dead", envelope.buried("retries", letter=letter))
+    if""",
+        """        return Step("dead", envelope.buried("retries", letter=letter))
+    letter = letter if letter != "T" else ""
+    if""",
+        (f"{_CONTRACT}test_every_lapse_counts_as_an_attempt",),
+    ),
+    Mutant(
+        "times go backwards with the clock",
+        _MESSAGE,
+        "            self._last = max(self._last + 1, self._clock())\n",
+        "            self._last = self._clock()\n",
+        (f"{_CONTRACT}test_the_order_holds_when_the_clock_steps_back",),
+    ),
+    Mutant(
+        "without the marker a queue looks empty",
+        _ENGINE,
+        """            layout.require_marker(self._layout)
+            return None
+""",
+        "            return None\n",
+        ("tests/hand/test_surroundings.py::test_a_queue_that_went_away_is_missed_at_the_next_pop",),
+    ),
+    Mutant(
+        "a file is read to its end, wherever that is",
+        _DISK,
+        "        while left and (data := self.read(fd, left)):\n",
+        "        while data := self.read(fd, 1 << 16):\n",
+        (f"{_UNIT_DISK}test_a_file_that_is_longer_than_thought_shows_it_and_costs_no_more",),
+    ),
+    Mutant(
+        "a queue is opened through links",
+        _LAYOUT,
+        """    _refuse_links(layout)
+    missing""",
+        "    missing",
+        ("tests/hostile/test_planted.py::test_a_directory_that_is_a_link_is_refused_at_once[new]",),
+    ),
+    Mutant(
+        "a queue is made through links",
+        _LAYOUT,
+        """    _refuse_links(layout)
+    if MARKER in found:""",
+        "    if MARKER in found:",
+        ("tests/hostile/test_planted.py::test_a_queue_is_not_made_through_links",),
+    ),
+    Mutant(
+        "a link that takes a directory's place is listed",
+        _LAYOUT,
+        "        if os.path.islink(directory):",
+        "        if False:",
+        ("tests/hostile/test_planted.py::test_a_directory_that_becomes_a_link_while_the_queue_runs_is_not_listed",),
+    ),
+)

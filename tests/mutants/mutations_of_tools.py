@@ -1,0 +1,123 @@
+"""What archives, the doctor and the command promise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutant import Mutant
+
+_TEST_SURVEY: Final = "tests/archive/test_survey.py::"
+_TEST_IMPORT: Final = "tests/archive/test_import.py::"
+_LIVE: Final = "tests/archive/test_live.py::"
+_TEST_DUPLICATES: Final = "tests/doctor/test_doctor_duplicates.py::"
+_IMPORT: Final = "mailq/archive/importing.py"
+_SURVEY: Final = "mailq/archive/survey.py"
+_DUPLICATES: Final = "mailq/doctor/duplicates.py"
+
+ARCHIVES: Final = (
+    Mutant(
+        "an export takes one listing for the truth",
+        _SURVEY,
+        "            if clean == (_ENOUGH if watch else _ENOUGH_UNHEARD):\n",
+        "            if True:\n",
+        (
+            f"{_TEST_SURVEY}test_what_the_kernel_had_no_room_to_tell_is_found_by_listing_again",
+            f"{_TEST_SURVEY}test_messages_that_slip_away_when_they_are_reached_for_are_caught_later",
+        ),
+    ),
+    Mutant(
+        "an export does not hear what is moved",
+        _SURVEY,
+        "        watch = watching.watch(self._directories) if hear else None\n",
+        "        watch = None\n",
+        (f"{_TEST_SURVEY}test_messages_that_are_always_where_nobody_lists_are_found",),
+    ),
+    Mutant(
+        "an import does not look whether a message is there",
+        _IMPORT,
+        "        if isinstance(item, Item) and item.envelope.id in self._known:\n",
+        "        if False:\n",
+        (f"{_TEST_IMPORT}test_a_second_import_finds_everything_there",),
+    ),
+    Mutant(
+        "two imports run at a time",
+        _IMPORT,
+        "            with _turn(store, tell):\n",
+        "            with contextlib.suppress():\n",
+        (f"{_LIVE}test_imports_of_one_archive_at_the_same_time_give_each_message_once",),
+    ),
+    Mutant(
+        "what came before the damage of an archive is not stored",
+        _IMPORT,
+        """        except (ArchiveDamaged, *compression.DAMAGE):
+            self._store_batch()
+            raise
+""",
+        """        except (ArchiveDamaged, *compression.DAMAGE):
+            raise
+""",
+        ("tests/archive/test_import_stopped.py::test_an_archive_that_goes_mad_in_the_middle_is_read_up_to_there",),
+    ),
+    Mutant(
+        "a torn message is exported as whole",
+        "mailq/archive/exporting.py",
+        "        if is_whole(envelope, item.data):\n",
+        "        if True:\n",
+        ("tests/archive/test_round_trip.py::test_a_torn_message_is_dead_in_the_archive_and_told_of",),
+    ),
+)
+
+DOCTOR: Final = (
+    Mutant(
+        "the doctor keeps the older state",
+        _DUPLICATES,
+        "        older, newer = sorted(",
+        "        newer, older = sorted(",
+        (f"{_TEST_DUPLICATES}test_the_newest_state_stays",),
+    ),
+    Mutant(
+        "the doctor deletes what it should move aside",
+        _DUPLICATES,
+        "            self.aside.put(loser.path)\n",
+        "            self._patient.store.disk.unlink(loser.path)\n",
+        (f"{_TEST_DUPLICATES}test_the_newest_state_stays",),
+    ),
+    Mutant(
+        "the doctor takes a message that moves for two",
+        _DUPLICATES,
+        "        if there is not None:\n",
+        "        if False:\n",
+        (f"{_TEST_DUPLICATES}test_a_message_that_moves_on_while_it_is_listed_is_one",),
+    ),
+    Mutant(
+        "what the doctor moved is not synced",
+        _DUPLICATES,
+        "    contest.aside.sync()\n",
+        "",
+        (f"{_TEST_DUPLICATES}test_moves_are_durable",),
+    ),
+    Mutant(
+        "the doctor replaces what was put aside before",
+        "mailq/doctor/aside.py",
+        "        while os.path.lexists(target):",
+        "        while False:",
+        (f"{_TEST_DUPLICATES}test_what_is_aside_is_never_replaced_delivered_or_purged",),
+    ),
+    Mutant(
+        "the doctor does not name a torn message",
+        "mailq/doctor/contents.py",
+        '            self._judge(seen, "torn")\n',
+        "            pass\n",
+        ("tests/doctor/test_doctor_damage.py::test_it_is_named",),
+    ),
+)
+
+COMMAND: Final = (
+    Mutant(
+        "the command hides that a lease is lost",
+        "mailq/cli/settle.py",
+        "            code = code or exit_code(error)\n",
+        "            pass\n",
+        ("tests/shell/test_settle.py::test_a_stale_receipt_is_exit_code_4_and_leaves_the_new_holder_alone",),
+    ),
+)

@@ -1,0 +1,238 @@
+"""What workers promise: nothing lives on, nothing is lost, nothing is counted that was no attempt."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutant import Mutant
+
+_STOPPING: Final = "tests/workers/test_stopping.py::"
+_LIMITS: Final = "tests/workers/test_limits.py::"
+_ABUSE: Final = "tests/workers/test_abuse.py::"
+_ELSEWHERE: Final = "tests/workers/test_elsewhere.py::"
+_SUPERVISOR: Final = "mailq/workers/supervisor.py"
+_FAMILY: Final = "mailq/workers/family.py"
+_HEART: Final = "mailq/workers/heart.py"
+_NURSERY: Final = "mailq/workers/nursery.py"
+_CREW: Final = "mailq/workers/crew.py"
+
+PROCESSES: Final = (
+    Mutant(
+        "the leases of threads are not extended",
+        _HEART,
+        "            self._queues[lease.queue].extend(lease.receipt, lease.seconds)\n",
+        "            pass\n",
+        (f"{_LIMITS}test_a_job_in_a_thread_that_holds_the_gil_keeps_its_lease",),
+    ),
+    Mutant(
+        "a job's children live on at its limit",
+        _FAMILY,
+        "        os.killpg(leader, number)\n",
+        "        os.kill(leader, number)\n",
+        (f"{_LIMITS}test_a_hung_job_is_killed_at_its_limit_with_all_its_children",),
+    ),
+    Mutant(
+        "what a dead process has started lives on",
+        _FAMILY,
+        "                kill_group(found.si_pid, signal.SIGKILL)\n",
+        "                pass\n",
+        (f"{_ELSEWHERE}test_what_a_dead_slot_has_started_dies_with_it[here]",),
+    ),
+    Mutant(
+        "what a dead process has started lives on where there is no waitid",
+        _FAMILY,
+        "                kill_group(pid, signal.SIGKILL)\n",
+        "                pass\n",
+        (f"{_ELSEWHERE}test_what_a_dead_slot_has_started_dies_with_it[macos]",),
+    ),
+    Mutant(
+        "nothing dies with its parent",
+        _FAMILY,
+        "        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if number is None else number)\n",
+        "        pass\n",
+        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on",),
+        stalls=True,
+    ),
+    Mutant(
+        "a slot does not die with the nursery",
+        _NURSERY,
+        "        die_with_parent(signal.SIGKILL)\n",
+        "",
+        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments0]",),
+        stalls=True,
+    ),
+    Mutant(
+        "a command does not die with the nursery",
+        "mailq/workers/commands.py",
+        "                preexec_fn=die_with_parent,",
+        "                preexec_fn=None,",
+        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments1]",),
+        stalls=True,
+    ),
+    Mutant(
+        "the nursery does not die with the supervisor",
+        _NURSERY,
+        "    die_with_parent(signal.SIGUSR1)\n",
+        "",
+        (f"{_ABUSE}test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive",),
+        stalls=True,
+    ),
+    Mutant(
+        "the keeper of leases does not die with the supervisor",
+        _HEART,
+        "    die_with_parent()\n",
+        "",
+        (f"{_ABUSE}test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive",),
+        stalls=True,
+    ),
+    Mutant(
+        "the nursery kills nobody when the supervisor is gone",
+        _NURSERY,
+        """                if key.fileobj is self._supervisor and not self._serve():
+                    self._kill_all()
+""",
+        "                if key.fileobj is self._supervisor and not self._serve():\n",
+        (f"{_STOPPING}test_a_killed_supervisor_takes_everything_with_it_and_its_messages_are_back_in_seconds",),
+        stalls=True,
+    ),
+    Mutant(
+        "what is said of an old job counts for the next",
+        _CREW,
+        "        elif job is None or job.number != number:\n",
+        "        elif job is None:\n",
+        (f"{_ABUSE}test_what_a_child_of_an_old_job_says_is_not_of_the_next",),
+    ),
+    Mutant(
+        "a slot that a signal is on its way to gets another job",
+        _CREW,
+        "            slot.doomed  # a signal may still be on its way, which must not hit another job\n",
+        "            False\n",
+        (f"{_ABUSE}test_a_late_signal_does_not_hit_the_next_job",),
+    ),
+    Mutant(
+        "a job that never began is counted",
+        _CREW,
+        "        if slot.job is not None and slot.line.unread:\n",
+        "        if slot.job is not None and False:\n",
+        (f"{_ABUSE}test_a_job_that_never_began_is_given_back_uncounted",),
+    ),
+    Mutant(
+        "leases are kept past the limit of their jobs",
+        _HEART,
+        "                if now >= lease.end_at:\n",
+        "                if False:\n",
+        (f"{_LIMITS}test_a_worker_that_stands_still_past_its_limit_keeps_no_message",),
+    ),
+)
+
+JOBS: Final = (
+    Mutant(
+        "a job's lease is not extended",
+        _SUPERVISOR,
+        "            job.delivery.extend(job.lease)\n",
+        "            pass\n",
+        (f"{_LIMITS}test_a_job_longer_than_its_lease_keeps_it[processes]",),
+    ),
+    Mutant(
+        "what a stop interrupts is counted",
+        _SUPERVISOR,
+        """    if job.ending or stopping:
+        return Report("release")
+""",
+        """    if job.ending or stopping:
+        return Report("nack")
+""",
+        (f"{_STOPPING}test_what_is_not_finished_within_the_grace_is_released_uncounted",),
+    ),
+    Mutant(
+        "a paused queue delivers",
+        "mailq/engines/maildir/engine.py",
+        "        if os.path.lexists(self._layout.paused):\n",
+        "        if False:\n",
+        ("tests/workers/test_months.py::test_a_paused_queue_is_not_worked_and_costs_nothing",),
+    ),
+    Mutant(
+        "a message is acked before its reply is written",
+        _SUPERVISOR,
+        """            if report.reply is not None:
+                delivery.put_reply(report.reply.encode())
+            delivery.ack()
+""",
+        """            delivery.ack()
+            if report.reply is not None:
+                delivery.put_reply(report.reply.encode())
+""",
+        ("tests/workers/test_outcomes.py::test_what_cannot_be_answered_is_not_acked",),
+    ),
+    Mutant(
+        "what comes during a look is forgotten",
+        "mailq/workers/jobs.py",
+        """        self._rung = False  # before the look: what comes during it must be looked for again
+        deliveries = self.queue.pop_many(limit, lease=lease)
+""",
+        """        deliveries = self.queue.pop_many(limit, lease=lease)
+        self._rung = False
+""",
+        ("tests/workers/test_jobs.py::test_what_comes_during_a_look_is_looked_for_again",),
+    ),
+    Mutant(
+        "a drain does not see what its own jobs push",
+        _SUPERVISOR,
+        "                source.look_again()\n",
+        "                pass\n",
+        (f"{_ABUSE}test_drain_sees_what_its_own_jobs_push_also_without_inotify",),
+    ),
+    Mutant(
+        "a job whose lease is lost is settled",
+        _SUPERVISOR,
+        """        if job.lost:
+            report = Report("lost")
+""",
+        "",
+        (f"{_LIMITS}test_a_job_whose_lease_is_lost_is_told_from_outside",),
+        stalls=True,
+    ),
+    Mutant(
+        "an unknown task is given back at once",
+        "mailq/workers/app.py",
+        "delay=_UNKNOWN_DELAY",
+        "delay=0.0",
+        ("tests/workers/test_app.py::test_an_unknown_task_is_given_back_with_a_delay_and_told",),
+    ),
+    Mutant(
+        "a second signal is ignored",
+        _SUPERVISOR,
+        "        wanted = Stage.KILLING if self._stops > 1 else Stage.FINISHING\n",
+        "        wanted = Stage.FINISHING\n",
+        (f"{_STOPPING}test_a_second_signal_ends_it_at_once",),
+        stalls=True,
+    ),
+    Mutant(
+        "a process is interrupted in the middle of what it says",
+        "mailq/workers/slot.py",
+        "            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))\n",
+        "            pass\n",
+        ("tests/workers/test_slot.py::test_an_interruption_waits_for_the_end_of_a_line",),
+    ),
+    Mutant(
+        "whoever waits for a reply does nothing but look",
+        "mailq/reply.py",
+        "                next_check = looked + max(_CHECK, (looked - now) / _SHARE)\n",
+        "                next_check = looked + _CHECK\n",
+        ("tests/unit/test_reply.py::test_looking_whether_a_message_is_alive_takes_a_small_part_of_the_time",),
+    ),
+    Mutant(
+        "an owner's story hides who tells it",
+        "mailq/cli/owners.py",
+        '{**known.pop("story"), **known}',
+        '{**known, **known.pop("story")}',
+        (f"{_ABUSE}test_a_foreign_story_cannot_pass_itself_off_as_another",),
+    ),
+    Mutant(
+        "leases are kept by a process where none can be forked",
+        "mailq/workers/threads.py",
+        "    return can_fork() and not",
+        "    return not",
+        (f"{_ELSEWHERE}test_without_processes_the_worker_itself_keeps_the_leases_of_threads",),
+    ),
+)
