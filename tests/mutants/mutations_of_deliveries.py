@@ -178,6 +178,7 @@ DELIVERIES: Final = (
         "one message that cannot be moved stops the claim",
         _ENGINE,
         """                    failures.append(error)
+                    tried.for_good.add(key)
                     continue
 """,
         "                    raise\n",

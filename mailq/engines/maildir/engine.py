@@ -24,7 +24,7 @@ from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import Window, first
+from mailq.engines.maildir.window import Tried, Window, first
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
@@ -108,16 +108,15 @@ class MaildirEngine:
             return []
         claims: list[Claim] = []
         failures: list[StorageError] = []
-        # What could not be had is not tried again: another thread's listing may bring it back into the
-        # window, and a stale network file system may go on listing it for ever.
-        tried: set[str] = set()
+        tried = Tried()
         try:
             while len(claims) < limit and (key := self._next_key(tried)) is not None:
-                tried.add(key)
+                tried.now.add(key)
                 try:
                     claim = self._take(layout.name_of(key), lease, detached=detached)
                 except StorageError as error:  # one bad message must not block the others
                     failures.append(error)
+                    tried.for_good.add(key)
                     continue
                 if claim is not None:
                     claims.append(claim)
@@ -130,17 +129,18 @@ class MaildirEngine:
             raise
         return claims
 
-    def _next_key(self, tried: Container[str]) -> str | None:
+    def _next_key(self, tried: Tried) -> str | None:
         """The next name in line that was not tried; lists the directory when the window is dry or old."""
         if time.monotonic() > self._fresh_until:
             self._window.clear()
         while (key := self._window.take()) is not None:
-            if key not in tried:
+            if key not in tried.now:
                 return key
         self._waking.looks()
         self._promote()
         begun = time.monotonic()
-        keys = self._list_ready(tried)
+        keys = self._list_ready(tried.for_good)
+        tried.once_more(keys)
         if not keys:
             layout.require_marker(self._layout)
             return None

@@ -107,3 +107,22 @@ class Window:
         """Start with a free lock in a forked child: the parent's may have been held."""
         self._lock = threading.RLock()
         self.clear()
+
+
+class Tried:
+    """The keys that one claim has tried.
+
+    Another thread's stale listing may bring them back into the window: ``now`` is
+    passed over there. Our own next listing may be right that one is back, given back under
+    its name; but only once, for a stale network file system lists it for ever.
+    """
+
+    def __init__(self) -> None:
+        self.now: set[str] = set()
+        self.for_good: set[str] = set()
+
+    def once_more(self, listed: Iterable[str]) -> None:
+        """Let what our own listing shows again be tried for the last time."""
+        for key in self.now.intersection(listed):
+            self.now.remove(key)
+            self.for_good.add(key)
