@@ -97,6 +97,7 @@ def test_a_queue_that_goes_away_stops_no_other_and_is_worked_again_when_it_is_ba
     queue, other = mailq.open(path), mailq.open(tmp_path / "other")
     with Work(path, tmp_path / "other", "handlers:echo") as worker:
         assert queue.request(1).result(30) == 1
+        wait_until(lambda: "attempt 1: ack" in worker.log, "it is acked")  # the reply comes first
         path.rename(tmp_path / "away")
         wait_until(lambda: "the queue is gone" in worker.log, "it is told")
         assert other.request(2).result(30) == 2
