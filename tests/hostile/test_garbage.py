@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from together import wait_until
 
 import mailq
 from mailq import names
@@ -58,6 +59,7 @@ def test_garbage_in_every_directory_stops_nothing_and_leaks_nothing(queue: mailq
         litter(path / directory, sockets)
     queue.push_many(["a", "b"])
     queue.push("later", delay=0.001)
+    wait_until(lambda: queue.stats().next_due_in == 0, "it is due")
     held = queue.pop()
     assert held is not None
     queue.reap()

@@ -130,7 +130,7 @@ def test_a_command_that_is_not_there_any_more_gives_the_message_back_uncounted(p
         id = queue.push("x")
         wait_until(lambda: queue.get(id).state == "delayed", "it is given back")
         assert queue.get(id).attempt == 1
-        assert "cannot start" in worker.log
+        wait_until(lambda: "cannot start" in worker.log, "it is told")
         assert worker.stop() == 0
 
 
