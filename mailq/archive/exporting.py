@@ -17,7 +17,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import texts
 from mailq.engines.maildir.layout import GONE
 from mailq.engines.maildir.remaking import holds_any
-from mailq.errors import MessageTooLarge, QueueNotFound
+from mailq.errors import MessageTooLarge
 from mailq.message import STATES, checksum, is_whole
 from mailq.opening import path_of
 from mailq.settings import parse
@@ -101,8 +101,7 @@ class _Export:
         survey = Survey(directories, self._take, now=self._clock)
         survey.run(hear=hear)
         self._writer.end()
-        if layouts.stamp_of(self._layout.marker) is None:
-            raise QueueNotFound(self._layout.root, "the queue is gone (mailq.toml is missing)")
+        layouts.require_marker(self._layout)
         for id in sorted(survey.missed):
             self._leave_out(id, "it moves whenever it is looked for; pause the queue and export again")
         # Re-made since the beginning and not taken over yet: nobody has looked into the old one.
