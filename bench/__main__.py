@@ -1,0 +1,87 @@
+"""``python -m bench``: measure mailq on a disk, beside the bare system calls and beside others."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Final
+
+from bench import places, report
+from bench.results import Plan, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARTS: Final = {
+    "bench.throughput": ("syncs", "calls", "push", "push-pop-ack", "4+4", "batch", "sizes"),
+}
+"""The modules, and the sections that each of them measures."""
+SECTIONS: Final = tuple(section for sections in PARTS.values() for section in sections)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it. Returns 0, or 2 if it cannot begin."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    unknown = set(options.only) - set(SECTIONS)
+    if unknown:
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    try:
+        if options.out is not None:
+            os.makedirs(options.out, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as directory:
+            where = {
+                "date": time.strftime("%Y-%m-%d", time.gmtime()),
+                "machine": places.machine(),
+                "file_system": {**places.file_system(directory), "directory": options.dir},
+                "rounds": 1 if options.quick else options.rounds,
+                "quick": options.quick,
+            }
+            plan = Plan(directory, where["rounds"], options.quick, frozenset(options.only), frozenset(options.sides))
+            results = gather(plan)
+    except OSError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    told = report.document(where, results)
+    print(json.dumps(told, indent=2) if options.json else report.markdown(where, results))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure mailq on a disk, beside the bare system calls and beside others.",
+        epilog="Example: python -m bench --dir /var/tmp --only push,4+4",
+    )
+    words = lambda text: frozenset(filter(None, text.split(",")))  # noqa: E731 - said at its two uses
+    parser.add_argument(
+        "--dir", default=tempfile.gettempdir(), help="a directory on the disk to measure (default: %(default)s)"
+    )
+    parser.add_argument("--only", type=words, default="", help=f"sections, with commas between: {', '.join(SECTIONS)}")
+    parser.add_argument("--sides", type=words, default="", help="likewise sides: mailq, floor, redis ...")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="few messages, one round: does it run, not how fast")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--out", metavar="DIR", help="write JSON, tables and charts there")
+    return parser
+
+
+def gather(plan: Plan) -> list[Result]:
+    """Have each part measure what is asked for."""
+    found = []
+    for module, sections in PARTS.items():
+        if any(map(plan.wants, sections)):
+            measured = importlib.import_module(module).measure(plan)
+            found += [result for result in measured if plan.wants(result.section)]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
