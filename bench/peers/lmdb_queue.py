@@ -1,0 +1,39 @@
+"""lmdb-queue, whose module is called equeue: jobs with leases, in LMDB."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from equeue import Queue, QueueEmpty
+
+from bench.sides import Side, Taken
+
+if TYPE_CHECKING:
+    from equeue import Record
+
+
+class Peer(Side):
+    """Its ``sync=True`` leaves LMDB to write to the disk later (``map_async``), as the counting shows."""
+
+    name, kind = "lmdb-queue", "lmdb"
+    note = "leases that end; opening it counts all that is there"
+
+    def __init__(self, directory: str, *, durable: bool) -> None:
+        self._queue = Queue(os.path.join(directory, "queue"), map_size=1 << 32, sync=durable)
+
+    def push(self, body: bytes) -> None:
+        self._queue.put(body)
+
+    def pop(self) -> Taken | None:
+        try:
+            record = self._queue.get(timeout=0.001)
+        except QueueEmpty:
+            return None
+        return record.payload, record
+
+    def ack(self, receipt: Record[bytes]) -> None:
+        receipt.ack()
+
+    def close(self) -> None:
+        self._queue.close()
