@@ -102,6 +102,7 @@ def measure(plan: Plan) -> Iterator[Result]:
         sides = [side for side in sides if side.name in plan.sides]
     counted = _count(plan, sides)
     yield from counted
+    together.prepare(sides)
     runs = [
         (case, durability, [side for side in syncs.proved(sides, counted, durability) if case.can(side)])
         for case in CASES

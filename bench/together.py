@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from bench.sides import DURABILITIES, fresh
 
 if TYPE_CHECKING:
-    from collections.abc import MutableSequence
+    from collections.abc import Iterable, MutableSequence
     from multiprocessing.connection import Connection
     from threading import Barrier
 
@@ -60,6 +60,12 @@ class Job(NamedTuple):
     def open(self) -> contextlib.closing[Side]:
         """The side, as this process has it."""
         return contextlib.closing(self.kind(self.path, durable=self.durable))
+
+
+def prepare(kinds: Iterable[type[Side]]) -> None:
+    """Have their modules loaded once, before the first process is forked."""
+    if _CONTEXT.get_start_method() == "forkserver":
+        _CONTEXT.set_forkserver_preload([__name__, *(kind.__module__ for kind in kinds)])
 
 
 def rate(kind: type[Side], directory: str, durability: str, budget: Budget) -> float:
