@@ -9,9 +9,9 @@ import os
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from bench import places, report
+from bench import charts, peers, places, report
 from bench.results import Plan, Result
 
 if TYPE_CHECKING:
@@ -25,33 +25,58 @@ SECTIONS: Final = tuple(section for sections in PARTS.values() for section in se
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it. Returns 0, or 2 if it cannot begin."""
+    """Run it. Returns 0, or 1 if nothing could be measured, or 2 if it cannot begin."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    unknown = set(options.only) - set(SECTIONS)
+    unknown = options.only - set(SECTIONS)
     if unknown:
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     try:
         if options.out is not None:
             os.makedirs(options.out, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as directory:
-            where = {
-                "date": time.strftime("%Y-%m-%d", time.gmtime()),
-                "machine": places.machine(),
-                "file_system": {**places.file_system(directory), "directory": options.dir},
-                "rounds": 1 if options.quick else options.rounds,
-                "quick": options.quick,
-            }
-            plan = Plan(directory, where["rounds"], options.quick, frozenset(options.only), frozenset(options.sides))
+            where = _where(directory, options)
+            plan = Plan(directory, where["rounds"], options.quick, options.only, options.sides)
             results = gather(plan)
     except OSError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    told = report.document(where, results)
-    print(json.dumps(told, indent=2) if options.json else report.markdown(where, results))
+    if not results:
+        print(
+            "bench: nothing was measured: there is no such side, or no such side in what is asked for", file=sys.stderr
+        )
+        return 1
+    where["sides"] = peers.described({result.side for result in results})
+    if options.out is not None:
+        write(options.out, where, results)
+    print(_json(where, results) if options.json else report.markdown(where, results))
     return 0
+
+
+def _where(directory: str, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": places.machine(),
+        "file_system": {**places.file_system(directory), "directory": options.dir},
+        "rounds": 1 if options.quick else options.rounds,
+        "quick": options.quick,
+    }
+
+
+def _json(where: dict[str, Any], results: Sequence[Result]) -> str:
+    return json.dumps(report.document(where, results), indent=2)
+
+
+def write(directory: str, where: dict[str, Any], results: Sequence[Result]) -> None:
+    """Leave JSON, tables and charts, with names that begin with the file system's."""
+    kind = where["file_system"]["type"]
+    files = {f"{kind}.json": _json(where, results) + "\n", f"{kind}.md": report.markdown(where, results)}
+    files |= {f"{kind}-{name}.svg": svg for name, svg in charts.charts(where, results)}
+    for name, text in files.items():
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,12 @@ class Floor(Side):
     end before there is another, so a pop from a backlog costs a part of one.
     """
 
-    name, kind, batches = "floor", "floor", True
+    name, batches = "floor", True
     note = "a bare loop of system calls: no leases, no checks"
+
+    @classmethod
+    def version(cls) -> str:
+        return "-"
 
     def __init__(self, directory: str, *, durable: bool) -> None:
         self._durable = durable

@@ -83,7 +83,8 @@ def _device(mount: Mount | None) -> str:
     """The device, and the file behind it if it is a loop."""
     if mount is None:
         return "unknown"
-    with contextlib.suppress(OSError), open(f"/sys/dev/block/{mount.device}/loop/backing_file") as file:
+    device = os.path.basename(mount.source)
+    with contextlib.suppress(OSError), open(f"/sys/class/block/{device}/loop/backing_file", encoding="utf-8") as file:
         return f"{mount.source}, a loop over {file.read().strip()}"
     return mount.source
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bench.results import Result
 
-FLOOR = "floor"
+MAILQ: Final = "mailq"
+FLOOR: Final = "floor"
 
 
 class Group(NamedTuple):
@@ -35,6 +36,12 @@ def median(result: Result) -> float:
 def ratio(result: Result, base: Result) -> float:
     """How a side stands to another: the median of each round's own ratio, since a round meets the same machine."""
     return statistics.median(mine / theirs for mine, theirs in zip(result.values, base.values, strict=True))
+
+
+def of_the_floor(group: Group, result: Result) -> float | None:
+    """The ratio to the floor, if there is one that is not nothing."""
+    floor = group.of(FLOOR)
+    return ratio(result, floor) if floor is not None and all(floor.values) else None
 
 
 def more_is_better(unit: str) -> bool:

@@ -2,79 +2,152 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from bench.ratios import FLOOR, groups, median, ratio
+from bench.marks import verdicts
+from bench.ratios import groups, median, of_the_floor
+from bench.syncs import SYNCS, unproved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from bench.marks import Verdict
     from bench.ratios import Group
     from bench.results import Result
 
+TITLES: Final = {
+    "push": "push, one process",
+    "push-pop-ack": "push, pop, ack, one process",
+    "4+4": "4 producers and 4 consumers, until all is acked",
+    "batch": "push_many, pop_many, acks",
+    "sizes": "push, pop, ack by size of the body",
+}
+PER_MESSAGE: Final = "a message"
+"""How the units of what is counted end."""
+
 
 def document(where: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
-    """Everything: where it was measured, each round, medians, and ratios to the floor of the same round."""
+    """Everything: where it was measured, each round, medians, ratios to the floor of the same round, the marks."""
     return {
         **where,
         "results": [
-            {**result._asdict(), "median": median(result), "of_floor": _of_floor(group, result)}
+            {**result._asdict(), "median": median(result), "of_floor": of_the_floor(group, result)}
             for group in groups(results)
             for result in group.results
         ],
+        "marks": [verdict._asdict() for verdict in verdicts(results)],
     }
 
 
 def markdown(where: dict[str, Any], results: Sequence[Result]) -> str:
     """The medians, as tables."""
-    return "\n".join((*_heading(where), *(line for group in groups(results) for line in _table(group))))
+    lines = [*_heading(where), *_marks(verdicts(results))]
+    for group in groups(results):
+        if not group.unit.endswith(PER_MESSAGE):
+            rows = (_row(group, result, where.get("sides", {})) for result in group.results)
+            heading = ", ".join(filter(None, (title(group.section, group.durability), group.case)))
+            lines += ["", f"## {heading}", "", *_table(("", group.unit, "of the floor", "range"), *rows)]
+    return "\n".join((*lines, *_counts(results), *_sides(where.get("sides", {})), ""))
+
+
+def title(section: str, durability: str) -> str:
+    """What a section is about, and in which class."""
+    return ", ".join(filter(None, (TITLES.get(section, section), durability)))
+
+
+def label(side: str, sides: dict[str, Any]) -> str:
+    """A side, and whether it is no queue that gives back what a dead consumer held."""
+    return side if sides.get(side, {}).get("acks", True) else f"{side} (no ack)"
+
+
+def summary(where: dict[str, Any]) -> tuple[str, ...]:
+    """The place, in a few words each."""
+    about, disk = where["machine"], where["file_system"]
+    return disk["type"], about["cpu"], f"{about['cores']} cores", about["python"], f"mailq {about['mailq']}"
+
+
+def number(value: float) -> str:
+    """Three digits that count, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits
 
 
 def _heading(where: dict[str, Any]) -> Iterator[str]:
-    about, disk = where["machine"], where["file_system"]
-    yield f"# mailq on {disk['type']}, {where['date']}"
+    disk = where["file_system"]
+    kind, *machine = summary(where)
+    yield f"# mailq on {kind}, {where['date']}"
     yield ""
-    yield f"{about['system']}, {about['cpu']}, {about['cores']} cores, {about['python']}, mailq {about['mailq']}."
-    yield f"{disk['type']} on {disk['device']}; an fdatasync of 1 KiB takes {disk['fdatasync_ms']:.2f} ms."
-    yield f"Medians of {where['rounds']} rounds; each round's own ratio to the floor, of which the median."
+    yield f"{where['machine']['system']}, {', '.join(machine)}."
+    yield f"{kind} on {disk['device']}; an fdatasync of 1 KiB takes {disk['fdatasync_ms']:.2f} ms."
+    yield f"{where['rounds']} rounds; the numbers are medians, the ratios medians of each round's own."
     if disk["warning"]:
         yield f"\n**Warning:** {disk['warning']}."
     if where["quick"]:
         yield "\n**A quick run:** it shows that all this runs, not how fast."
-    yield ""
 
 
-def _table(group: Group) -> Iterator[str]:
-    rows = [("", group.unit, "of the floor", "range"), *(_row(group, result) for result in group.results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    yield f"## {group.section}: {', '.join(filter(None, (group.case, group.durability)))}"
-    yield ""
-    for number, row in enumerate(rows):
-        first, *others = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        yield f"| {' | '.join((first, *others))} |"
-        if number == 0:
-            yield f"|{'|'.join(('-' * (widths[0] + 2), *('-' * (width + 1) + ':' for width in widths[1:])))}|"
-    yield ""
+def _marks(found: Sequence[Verdict]) -> Iterator[str]:
+    rows = [
+        (
+            verdict.what,
+            verdict.durability,
+            verdict.required,
+            f"{verdict.measured:.2f}{f' ({verdict.nearest})' if verdict.nearest else ''}",
+            "yes" if verdict.met else "**no**",
+        )
+        for verdict in found
+        if verdict.measured is not None
+    ]
+    if rows:
+        yield from ("", "## Marks", "", *_table(("what", "class", "required", "measured", "met"), *rows))
 
 
-def _row(group: Group, result: Result) -> tuple[str, str, str, str]:
-    of_floor = _of_floor(group, result)
-    low, high = min(result.values), max(result.values)
+def _row(group: Group, result: Result, sides: dict[str, Any]) -> tuple[str, ...]:
+    of_floor = of_the_floor(group, result)
+    low, high = number(min(result.values)), number(max(result.values))
     return (
-        result.side,
+        label(result.side, sides),
         number(median(result)),
         "" if of_floor is None else f"{of_floor:.2f}",
-        "" if low == high else f"{number(low)} - {number(high)}",
+        "" if low == high else f"{low} - {high}",
     )
 
 
-def _of_floor(group: Group, result: Result) -> float | None:
-    floor = group.of(FLOOR)
-    if floor is None or not all(floor.values):
-        return None
-    return ratio(result, floor)
+def _counts(results: Sequence[Result]) -> Iterator[str]:
+    """What was counted, a column for each case."""
+    if all(result.unit != SYNCS for result in results):
+        yield "\n**Not checked:** how often each side syncs. There, what it is set to is believed."
+    for side in unproved(results):
+        yield f"\n{side} says that it is safe against a power cut, but does not sync each push: it is not in that class."
+    for unit in dict.fromkeys(result.unit for result in results if result.unit.endswith(PER_MESSAGE)):
+        counted = [result for result in results if result.unit == unit]
+        cases = list(dict.fromkeys((result.durability, result.case) for result in counted))
+        numbers = {(result.side, result.durability, result.case): number(median(result)) for result in counted}
+        sides = dict.fromkeys(result.side for result in counted)
+        rows = ((side, *(numbers.get((side, *case), "") for case in cases)) for side in sides)
+        yield from (
+            "",
+            f"## {unit}",
+            "",
+            *_table(("", *(f"{case}, {durability}" for durability, case in cases)), *rows),
+        )
 
 
-def number(value: float) -> str:
-    """Three digits that count, and no more than one can see."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits
+def _sides(sides: dict[str, Any]) -> Iterator[str]:
+    if sides:
+        rows = ((name, about["version"], about["note"]) for name, about in sides.items())
+        yield from ("", "## Sides", "", *_table(("", "version", ""), *rows))
+
+
+def _table(*rows: Sequence[str]) -> Iterator[str]:
+    """A table in markdown that can be read as it is; numbers stand to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(3, *map(len, column)) for column in columns]
+    right = [all(cell[:1].isdigit() or not cell for cell in column[1:]) and any(column[1:]) for column in columns]
+    for index, row in enumerate(rows):
+        cells = zip(row, widths, right, strict=True)
+        yield f"| {' | '.join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in cells)} |"
+        if index == 0:
+            lines = (
+                "-" * (width + 1) + (":" if to_right else "-") for width, to_right in zip(widths, right, strict=True)
+            )
+            yield f"|{'|'.join(lines)}|"

@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import mailq
 from mailq.engines.disk import Disk, can_syncfs
@@ -16,7 +17,9 @@ from mailq.engines.disk import Disk, can_syncfs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DURABILITIES: Final = ("power-loss", "process-crash")
+POWER_LOSS: Final = "power-loss"
+PROCESS_CRASH: Final = "process-crash"
+DURABILITIES: Final = (POWER_LOSS, PROCESS_CRASH)
 POLL: Final = 0.001
 """Seconds between two looks of a consumer whose queue cannot wait."""
 
@@ -35,7 +38,8 @@ class Side(ABC):
     """A queue that can be measured. Peers are subclasses of a few lines, one module each in ``peers``."""
 
     name: ClassVar[str]
-    kind: ClassVar[Literal["mailq", "floor", "files", "sqlite", "lmdb", "server"]]
+    distribution: ClassVar[str] = ""
+    """What pip calls it, if that is another name."""
     claims: ClassVar[Sequence[str]] = DURABILITIES
     """What it says that it can do; whether it syncs for it is counted, see ``syncs``."""
     acks: ClassVar[bool] = True
@@ -53,6 +57,11 @@ class Side(ABC):
     def served(cls, directory: str, *, durable: bool) -> Iterator[None]:  # noqa: ARG003 - for those with a server
         """Have its server run, if it has one."""
         yield
+
+    @classmethod
+    def version(cls) -> str:
+        """Which one it is."""
+        return metadata.version(cls.distribution or cls.name)
 
     @abstractmethod
     def __init__(self, directory: str, *, durable: bool) -> None:
@@ -102,10 +111,10 @@ class Side(ABC):
 class Mailq(Side):
     """Mailq, as a program uses it."""
 
-    name, kind, batches = "mailq", "mailq", True
+    name, batches = "mailq", True
 
     def __init__(self, directory: str, *, durable: bool) -> None:
-        self._queue = mailq.open(os.path.join(directory, "queue"), durability=DURABILITIES[not durable])
+        self._queue = mailq.open(os.path.join(directory, "queue"), durability=POWER_LOSS if durable else PROCESS_CRASH)
 
     def push(self, body: bytes) -> None:
         self._queue.push(body)
@@ -139,7 +148,7 @@ def fresh(kind: type[Side], directory: str, durability: str) -> Iterator[tuple[s
 
     What was written before is on disk when it begins, so that nobody pays for it.
     """
-    durable = durability == DURABILITIES[0]
+    durable = durability == POWER_LOSS
     path = tempfile.mkdtemp(prefix=f"{kind.name}-", dir=directory)
     try:
         with kind.served(path, durable=durable), contextlib.closing(kind(path, durable=durable)) as side:

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bench.results import Result
-from bench.sides import DURABILITIES, Side, fresh
+from bench.sides import POWER_LOSS, Side, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -116,17 +116,17 @@ class _SyncedFiles:
 
 
 def proved(sides: Sequence[type[Side]], counted: Sequence[Result], durability: str) -> list[type[Side]]:
-    """Those that belong in a class: they claim it, and what claims power-loss syncs at least once a push.
+    """Those that belong in a class: they claim it, and nothing was counted that says otherwise."""
+    out = unproved(counted) if durability == POWER_LOSS else set()
+    return [side for side in sides if durability in side.claims and side.name not in out]
 
-    What was not counted is believed.
-    """
-    syncs = {
-        result.side: result.values[0]
-        for result in counted
-        if (result.section, result.case, result.durability) == ("syncs", "push", durability)
-    }
-    least = 1 if durability == DURABILITIES[0] else 0
-    return [side for side in sides if durability in side.claims and syncs.get(side.name, least) >= least]
+
+def unproved(counted: Sequence[Result]) -> set[str]:
+    """The sides that claim to be safe against a power cut, and sync less than once a push."""
+    pushes = [
+        result for result in counted if (result.unit, result.case, result.durability) == (SYNCS, "push", POWER_LOSS)
+    ]
+    return {result.side for result in pushes if result.values[0] < 1}
 
 
 # The process that is watched

@@ -97,9 +97,7 @@ SECTIONS: Final = ("syncs", "calls", *dict.fromkeys(case.section for case in CAS
 
 def measure(plan: Plan) -> Iterator[Result]:
     """Count the syncs, then go through the rounds; within each, the sides of one class one after the other."""
-    sides: list[type[Side]] = [Floor, Mailq, *peers.available(_say)]
-    if plan.sides:
-        sides = [side for side in sides if side.name in plan.sides]
+    sides = [side for side in peers.everybody(_say) if side.name in plan.sides or not plan.sides]
     counted = _count(plan, sides)
     yield from counted
     together.prepare(sides)
@@ -112,7 +110,8 @@ def measure(plan: Plan) -> Iterator[Result]:
     seen: dict[tuple[str, str, str, str], list[float]] = {}
     for number in range(plan.rounds):
         for case, durability, fit in runs:
-            _say(f"round {number + 1} of {plan.rounds}: {case.section}, {case.name}, {durability}")
+            if sys.stderr.isatty():
+                _say(f"round {number + 1} of {plan.rounds}: {case.section}, {case.name}, {durability}")
             for side, rate in _round(plan, case, durability, fit):
                 seen.setdefault((case.section, case.name, side.name, durability), []).append(rate)
             fit.reverse()

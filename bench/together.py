@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bench.sides import DURABILITIES, fresh
+from bench.sides import POWER_LOSS, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableSequence
@@ -71,9 +71,9 @@ def prepare(kinds: Iterable[type[Side]]) -> None:
 def rate(kind: type[Side], directory: str, durability: str, budget: Budget) -> float:
     """Messages a second, from the first push to the last ack. Raises RuntimeError if one is missing or came twice."""
     with fresh(kind, directory, durability) as (path, _):
-        reports = _run(kind, path, budget, durable=durability == DURABILITIES[0])
+        reports = _run(kind, path, budget, durable=durability == POWER_LOSS)
     produced, consumed = reports[:EACH], reports[EACH:]
-    _compare(kind, produced, consumed)
+    compare(kind, produced, consumed)
     ended_at = max(report.ended_at for report in consumed)
     return len(_ids(consumed)) / (ended_at - min(report.begun_at for report in produced))
 
@@ -106,7 +106,8 @@ def _ids(reports: list[Report]) -> list[int]:
     return sorted(id for report in reports for id in report.ids)
 
 
-def _compare(kind: type[Side], produced: list[Report], consumed: list[Report]) -> None:
+def compare(kind: type[Side], produced: list[Report], consumed: list[Report]) -> None:
+    """Raise RuntimeError unless each message that was pushed was popped, once."""
     pushed, popped = _ids(produced), _ids(consumed)
     if pushed != popped:
         missing, twice = len(set(pushed) - set(popped)), len(popped) - len(set(popped))

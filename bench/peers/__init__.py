@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.floor import Floor
+from bench.sides import Mailq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from bench.sides import Side
 
@@ -23,6 +26,21 @@ MODULES: Final = (
     "redis",
     "beanstalkd",
 )
+
+
+def everybody(say: Callable[[str], None]) -> list[type[Side]]:
+    """The floor, mailq, and the peers that can be measured here."""
+    return [Floor, Mailq, *available(say)]
+
+
+def described(names: Collection[str]) -> dict[str, Any]:
+    """What is to be known of sides beside their numbers."""
+    found = everybody(lambda missing: None)  # noqa: ARG005 - it was said before
+    return {
+        side.name: {"version": side.version(), "acks": side.acks, "note": side.note}
+        for side in found
+        if side.name in names
+    }
 
 
 def available(say: Callable[[str], None]) -> list[type[Side]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar
 
 import greenstalk
 
-from bench.peers.serving import address, serving
+from bench.peers.serving import address, said_by, serving
 from bench.sides import Side, Taken
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ LARGEST = 1 << 24
 class Peer(Side):
     """``-f0``, which syncs each write, or ``-F``, which never does; over a socket of this machine."""
 
-    name, kind = "beanstalkd", "server"
+    name = "beanstalkd"
     server: ClassVar = "beanstalkd"
+
+    @classmethod
+    def version(cls) -> str:
+        return f"{said_by(cls.server, '-v')}, greenstalk {metadata.version('greenstalk')}"
 
     @classmethod
     @contextlib.contextmanager

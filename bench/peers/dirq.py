@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dirq.QueueSimple import QueueSimple
 
-from bench.sides import Side, Taken
+from bench.sides import PROCESS_CRASH, Side, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Peer(Side):
     """QueueSimple, the faster of its two. It has no way to sync."""
 
-    name, kind = "dirq", "files"
-    claims: ClassVar = ["process-crash"]
+    name = "dirq"
+    claims: ClassVar = [PROCESS_CRASH]
     note = "a lock that a dead consumer left is taken away by `purge`, after its time"
 
     def __init__(self, directory: str, *, durable: bool) -> None:  # noqa: ARG002 - it has one way

@@ -19,7 +19,7 @@ OFF: Final = 0
 class Peer(Side):
     """Nothing evicted, and everything in the database: the files that it makes of large values are not synced."""
 
-    name, kind, acks, batches = "diskcache", "sqlite", False, True
+    name, acks, batches = "diskcache", False, True
     note = "a pop removes: what a consumer held when it died is lost"
 
     def __init__(self, directory: str, *, durable: bool) -> None:

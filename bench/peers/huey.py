@@ -12,7 +12,7 @@ from bench.sides import Side, Taken
 class Peer(Side):
     """With ``fsync=True`` or False, which is ``synchronous`` FULL or OFF."""
 
-    name, kind, acks = "huey", "sqlite", False
+    name, acks = "huey", False
     note = "a pop removes: what a consumer held when it died is lost"
 
     def __init__(self, directory: str, *, durable: bool) -> None:

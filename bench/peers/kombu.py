@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kombu import Connection
 
-from bench.sides import Side, Taken
+from bench.sides import PROCESS_CRASH, Side, Taken
 
 if TYPE_CHECKING:
     from kombu import Message
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Peer(Side):
     """It has no way to sync, and keeps what was popped in the memory of who popped it."""
 
-    name, kind, acks = "kombu", "files", False
-    claims: ClassVar = ["process-crash"]
-    note = "lists the directory for each pop"
+    name, acks, shared = "kombu", False, False
+    claims: ClassVar = [PROCESS_CRASH]
+    note = "one process: a pop takes, and loses, what another process is just writing; each pop lists the directory"
 
     def __init__(self, directory: str, *, durable: bool) -> None:  # noqa: ARG002 - it has one way
         # What is popped is moved there first; from another file system it would be a copy.

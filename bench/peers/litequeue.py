@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Peer(Side):
     """With ``synchronous`` FULL, or OFF: its own NORMAL syncs in WAL mode at checkpoints only."""
 
-    name, kind, batches = "litequeue", "sqlite", True
+    name, batches = "litequeue", True
 
     def __init__(self, directory: str, *, durable: bool) -> None:
         self._queue = LiteQueue(os.path.join(directory, "queue.db"), timeout=60)

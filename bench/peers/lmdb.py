@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Peer(Side):
     """Two tables, ready and leased; a push, a pop and an ack are each a transaction. No lease ever ends."""
 
-    name, kind, batches = "lmdb", "lmdb", True
+    name, batches = "lmdb", True
     note = "not a library: a queue of a few lines, without leases that end"
 
     def __init__(self, directory: str, *, durable: bool) -> None:

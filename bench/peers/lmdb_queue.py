@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Peer(Side):
     """Its ``sync=True`` leaves LMDB to write to the disk later (``map_async``), as the counting shows."""
 
-    name, kind = "lmdb-queue", "lmdb"
+    name = "lmdb-queue"
     note = "leases that end; opening it counts all that is there"
 
     def __init__(self, directory: str, *, durable: bool) -> None:

@@ -12,7 +12,7 @@ from bench.sides import Side, Taken
 class Peer(Side):
     """It has no setting for its syncs: it is left at SQLite's own FULL, or its connections are told OFF."""
 
-    name, kind, shared = "persist-queue", "sqlite", False
+    name, shared = "persist-queue", False
     note = "one process: two would pop the same message"
 
     def __init__(self, directory: str, *, durable: bool) -> None:

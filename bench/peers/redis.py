@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar
 
 import redis
 
-from bench.peers.serving import address, serving
+from bench.peers.serving import address, said_by, serving
 from bench.sides import Side, Taken
 
 if TYPE_CHECKING:
@@ -20,9 +21,13 @@ MOVE = (READY, LEASED, "RIGHT", "LEFT")
 class Peer(Side):
     """``appendfsync always`` or ``no``, over a socket of this machine."""
 
-    name, kind, batches = "redis", "server", True
+    name, batches = "redis", True
     server: ClassVar = "redis-server"
     note = "LPUSH, LMOVE, LREM; no lease ends: what a dead consumer held is put back by hand"
+
+    @classmethod
+    def version(cls) -> str:
+        return f"{said_by(cls.server, '--version')}, redis {metadata.version('redis')}"
 
     @classmethod
     @contextlib.contextmanager

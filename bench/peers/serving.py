@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import time
@@ -19,6 +20,13 @@ PATIENCE: Final = 10.0
 def address(directory: str) -> str:
     """The socket by which the server of a directory is reached."""
     return os.path.join(directory, "socket")
+
+
+def said_by(program: str, option: str) -> str:
+    """The version that a server tells: a name and a number."""
+    done = subprocess.run([program, option], capture_output=True, text=True, check=True)
+    found = re.search(r"\d+(\.\d+)+", done.stdout)
+    return f"{program} {found[0] if found else '?'}"
 
 
 @contextlib.contextmanager
