@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS: Final = {
-    "bench.throughput": ("syncs", "calls", "push", "push-pop-ack", "4+4", "batch", "sizes"),
+    "bench.throughput": ("syncs", "calls", "push", "push-pop-ack", "4+4", "batch", "steady", "sizes"),
 }
 """The modules, and the sections that each of them measures."""
 SECTIONS: Final = tuple(section for sections in PARTS.values() for section in sections)

@@ -20,6 +20,7 @@ TITLES: Final = {
     "push-pop-ack": "push, pop, ack, one process",
     "4+4": "4 producers and 4 consumers, until all is acked",
     "batch": "push_many, pop_many, acks",
+    "steady": "push, pop, ack for longer than anything is put off",
     "sizes": "push, pop, ack by size of the body",
 }
 PER_MESSAGE: Final = "a message"

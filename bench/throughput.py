@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from bench import peers, syncs, together
 from bench.floor import Floor
 from bench.results import Result
-from bench.sides import DURABILITIES, Budget, Mailq, fresh
+from bench.sides import DURABILITIES, POWER_LOSS, Budget, Mailq, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BATCH: Final = 64
 SIZES: Final = {"100 B": 100, "1 KiB": 1 << 10, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
 RATE: Final = "messages/s"
+STEADY: Final = 6.0
+"""Seconds in which what was put off has to be done as well: longer than anybody puts it off."""
 
 
 class Case(NamedTuple):
@@ -30,6 +32,8 @@ class Case(NamedTuple):
     name: str
     rate: Callable[[type[Side], str, str, Budget], float]
     can: Callable[[type[Side]], bool] = lambda side: True  # noqa: ARG005 - most can
+    durabilities: Sequence[str] = DURABILITIES
+    budget: Budget = Budget(0.3, 2000)
 
 
 # One process
@@ -81,12 +85,19 @@ def alone(step: Callable[[Side, bytes], int], size: int = 1 << 10) -> Callable[[
     return rate
 
 
+def _is_file_loop(side: type[Side]) -> bool:
+    return side in {Mailq, Floor}
+
+
 CASES: Final = (
     Case("push", "1 KiB", alone(push)),
     Case("push-pop-ack", "1 KiB", alone(push_pop_ack)),
     Case("4+4", "1 KiB", together.rate, lambda side: side.shared),
-    Case("batch", "one at a time", alone(push_pop_ack), lambda side: side in {Mailq, Floor}),
+    Case("batch", "one at a time", alone(push_pop_ack), _is_file_loop),
     Case("batch", f"{BATCH} at a time", alone(batch), lambda side: side.batches),
+    Case(
+        "steady", f"1 KiB, {STEADY:g} s", alone(push_pop_ack), _is_file_loop, (POWER_LOSS,), Budget(STEADY, sys.maxsize)
+    ),
     *(Case("sizes", name, alone(push_pop_ack, size)) for name, size in SIZES.items()),
 )
 SECTIONS: Final = ("syncs", "calls", *dict.fromkeys(case.section for case in CASES))
@@ -105,7 +116,7 @@ def measure(plan: Plan) -> Iterator[Result]:
         (case, durability, [side for side in syncs.proved(sides, counted, durability) if case.can(side)])
         for case in CASES
         if plan.wants(case.section)
-        for durability in DURABILITIES
+        for durability in case.durabilities
     ]
     seen: dict[tuple[str, str, str, str], list[float]] = {}
     for number in range(plan.rounds):
@@ -130,7 +141,7 @@ def _count(plan: Plan, sides: Sequence[type[Side]]) -> list[Result]:
 
 def _round(plan: Plan, case: Case, durability: str, sides: list[type[Side]]) -> Iterator[tuple[type[Side], float]]:
     """Measure each; a peer that fails is left out of the case, unless the question is whether it runs."""
-    budget = Budget(0.01, 64) if plan.quick else Budget(0.3, 2000)
+    budget = Budget(0.01, 64) if plan.quick else case.budget
     for side in tuple(sides):
         try:
             yield side, case.rate(side, plan.directory, durability, budget)
