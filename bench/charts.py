@@ -114,7 +114,8 @@ def _bar(svg: ET.Element, top: float, result: Result, scale: float) -> None:
     if high - low > 1:
         middle = f"{top + BAR / 2:.1f}"
         ends = {"x1": f"{LABELS + low:.1f}", "x2": f"{LABELS + high:.1f}", "y1": middle, "y2": middle}
-        ET.SubElement(svg, "line", {**ends, "stroke": INK, "stroke-width": "1.2"})
+        for colour, thickness in (("#ffffff", "3"), (INK, "1.2")):  # to be seen on any bar
+            ET.SubElement(svg, "line", {**ends, "stroke": colour, "stroke-width": thickness})
 
 
 def _box(svg: ET.Element, x: float, y: float, width: float, height: float, colour: str) -> None:
