@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from bench import charts, peers, places, report
+from bench.ratios import in_classes
 from bench.results import Plan, Result
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def gather(plan: Plan) -> list[Result]:
         if any(map(plan.wants, sections)):
             measured = importlib.import_module(module).measure(plan)
             found += [result for result in measured if plan.wants(result.section) or result.section == PROOF]
-    return found
+    return in_classes(found)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,12 @@ def _over_floor(section: str, power_loss: float, process_crash: float) -> Iterat
         yield durability, Limit(key, bound, base=key._replace(side=FLOOR))
 
 
+def _in_both(what: str, rule: Limit | Ahead) -> Iterator[Mark]:
+    return (Mark(what, durability, rule) for durability in DURABILITIES)
+
+
 _PUSH, _ONE, _MANY = (Key(section, "1 KiB") for section in ("push", "push-pop-ack", "4+4"))
+_P50 = Key("wake-up", "p50 with 3 others")
 _BATCH, _SINGLE = Key("batch", "64 at a time"), Key("batch", "one at a time")
 
 MARKS: Final = (
@@ -86,6 +91,9 @@ MARKS: Final = (
     Mark("batch of 64, to one at a time of the floor", POWER_LOSS, Limit(_BATCH, 8, base=_SINGLE._replace(side=FLOOR))),
     Mark("batch of 64", POWER_LOSS, Ahead(_BATCH, ("redis",))),
     Mark("batch of 64, to one at a time", PROCESS_CRASH, Limit(_BATCH, 1.2, base=_SINGLE)),
+    *_in_both("wake-up, p50 in ms, with 3 others", Limit(_P50, 0.8, at_least=False)),
+    *_in_both("wake-up, p99 in ms, with 3 others", Limit(Key("wake-up", "p99 with 3 others"), 2, at_least=False)),
+    *_in_both("wake-up, p50, with 3 others", Ahead(_P50, ("redis", "beanstalkd"))),
 )
 
 

@@ -49,6 +49,21 @@ def more_is_better(unit: str) -> bool:
     return unit.endswith("/s")
 
 
+def in_classes(results: Sequence[Result]) -> list[Result]:
+    """What makes no difference between the classes, put into each class that its case has."""
+    classes: dict[tuple[str, str], dict[str, None]] = {}
+    for result in results:
+        if result.durability:
+            classes.setdefault((result.section, result.case), {})[result.durability] = None
+    return [
+        result._replace(durability=durability)
+        for result in results
+        for durability in (
+            [result.durability] if result.durability else classes.get((result.section, result.case), [""])
+        )
+    ]
+
+
 def groups(results: Sequence[Result]) -> Iterator[Group]:
     """All that can be compared, in the order in which it was measured."""
     found: dict[tuple[str, str, str, str], list[Result]] = {}

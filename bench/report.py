@@ -79,7 +79,7 @@ def _heading(where: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{where['machine']['system']}, {', '.join(machine)}."
     yield f"{kind} on {disk['device']}; an fdatasync of 1 KiB takes {disk['fdatasync_ms']:.2f} ms."
-    yield f"{where['rounds']} rounds; the numbers are medians, the ratios medians of each round's own."
+    yield f"Rounds: {where['rounds']}. The numbers are medians, the ratios medians of each round's own."
     if disk["warning"]:
         yield f"\n**Warning:** {disk['warning']}."
     if where["quick"]:
@@ -115,7 +115,7 @@ def _row(group: Group, result: Result, sides: dict[str, Any]) -> tuple[str, ...]
 
 def _counts(results: Sequence[Result]) -> Iterator[str]:
     """What was counted, a column for each case."""
-    if all(result.unit != SYNCS for result in results):
+    if any(result.unit == "messages/s" for result in results) and all(result.unit != SYNCS for result in results):
         yield "\n**Not checked:** how often each side syncs. There, what it is set to is believed."
     for side in unproved(results):
         yield f"\n{side} says that it is safe against a power cut, but does not sync each push: it is not in that class."

@@ -63,6 +63,24 @@ def test_what_differs_in_anything_but_the_side_is_not_compared() -> None:
     assert ratios.of_the_floor(mine, mine.results[0]) is None
 
 
+def test_what_makes_no_difference_stands_beside_each_class() -> None:
+    classes = [result("mailq", 3), result("mailq", 4)._replace(durability=PROCESS_CRASH)]
+    plain, other = result("redis", 5)._replace(durability=""), result("redis", 6, case="alone")._replace(durability="")
+    spread = ratios.in_classes([*classes, plain, other])
+    assert [(one.side, one.durability) for one in spread[2:]] == [
+        ("redis", POWER_LOSS),
+        ("redis", PROCESS_CRASH),
+        ("redis", ""),
+    ]
+
+
+def test_a_time_is_ahead_when_it_is_shorter() -> None:
+    times = {"mailq": 0.5, "redis": 0.6, "beanstalkd": 1.0}
+    measured = [result(side, ms, section="wake-up", case="p50 with 3 others", unit="ms") for side, ms in times.items()]
+    found = [verdict for verdict in marks.verdicts(measured) if verdict.measured is not None]
+    assert [(one.measured, one.met, one.nearest) for one in found] == [(0.5, True, ""), (1.2, True, "redis")]
+
+
 @pytest.mark.parametrize(("rate", "ahead_of", "met"), [(300, 200, (True, True)), (290, 291, (False, False))])
 def test_a_mark_is_met_or_not(rate: float, ahead_of: float, met: tuple[bool, bool]) -> None:
     found = marks.verdicts([result("floor", 100), result("mailq", rate), result("redis", ahead_of), result("dirq", 1)])
