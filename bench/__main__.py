@@ -38,40 +38,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out is not None:
             os.makedirs(options.out, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as directory:
-            where = _where(directory, options)
-            plan = Plan(directory, where["rounds"], options.quick, options.only, options.sides)
-            results = gather(plan)
-    except OSError as error:
+        before = [report.read(path) for path in options.show]
+        place = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
+    except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    with place as directory:
+        where, results = merged(before) if before else _measured(directory, options)
     if not results:
-        print(
-            "bench: nothing was measured: there is no such side, or no such side in what is asked for", file=sys.stderr
-        )
+        print("bench: nothing was measured: no such side can do what is asked for", file=sys.stderr)
         return 1
-    where["sides"] = peers.described({result.side for result in results})
     if options.out is not None:
-        write(options.out, where, results)
+        _write(options.out, where, results)
     print(_json(where, results) if options.json else report.markdown(where, results))
     return 0
 
 
-def _where(directory: str, options: argparse.Namespace) -> dict[str, Any]:
-    return {
+def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
+    rounds = 1 if options.quick else options.rounds
+    where = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": places.machine(),
         "file_system": {**places.file_system(directory), "directory": options.dir},
-        "rounds": 1 if options.quick else options.rounds,
+        "rounds": rounds,
         "quick": options.quick,
     }
+    results = gather(Plan(directory, rounds, options.quick, options.only, options.sides))
+    return {**where, "sides": peers.described({result.side for result in results})}, results
+
+
+def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[str, Any], list[Result]]:
+    """Several runs in one: the sections of a later run stand for those of an earlier, which says where it was."""
+    sections = {result.section: results for _, results in before for result in results}
+    where = {**before[0][0], "sides": {name: about for told, _ in before for name, about in told["sides"].items()}}
+    return where, [result for name, results in sections.items() for result in results if result.section == name]
 
 
 def _json(where: dict[str, Any], results: Sequence[Result]) -> str:
     return json.dumps(report.document(where, results), indent=2)
 
 
-def write(directory: str, where: dict[str, Any], results: Sequence[Result]) -> None:
+def _write(directory: str, where: dict[str, Any], results: Sequence[Result]) -> None:
     """Leave JSON, tables and charts, with names that begin with the file system's."""
     kind = where["file_system"]["type"]
     files = {f"{kind}.json": _json(where, results) + "\n", f"{kind}.md": report.markdown(where, results)}
@@ -97,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few messages, one round: does it run, not how fast")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--out", metavar="DIR", help="write JSON, tables and charts there")
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        default=(),
+        metavar="JSON",
+        help="measure nothing: put together what was measured before; a later file's sections replace an earlier one's",
+    )
     return parser
 
 
@@ -111,4 +125,7 @@ def gather(plan: Plan) -> list[Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.marks import verdicts
 from bench.ratios import groups, median, of_the_floor
+from bench.results import Result
 from bench.syncs import SYNCS, unproved
 
 if TYPE_CHECKING:
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
     from bench.marks import Verdict
     from bench.ratios import Group
-    from bench.results import Result
 
 TITLES: Final = {
     "push": "push, one process",
@@ -38,6 +39,17 @@ def document(where: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]
         ],
         "marks": [verdict._asdict() for verdict in verdicts(results)],
     }
+
+
+def read(path: str) -> tuple[dict[str, Any], list[Result]]:
+    """A document again as it was made. Raises OSError, and ValueError if it is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            where = json.load(file)
+        where.pop("marks")
+        return where, [Result(*(one[name] for name in Result._fields)) for one in where.pop("results")]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} has no results of the bench") from None
 
 
 def markdown(where: dict[str, Any], results: Sequence[Result]) -> str:

@@ -28,7 +28,7 @@ SYNCS: Final = "syncs a message"
 CALLS: Final = "calls a message"
 
 _MARK: Final = "/mark-of-the-bench"
-_CALL: Final = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<rest>.*)$")
+_CALL: Final = re.compile(r"^\d+ +(?P<name>\w+)\((?P<rest>.*)$")
 _OPENED: Final = re.compile(r"= (\d+<[^>]*>)$")
 _WRITES: Final = frozenset(("write", "writev", "pwrite64", "pwritev", "pwritev2"))
 

@@ -86,7 +86,8 @@ def _run(kind: type[Side], path: str, budget: Budget, *, durable: bool) -> list[
         for number in range(2 * EACH):
             ours, theirs = _CONTEXT.Pipe(duplex=False)
             job = Job(kind, path, durable, number % EACH, books, gate, theirs)
-            process = _CONTEXT.Process(target=_produce if number < EACH else _consume, args=(job, budget))
+            target, arguments = (_produce, (job, budget)) if number < EACH else (_consume, (job,))
+            process = _CONTEXT.Process(target=target, args=arguments)
             process.start()
             theirs.close()
             stack.callback(process.join)
@@ -130,7 +131,7 @@ def _produce(job: Job, budget: Budget) -> None:
         job.line.send(Report(begun, time.monotonic(), ids))
 
 
-def _consume(job: Job, budget: Budget) -> None:  # noqa: ARG001 - the producers' business
+def _consume(job: Job) -> None:
     ids: list[int] = []
     with job.open() as side:
         job.gate.wait(PATIENCE)

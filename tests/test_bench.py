@@ -256,9 +256,25 @@ def test_a_quick_bench_says_everything_and_leaves_what_was_asked_for(tmp_path: P
     assert {path.name for path in out.iterdir()} == names
 
 
+def test_what_was_measured_can_be_shown_again_and_put_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = [result("mailq", 1, 2), result("mailq", 7, 8, section="4+4")]
+    later = [result("mailq", 3, 4), result("rq", 5, section="worker")]
+    for name, results in (("first", first), ("later", later)):
+        (tmp_path / name).write_text(json.dumps(report.document(WHERE, results)))
+    assert main(["--json", "--show", str(tmp_path / "first"), str(tmp_path / "later")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["values"] for one in told["results"]] == [[3, 4], [7, 8], [5]]
+    assert main(["--show", str(tmp_path / "first")]) == 0
+    assert capsys.readouterr().out == report.markdown(WHERE, first) + "\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (["--show", "a-file"], "a-file has no results of the bench"),
+        (["--show", "no-results"], "no-results has no results of the bench"),
         (["--only", "push,shove"], "there is no shove; there are syncs, calls, push"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--rounds", "many"], "invalid int value: 'many'"),
@@ -272,6 +288,7 @@ def test_what_cannot_begin_is_refused_with_the_reason(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a-file").touch()
+    Path("no-results").write_text("[]")
     try:
         code: Any = main(["--quick", *arguments])
     except SystemExit as stopped:  # how argparse ends
