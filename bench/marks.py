@@ -43,7 +43,7 @@ class Ahead(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Something to reach, in one class."""
+    """Something to reach, in one class, or in none if it makes no difference."""
 
     what: str
     durability: str
@@ -73,6 +73,7 @@ def _in_both(what: str, rule: Limit | Ahead) -> Iterator[Mark]:
 
 
 _PUSH, _ONE, _MANY = (Key(section, "1 KiB") for section in ("push", "push-pop-ack", "4+4"))
+_COMMAND = Key("command", "push")
 _P50 = Key("wake-up", "p50 with 3 others")
 _BATCH, _SINGLE = Key("batch", "64 at a time"), Key("batch", "one at a time")
 
@@ -94,6 +95,12 @@ MARKS: Final = (
     *_in_both("wake-up, p50 in ms, with 3 others", Limit(_P50, 0.8, at_least=False)),
     *_in_both("wake-up, p99 in ms, with 3 others", Limit(Key("wake-up", "p99 with 3 others"), 2, at_least=False)),
     *_in_both("wake-up, p50, with 3 others", Ahead(_P50, ("redis", "beanstalkd"))),
+    *_in_both("worker, no-op handler, 2 processes, jobs/s", Limit(Key("worker", "2 processes"), 5000)),
+    Mark(
+        "mailq push, whole process",
+        "",
+        Limit(_COMMAND, 1.6, at_least=False, base=_COMMAND._replace(side="import click")),
+    ),
 )
 
 
