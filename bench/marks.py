@@ -62,10 +62,11 @@ class Verdict(NamedTuple):
     """The rival that is nearest, or farthest ahead."""
 
 
-def _over_floor(section: str, power_loss: float, process_crash: float) -> Iterator[tuple[str, Limit]]:
+def _over_floor(what: str, section: str, *bounds: float) -> Iterator[Mark]:
+    """A multiple of the floor in each class."""
     key = Key(section, "1 KiB")
-    for durability, bound in zip(DURABILITIES, (power_loss, process_crash), strict=True):
-        yield durability, Limit(key, bound, base=key._replace(side=FLOOR))
+    for durability, bound in zip(DURABILITIES, bounds, strict=True):
+        yield Mark(what, durability, Limit(key, bound, base=key._replace(side=FLOOR)))
 
 
 def _in_both(what: str, rule: Limit | Ahead) -> Iterator[Mark]:
@@ -78,20 +79,17 @@ _P50 = Key("wake-up", "p50 with 3 others")
 _BATCH, _SINGLE = Key("batch", "64 at a time"), Key("batch", "one at a time")
 
 MARKS: Final = (
-    *(Mark("push, one process, 1 KiB", durability, rule) for durability, rule in _over_floor("push", 3, 0.85)),
+    *_over_floor("push, one process, 1 KiB", "push", 3, 0.85),
     Mark("push, one process, 1 KiB", POWER_LOSS, Ahead(_PUSH)),
-    *(
-        Mark("push, pop, ack, one process", durability, rule)
-        for durability, rule in _over_floor("push-pop-ack", 2.5, 0.85)
-    ),
+    *_over_floor("push, pop, ack, one process", "push-pop-ack", 2.5, 0.85),
     Mark("push, pop, ack, one process", POWER_LOSS, Ahead(_ONE)),
     Mark("push, pop, ack, one process", PROCESS_CRASH, Ahead(_ONE, ACKING)),
-    *(Mark("4 producers, 4 consumers", durability, rule) for durability, rule in _over_floor("4+4", 2, 0.9)),
+    *_over_floor("4 producers, 4 consumers", "4+4", 2, 0.9),
     Mark("4 producers, 4 consumers", POWER_LOSS, Ahead(_MANY)),
     Mark("4 producers, 4 consumers", PROCESS_CRASH, Ahead(_MANY, SHARED)),
-    Mark("batch of 64, to one at a time of the floor", POWER_LOSS, Limit(_BATCH, 8, base=_SINGLE._replace(side=FLOOR))),
+    Mark("batch of 64", POWER_LOSS, Limit(_BATCH, 8, base=_SINGLE._replace(side=FLOOR))),
     Mark("batch of 64", POWER_LOSS, Ahead(_BATCH, ("redis",))),
-    Mark("batch of 64, to one at a time", PROCESS_CRASH, Limit(_BATCH, 1.2, base=_SINGLE)),
+    Mark("batch of 64", PROCESS_CRASH, Limit(_BATCH, 1.2, base=_SINGLE)),
     *_in_both("wake-up, p50 in ms, with 3 others", Limit(_P50, 0.8, at_least=False)),
     *_in_both("wake-up, p99 in ms, with 3 others", Limit(Key("wake-up", "p99 with 3 others"), 2, at_least=False)),
     *_in_both("wake-up, p50, with 3 others", Ahead(_P50, ("redis", "beanstalkd"))),

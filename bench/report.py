@@ -104,7 +104,7 @@ def _marks(found: Sequence[Verdict]) -> Iterator[str]:
             verdict.what,
             verdict.durability,
             verdict.required,
-            f"{verdict.measured:.2f}{f' ({verdict.nearest})' if verdict.nearest else ''}",
+            f"{number(verdict.measured)}{f' ({verdict.nearest})' if verdict.nearest else ''}",
             "yes" if verdict.met else "**no**",
         )
         for verdict in found
