@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import tempfile
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +19,8 @@ PATIENCE: Final = 10.0
 
 
 def address(directory: str) -> str:
-    """The socket by which the server of a directory is reached."""
-    return os.path.join(directory, "socket")
+    """The socket by which the server of a directory is reached; not in it, since the path of a socket must be short."""
+    return os.path.join(tempfile.gettempdir(), f"{os.path.basename(directory)}.socket")
 
 
 def said_by(program: str, option: str) -> str:
@@ -44,6 +45,8 @@ def serving(directory: str, command: Sequence[str]) -> Iterator[None]:
             yield
         finally:
             process.terminate()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address(directory))
 
 
 def _answers(path: str) -> bool:
