@@ -73,6 +73,12 @@ def _in_both(what: str, rule: Limit | Ahead) -> Iterator[Mark]:
     return (Mark(what, durability, rule) for durability in DURABILITIES)
 
 
+def _depth(what: str, case: str, most: float, base: str = "") -> Mark:
+    """At most so much, or so many times another case. It is measured in one class, for it is the same in both."""
+    key = Key("backlog", case)
+    return Mark(what, PROCESS_CRASH, Limit(key, most, at_least=False, base=key._replace(case=base) if base else None))
+
+
 _PUSH, _ONE, _MANY = (Key(section, "1 KiB") for section in ("push", "push-pop-ack", "4+4"))
 _COMMAND = Key("command", "push")
 _P50 = Key("wake-up", "p50 with 3 others")
@@ -90,10 +96,19 @@ MARKS: Final = (
     Mark("batch of 64", POWER_LOSS, Limit(_BATCH, 8, base=_SINGLE._replace(side=FLOOR))),
     Mark("batch of 64", POWER_LOSS, Ahead(_BATCH, ("redis",))),
     Mark("batch of 64", PROCESS_CRASH, Limit(_BATCH, 1.2, base=_SINGLE)),
+    _depth("pop+ack, 1M against 1k", "1M pop+ack", 1.5, "1k pop+ack"),
+    _depth("push, 1M against 1k", "1M push", 1.5, "1k push"),
+    _depth("first pop in a new process at 1M, in ms", "1M first pop", 1000),
+    _depth("first pop in a new process at 1k, in ms", "1k first pop", 5),
+    _depth("memory of a consumer at 1M, in MiB", "1M memory", 64),
+    _depth("listing, drained after 1M against new", "1M drained, listing", 1.5, "new, listing"),
+    _depth("pop+ack, drained after 1M against new", "1M drained, pop+ack", 1.5, "new, pop+ack"),
     *_in_both("wake-up, p50 in ms, with 3 others", Limit(_P50, 0.8, at_least=False)),
     *_in_both("wake-up, p99 in ms, with 3 others", Limit(Key("wake-up", "p99 with 3 others"), 2, at_least=False)),
     *_in_both("wake-up, p50, with 3 others", Ahead(_P50, ("redis", "beanstalkd"))),
     *_in_both("worker, no-op handler, 2 processes, jobs/s", Limit(Key("worker", "2 processes"), 5000)),
+    Mark("idle consumer, % of a core", "", Limit(Key("idle", "pop(wait)"), 0.1, at_least=False)),
+    Mark("idle worker, % of a core", "", Limit(Key("idle", "mailq work"), 0.1, at_least=False)),
     Mark(
         "mailq push, whole process",
         "",

@@ -97,6 +97,17 @@ def test_a_mark_without_a_measurement_is_neither_met_nor_missed() -> None:
     assert all(verdict.met is None for verdict in alone)
 
 
+def test_every_mark_has_a_number_when_its_results_are_there() -> None:
+    rules = [(mark.durability, mark.rule) for mark in marks.MARKS]
+    keys = [(durability, rule.key) for durability, rule in rules]
+    keys += [(durability, rule.base) for durability, rule in rules if isinstance(rule, marks.Limit) and rule.base]
+    keys += [
+        (durability, rule.key._replace(side="redis")) for durability, rule in rules if isinstance(rule, marks.Ahead)
+    ]
+    measured = [Result(*key, durability, "messages/s", [1.0]) for durability, key in dict.fromkeys(keys)]
+    assert [verdict.what for verdict in marks.verdicts(measured) if verdict.measured is None] == []
+
+
 def test_one_batch_is_held_against_one_message_at_a_time() -> None:
     batch = result("mailq", 80, section="batch", case="64 at a time")
     single = result("floor", 10, section="batch", case="one at a time")
