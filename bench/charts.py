@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from xml.etree import ElementTree as ET
 
-from bench.ratios import FLOOR, MAILQ, groups, median, of_the_floor
+from bench.ratios import FLOOR, MAILQ, groups, median, more_is_better, of_the_floor
 from bench.report import PER_MESSAGE, label, number, summary, title
 
 if TYPE_CHECKING:
@@ -29,23 +30,60 @@ COLOURS: Final = {MAILQ: "#d9480f", FLOOR: "#495057"}
 OTHERS: Final = "#9db2c7"
 INK: Final = "#212529"
 FAINT: Final = "#868e96"
+PAPER: Final = "#ffffff"
+DEPTH: Final = re.compile(r"(?P<depth>\d+[kM]) (?P<what>.+)")
+"""A case that is one of a backlog's depths."""
+
+
+class Bar(NamedTuple):
+    """One side in one case."""
+
+    name: str
+    result: Result
+    of_floor: float | None
+
+
+class Panel(NamedTuple):
+    """Bars that share a scale."""
+
+    heading: str
+    unit: str
+    bars: list[Bar]
+    floor: float | None
+    """Where the floor's line is, if all of them have the same."""
 
 
 def charts(where: dict[str, Any], results: Sequence[Result]) -> Iterator[tuple[str, str]]:
-    """A name and an SVG for each section and class, with a panel for each case."""
-    panels: dict[tuple[str, str], list[Group]] = {}
+    """A name and an SVG for each section and class."""
+    pictures: dict[tuple[str, str], list[Group]] = {}
     for group in groups(results):
         if not group.unit.endswith(PER_MESSAGE):
-            panels.setdefault((group.section, group.durability), []).append(group)
+            pictures.setdefault((group.section, group.durability), []).append(group)
     place = ", ".join((*summary(where), where["date"]))
-    for (section, durability), found in panels.items():
+    for (section, durability), found in pictures.items():
         name = "-".join(filter(None, (section, durability)))
-        yield name, chart(title(section, durability), place, found, where.get("sides", {}))
+        yield name, chart(title(section, durability), place, panels(found, where.get("sides", {})))
 
 
-def chart(heading: str, place: str, panels: Sequence[Group], sides: dict[str, Any]) -> str:
-    """One picture: the panels below each other. What is known of the sides says which of them cannot ack."""
-    height = TOP + sum(HEAD + ROW * len(group.results) for group in panels) + 12
+def panels(found: Sequence[Group], sides: dict[str, Any]) -> list[Panel]:
+    """A panel for each case; for the depths of a backlog one together, in their order."""
+    drawn: list[Panel] = []
+    deep: dict[tuple[str, str], list[Bar]] = {}
+    for group in found:
+        bars = [Bar(label(result.side, sides), result, of_the_floor(group, result)) for result in group.results]
+        depth = DEPTH.fullmatch(group.case)
+        if depth is not None:
+            named = [bar._replace(name=f"{depth['depth']}, {bar.name}") for bar in bars]
+            deep.setdefault((depth["what"], group.unit), []).extend(named)
+            continue
+        floor = group.of(FLOOR)
+        drawn.append(Panel(group.case, group.unit, bars, None if floor is None else median(floor)))
+    return [*(Panel(what, unit, bars, None) for (what, unit), bars in deep.items()), *drawn]
+
+
+def chart(heading: str, place: str, drawn: Sequence[Panel]) -> str:
+    """One picture: the panels below each other."""
+    height = TOP + sum(HEAD + ROW * len(panel.bars) for panel in drawn) + 12
     svg = ET.Element(
         "svg",
         {
@@ -58,48 +96,46 @@ def chart(heading: str, place: str, panels: Sequence[Group], sides: dict[str, An
         },
     )
     ET.SubElement(svg, "title").text = f"{heading}: {place}"
-    _box(svg, 0, 0, WIDTH, height, "#ffffff")
+    _box(svg, 0, 0, WIDTH, height, PAPER)
     _text(svg, 14, 24, heading, INK, size=17, weight="bold")
     _text(svg, 14, 42, place, FAINT, size=11)
     top = float(TOP)
-    for group in panels:
-        _panel(svg, top, group, sides)
-        top += HEAD + ROW * len(group.results)
+    for panel in drawn:
+        _panel(svg, top, panel)
+        top += HEAD + ROW * len(panel.bars)
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"
 
 
-def _panel(svg: ET.Element, top: float, group: Group, sides: dict[str, Any]) -> None:
-    floor = group.of(FLOOR)
-    _text(svg, LABELS, top + 22, group.case, INK, weight="bold")
-    _text(svg, NUMBERS, top + 22, group.unit, FAINT, anchor="end", size=11)
-    if floor is not None:
+def _panel(svg: ET.Element, top: float, panel: Panel) -> None:
+    _text(svg, LABELS, top + 22, panel.heading, INK, weight="bold")
+    unit = panel.unit if more_is_better(panel.unit) else f"{panel.unit}, less is better"
+    _text(svg, NUMBERS, top + 22, unit, FAINT, anchor="end", size=11)
+    if any(bar.of_floor is not None for bar in panel.bars):
         _text(svg, RATIOS, top + 22, "of the floor", FAINT, anchor="end", size=11)
     top += HEAD
-    scale = BARS / _end(group)
-    for index, result in enumerate(group.results):
-        _row(svg, top + index * ROW, group, result, label(result.side, sides), scale)
-    if floor is not None and 0 < median(floor) * scale <= BARS:
-        x = f"{LABELS + median(floor) * scale:.1f}"
-        ends = {"x1": x, "x2": x, "y1": f"{top:.1f}", "y2": f"{top + ROW * len(group.results) - ROW + BAR:.1f}"}
-        ET.SubElement(svg, "line", {**ends, "stroke": COLOURS[FLOOR], "stroke-dasharray": "3 3"})
+    scale = BARS / _end(panel)
+    for index, bar in enumerate(panel.bars):
+        _row(svg, top + index * ROW, bar, scale)
+    if panel.floor and panel.floor * scale <= BARS:
+        x = LABELS + panel.floor * scale
+        _line(svg, (x, top), (x, top + ROW * (len(panel.bars) - 1) + BAR), COLOURS[FLOOR], dashes="3 3")
 
 
-def _end(group: Group) -> float:
+def _end(panel: Panel) -> float:
     """What the width of a panel stands for."""
-    longest = max(median(result) for result in group.results)
-    marked = [median(result) for result in group.results if result.side in COLOURS]
-    return min(longest, LONGEST * max(marked)) if marked and max(marked) > 0 else longest or 1.0
+    longest = max(median(bar.result) for bar in panel.bars)
+    marked = max((median(bar.result) for bar in panel.bars if bar.result.side in COLOURS), default=0.0)
+    return (min(longest, LONGEST * marked) if marked > 0 else longest) or 1.0
 
 
-def _row(svg: ET.Element, top: float, group: Group, result: Result, name: str, scale: float) -> None:
-    base, weight = top + BAR - 3, "bold" if result.side == MAILQ else "normal"
-    _text(svg, LABELS - 8, base, name, INK, anchor="end", weight=weight)
-    _bar(svg, top, result, scale)
-    _text(svg, NUMBERS, base, number(median(result)), INK, anchor="end", weight=weight)
-    of_floor = of_the_floor(group, result)
-    if of_floor is not None:
-        _text(svg, RATIOS, base, f"{of_floor:.2f}", INK, anchor="end", weight=weight)
+def _row(svg: ET.Element, top: float, bar: Bar, scale: float) -> None:
+    base, weight = top + BAR - 3, "bold" if bar.result.side == MAILQ else "normal"
+    _text(svg, LABELS - 8, base, bar.name, INK, anchor="end", weight=weight)
+    _bar(svg, top, bar.result, scale)
+    _text(svg, NUMBERS, base, number(median(bar.result)), INK, anchor="end", weight=weight)
+    if bar.of_floor is not None:
+        _text(svg, RATIOS, base, f"{bar.of_floor:.2f}", INK, anchor="end", weight=weight)
 
 
 def _bar(svg: ET.Element, top: float, result: Result, scale: float) -> None:
@@ -109,13 +145,26 @@ def _bar(svg: ET.Element, top: float, result: Result, scale: float) -> None:
     if full > BARS + 1:  # two strokes through a bar that goes on
         for x in (LABELS + BARS - 22, LABELS + BARS - 14):
             points = f"{x},{top + BAR} {x + 6},{top} {x + 9},{top} {x + 3},{top + BAR}"
-            ET.SubElement(svg, "polygon", {"points": points, "fill": "#ffffff"})
-    low, high = (min(bound(result.values) * scale, BARS) for bound in (min, max))
+            ET.SubElement(svg, "polygon", {"points": points, "fill": PAPER})
+    low, high = (LABELS + min(bound(result.values) * scale, BARS) for bound in (min, max))
     if high - low > 1:
-        middle = f"{top + BAR / 2:.1f}"
-        ends = {"x1": f"{LABELS + low:.1f}", "x2": f"{LABELS + high:.1f}", "y1": middle, "y2": middle}
-        for colour, thickness in (("#ffffff", "3"), (INK, "1.2")):  # to be seen on any bar
-            ET.SubElement(svg, "line", {**ends, "stroke": colour, "stroke-width": thickness})
+        middle = top + BAR / 2
+        for colour, thickness in ((PAPER, 3.0), (INK, 1.2)):  # to be seen on any bar
+            _line(svg, (low, middle), (high, middle), colour, thickness=thickness)
+
+
+def _line(
+    svg: ET.Element,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    colour: str,
+    *,
+    thickness: float = 1.0,
+    dashes: str = "none",
+) -> None:
+    ends = {"x1": f"{start[0]:.1f}", "y1": f"{start[1]:.1f}", "x2": f"{end[0]:.1f}", "y2": f"{end[1]:.1f}"}
+    look = {"stroke": colour, "stroke-width": f"{thickness:g}", "stroke-dasharray": dashes}
+    ET.SubElement(svg, "line", {**ends, **look})
 
 
 def _box(svg: ET.Element, x: float, y: float, width: float, height: float, colour: str) -> None:

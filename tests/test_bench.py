@@ -138,6 +138,14 @@ def test_a_chart_has_a_bar_for_each_side_as_long_as_it_is_fast() -> None:
     assert len(list(tree.iter("{http://www.w3.org/2000/svg}polygon"))) == 2  # it is cut, and looks it
 
 
+def test_the_depths_of_a_backlog_stand_in_one_panel_in_their_order() -> None:
+    found = [
+        result("mailq", ms, section="backlog", case=f"{depth} push", unit="ms") for depth, ms in (("1k", 9), ("1M", 8))
+    ]
+    (panel,) = charts.panels(list(ratios.groups(found)), {})
+    assert (panel.heading, [bar.name for bar in panel.bars]) == ("push", ["1k, mailq", "1M, mailq"])
+
+
 def test_the_tables_say_what_was_measured_and_what_was_not_checked() -> None:
     text = report.markdown(WHERE, [result("mailq", 1000, 2000, 4000), result("floor", 1000, 1000, 1000)])
     assert "| mailq |      2,000 |         2.00 | 1,000 - 4,000 |" in text
