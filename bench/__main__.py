@@ -116,12 +116,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def gather(plan: Plan) -> list[Result]:
     """Have each part measure what is asked for. The proof of the classes comes along where it was made."""
-    found = []
+    found: list[Result] = []
     for module, sections in PARTS.items():
         if any(map(plan.wants, sections)):
-            measured = importlib.import_module(module).measure(plan)
-            found += [result for result in measured if plan.wants(result.section) or result.section == PROOF]
-    return in_classes(found)
+            found += importlib.import_module(module).measure(plan)
+    return in_classes([result for result in found if _is_asked_for(result, plan)])
+
+
+def _is_asked_for(result: Result, plan: Plan) -> bool:
+    section = plan.wants(result.section) or result.section == PROOF
+    return section and (not plan.sides or result.side in plan.sides)
 
 
 if __name__ == "__main__":
