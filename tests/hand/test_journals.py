@@ -334,6 +334,19 @@ def test_an_edited_message_stays_as_it_was_edited(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_an_edited_message_that_is_torn_is_not_given_its_old_body(path: Path) -> None:
+    """Its edit was synced: that it is torn has another reason than a power cut, and a person should see it."""
+    queue = opened(path)
+    queue.push(b"before")
+    queue.edit(queue.peek()[0], b"after the edit")
+    kill(queue)
+    os.truncate(path / "new" / os.listdir(path / "new")[0], 3)
+    again = mailq.open(path)
+    assert again.pop() is None
+    assert [(message.reason, message.raw) for message in again.peek("dead")] == [("torn", b"aft")]
+
+
+@pytest.mark.usefixtures("at_once")
 def test_who_is_stopped_while_he_replays_keeps_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "_PATIENCE", 0.1)
     queue = opened(path)
