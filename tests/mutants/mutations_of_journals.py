@@ -44,8 +44,8 @@ JOURNALS: Final = (
     Mutant(
         "a dead letter leaves the queue before it is synced",
         _STORE,
-        "        if self.durable and not self.is_synced(path):\n",
-        "        if self.durable and not path:\n",
+        "self.durable and not self._is_synced(path)",
+        "self.durable and not path",
         (f"{_STATES}[dead_letters]",),
     ),
     Mutant(
