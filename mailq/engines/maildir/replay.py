@@ -88,9 +88,7 @@ def _is_dead(disk: Disk, path: str) -> bool:
 @contextlib.contextmanager
 def _one_at_a_time(store: Store) -> Iterator[None]:
     """Whoever opens the queue meanwhile waits: what he would find torn is being mended."""
-    fd = store.disk.open(
-        f"{store.layout.journal}/.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, int(store.settings.file_mode, 8)
-    )
+    fd = store.disk.open_directory(store.layout.journal)
     try:
         give_up = time.monotonic() + _PATIENCE  # he may be stopped; each journal has its own lock
         while not _is_locked(fd) and time.monotonic() < give_up:
@@ -136,7 +134,7 @@ def _replay_one(store: Store, path: str) -> int:
         _put_back(store, lost)
         # If the journal outlives the next power cut, it must not bring back what is acked by then.
         number = max((record.number for record in records.values()), default=0)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
             store.disk.utime(f"{path}{MARK}", number * NS)
         store.disk.syncfs(fd)
         for name in (path, f"{path}{MARK}"):
