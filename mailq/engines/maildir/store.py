@@ -115,16 +115,16 @@ class Store:
 
     def _store(self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed]) -> list[Placed]:
         """Write each message, then rename it to the name that it gets only then."""
-        directories = {message.directory for message in placed}
         together = self.durable and len(placed) >= _BATCH and can_syncfs()
         written: list[Placed] = []
         renamed: list[Placed] = []
         try:
             self._write(placed, written, together=together)
-            with self._synced(directories):
-                for message in placed:
-                    renamed.append(named(message))
-                    self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
+            if self.durable and os.name != "nt":  # Windows cannot sync a directory and need not
+                with self._synced({message.directory for message in placed}):
+                    self._rename(placed, renamed, named)
+            else:
+                self._rename(placed, renamed, named)
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
             if isinstance(error, OSError):
@@ -134,12 +134,15 @@ class Store:
             raise
         return renamed
 
+    def _rename(self, placed: Sequence[Placed], renamed: list[Placed], named: Callable[[Placed], Placed]) -> None:
+        for message in placed:
+            target = named(message)
+            renamed.append(target)
+            self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
+
     @contextlib.contextmanager
     def _synced(self, directories: Iterable[str]) -> Iterator[None]:
-        """Sync the directories that messages are renamed into, if the settings promise that."""
-        if not self.durable or os.name == "nt":  # Windows has no such call and needs none
-            yield
-            return
+        """Sync the directories that messages are renamed into meanwhile."""
         with contextlib.ExitStack() as stack:
             held = [stack.enter_context(Held(self.disk, directory, self.layout.marker)) for directory in directories]
             yield
@@ -172,21 +175,11 @@ class Store:
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
-        envelope = names.Envelope(
-            place=now,
-            id=names.new_id(now),
-            ext=draft.ext,
-            size=len(draft.data),
-            crc=checksum(draft.data),
-            head=draft.head,
-            file=draft.file,
-            priority=draft.priority,
-            lease=draft.lease,
-            max_retries=draft.max_retries,
-            ttl=draft.ttl,
-        )
-        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=draft.delay)
-        return Placed(envelope.id, names.format_name(envelope), self.layout.directory(state), draft.data)
+        data, ext, head, file, delay, priority, lease, retries, ttl = draft
+        id = names.new_id(now)
+        envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
+        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=delay)
+        return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
 
     def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
         mode = self._mode
