@@ -122,7 +122,7 @@ class Envelope(NamedTuple):
 
     def claimed(self, *, until: int, owner: str, claim: str) -> Envelope:
         """The message in a consumer's hands."""
-        return Envelope(*self[:_CLAIM], until, owner, claim)
+        return Envelope._make((*self[:_CLAIM], until, owner, claim, False))
 
     def returned(self, *, place: int, letter: str = "") -> Envelope:
         """The message back in line, or waiting in ``later/``; no letter, no attempt counted."""
@@ -368,9 +368,25 @@ def parse(name: str) -> Envelope | None:
 
 def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in the order of the specification
     """Spell an envelope as a file name: the fields that say something, in one fixed order."""
-    (place, id, ext, size, crc, head, file, priority, lease, max_retries, ttl, tries, origin, until, owner, claim, dead) = (
-        envelope
-    )
+    (
+        place,
+        id,
+        ext,
+        size,
+        crc,
+        head,
+        file,
+        priority,
+        lease,
+        max_retries,
+        ttl,
+        tries,
+        origin,
+        until,
+        owner,
+        claim,
+        dead,
+    ) = envelope
     name = f"{format_time(place)},{id}"
     if size is not None:
         name += f",size={size}"

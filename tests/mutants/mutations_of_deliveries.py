@@ -31,8 +31,8 @@ FENCES: Final = (
     Mutant(
         "each claim of a message has the same name",
         _ENGINE,
-        '        return f"{self._claims:06x}"',
-        '        return "1"',
+        'claim=f"{next(self._claims) & 0xFFFFFF:06x}"',
+        'claim="1"',
         (
             f"{_CONTRACT}test_a_stale_receipt_stays_stale_when_the_message_comes_back_unchanged",
             f"{_CONTRACT}test_receipts_of_one_message_are_never_the_same",
