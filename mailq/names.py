@@ -448,10 +448,9 @@ def sort_key(name: str) -> str:
     return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
 
 
-def born_at(name: str, now: int) -> tuple[str, str]:
-    """A name that ``format_name`` made for a new message, as if made now: the id, and the name."""
-    id = new_id(now)
-    return id, f"{format_time(now)},{id}{name[_BORN:]}"
+def born_at(name: str, now: int, id: str) -> str:
+    """A name that ``format_name`` made for a new message, with another time and id."""
+    return f"{format_time(now)},{id}{name[_BORN:]}"
 
 
 def is_id(text: str) -> bool:

@@ -170,13 +170,14 @@ class Store:
         if message.directory != self.layout.new:
             return message
         # The id too: it carries the time of the push, where a retry stands again.
-        id, name = names.born_at(message.name, self.stamps.next())
-        return message._replace(id=id, name=name)
+        now = self.stamps.next()
+        id = self.stamps.new_id(now)
+        return Placed(id, names.born_at(message.name, now, id), message.directory, message.data)
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
         data, ext, head, file, delay, priority, lease, retries, ttl = draft
-        id = names.new_id(now)
+        id = self.stamps.new_id(now)
         envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
         state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=delay)
         return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
