@@ -45,6 +45,9 @@ DEATHS: Final = {
 _MARKS: Final = {word: mark for mark, word in DEATHS.items()}
 
 END_OF_TIME: Final = 253_402_300_800 * NS  # the year 10000, which a name has no room for
+_TIME: Final = 26
+"""So many characters at the front of a name are its time."""
+
 _BORN: Final = 59
 """So many characters at the front of a name, the time and the id, are there from birth; then come the fields."""
 
@@ -448,9 +451,9 @@ def sort_key(name: str) -> str:
     return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
 
 
-def born_at(name: str, now: int, id: str) -> str:
-    """A name that ``format_name`` made for a new message, with another time and id."""
-    return f"{format_time(now)},{id}{name[_BORN:]}"
+def placed_at(name: str, place: int) -> str:
+    """A name that ``format_name`` made, with another place in line."""
+    return format_time(place) + name[_TIME:]
 
 
 def is_id(text: str) -> bool:
@@ -465,4 +468,4 @@ def is_token(text: str) -> bool:
 
 def looks_ours(name: str) -> bool:
     """Whether a name begins like one of ours, so that it sorts by its own time."""
-    return len(name) >= _BORN and name[26] == "," and name[8] == "T" and name[25] == "Z"
+    return len(name) >= _BORN and name[_TIME] == "," and name[8] == "T" and name[25] == "Z"

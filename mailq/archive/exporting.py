@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq import names
 from mailq.archive.items import Item, Text, stripped
 from mailq.archive.lines import LinesWriter
-from mailq.archive.survey import Survey, directories_of
+from mailq.archive.survey import Survey
 from mailq.archive.tar import TarWriter
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import texts
 from mailq.engines.maildir.layout import GONE
-from mailq.engines.maildir.remaking import holds_any
+from mailq.engines.maildir.remaking import directories_of, holds_any
 from mailq.errors import MessageTooLarge
 from mailq.message import STATES, checksum, is_whole
 from mailq.opening import path_of

@@ -9,8 +9,9 @@ from mailq.names import MAX_NAME
 
 if TYPE_CHECKING:
     from mailq.doctor.finding import Findings
-    from mailq.doctor.machine import Machine, Mount
+    from mailq.doctor.machine import Machine
     from mailq.engines.maildir.layout import Layout
+    from mailq.engines.mounts import Mount
     from mailq.settings import Settings
 
 _NETWORK: Final = frozenset(

@@ -22,6 +22,7 @@ from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
+from mailq.engines.maildir.replay import replay
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
@@ -58,6 +59,7 @@ class MaildirEngine:
         self._stamps = Stamps(clock)
         self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
+        replay(self._store)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
         self._window = Window()
@@ -195,6 +197,8 @@ class MaildirEngine:
         except FileNotFoundError:
             return None
         except Unfit as verdict:
+            if verdict.why == "torn":
+                replay(self._store)  # then it is not there any more, but whole in its old place
             step = lifecycle.Step("dead", claimed.buried(verdict.why))
             with contextlib.suppress(FileNotFoundError):
                 self._store.settle(held, step, error=verdict.text, attempt=0)
@@ -478,6 +482,7 @@ class MaildirEngine:
         """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
         self._waking.close()
         self._owner.leave()
+        self._store.journal.leave()
 
     def after_fork(self) -> None:
         """Begin a forked child's life: its own lock and claim tokens (no random one twice)."""

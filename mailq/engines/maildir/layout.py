@@ -24,7 +24,7 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
 DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
-OWN: Final = frozenset({MARKER, *DIRECTORIES, "origins", "aside", "paused", "lost+found"})
+OWN: Final = frozenset({MARKER, *DIRECTORIES, "origins", "aside", "journal", "paused", "lost+found"})
 """What may stand in a queue's directory, beside dot-names."""
 
 
@@ -41,6 +41,7 @@ class Layout:
         self.paused = f"{self.root}/paused"
         self.origins = f"{self.root}/origins"
         self.aside = f"{self.root}/aside"
+        self.journal = f"{self.root}/journal"
         self._by_state = {"ready": self.new, "delayed": self.later, "leased": self.cur, "dead": self.dead}
 
     def directory(self, state: State) -> str:

@@ -16,6 +16,7 @@ from mailq import lifecycle, names, telemetry
 from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
+from mailq.engines.maildir.journal import Journal
 from mailq.engines.maildir.layout import GONE
 from mailq.engines.maildir.remaking import Held
 from mailq.errors import StorageError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mailq.engines.disk import Disk
+    from mailq.engines.maildir.journal import File
     from mailq.engines.maildir.layout import Layout
     from mailq.lifecycle import Step
     from mailq.message import Draft, Stamps, State
@@ -66,6 +68,7 @@ class Store:
         self.clock = clock
         self.stamps = stamps
         self.marker = marker
+        self.journal = Journal(layout, disk)
         self._rooted: set[str] = set()
 
     @property
@@ -90,12 +93,16 @@ class Store:
     # In
 
     def put(self, drafts: Sequence[Draft]) -> list[Placed]:
-        """Store new messages: written and synced in ``tmp/``, then renamed, then the directory synced.
+        """Store new messages: durable, if the settings promise that, when they are returned.
 
         All or nothing on return; whatever a failure may have left is named by it.
         """
         placed = [self._place(draft) for draft in drafts]
-        return self._store("push", placed, self._at_the_end if len(placed) > 1 else _as_it_is)
+        named = self._at_the_end if len(placed) > 1 else _as_it_is
+        if not self.durable:
+            return self._store("push", placed, named)
+        with self.journal.turn(placed, self.settings) as journal:
+            return self._store("push", placed, named, journal)
 
     def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
         """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
@@ -113,20 +120,23 @@ class Store:
         stored = self._store("import", placed, lambda message: message._replace(name=final[message.id]))
         return [f"{message.directory}/{message.name}" for message in stored]
 
-    def _store(self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed]) -> list[Placed]:
+    def _store(
+        self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed], journal: File | None = None
+    ) -> list[Placed]:
         """Write each message, then rename it to the name that it gets only then."""
-        together = self.durable and len(placed) >= _BATCH and can_syncfs()
         written: list[Placed] = []
         renamed: list[Placed] = []
         try:
-            self._write(placed, written, together=together)
-            if self.durable and os.name != "nt":  # Windows cannot sync a directory and need not
-                with self._synced({message.directory for message in placed}):
+            if journal or self.durable:
+                with self._journaled(journal, placed, written) if journal else self._in_order(placed, written):
                     self._rename(placed, renamed, named)
             else:
+                self._write(placed, written, sync=False)
                 self._rename(placed, renamed, named)
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
+            if journal and not self.journal.leave():
+                maybe = [message.id for message in placed]
             if isinstance(error, OSError):
                 raise StorageError(verb, error, maybe_pushed=maybe) from error
             if maybe:
@@ -141,8 +151,41 @@ class Store:
             self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
 
     @contextlib.contextmanager
+    def _in_order(self, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
+        """Files that are synced before they get their names; then, after the renames, the directories are."""
+        together = len(placed) >= _BATCH and can_syncfs()
+        # syncfs reports the write errors since its descriptor was opened: so before the first write.
+        fd = self._open_for_syncfs() if together else None
+        try:
+            self._write(placed, written, sync=not together)
+            if fd is not None:
+                self.disk.syncfs(fd)
+        finally:
+            if fd is not None:
+                self.disk.drop(fd)
+        with self._synced({message.directory for message in placed}):
+            yield
+
+    @contextlib.contextmanager
+    def _journaled(self, journal: File, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
+        """Messages that are durable in the journal before their files get names; the files are not synced."""
+        self._write(placed, written, sync=False)
+        journal.append(placed)
+        yield
+        journal.settle()
+
+    def _write(self, placed: Sequence[Placed], written: list[Placed], *, sync: bool) -> None:
+        mode = self._mode
+        for message in placed:
+            written.append(message)
+            self.disk.write_file(f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
+
+    @contextlib.contextmanager
     def _synced(self, directories: Iterable[str]) -> Iterator[None]:
         """Sync the directories that messages are renamed into meanwhile."""
+        if os.name == "nt":  # there is no such call, and none is needed
+            yield
+            return
         with contextlib.ExitStack() as stack:
             held = [stack.enter_context(Held(self.disk, directory, self.layout.marker)) for directory in directories]
             yield
@@ -169,10 +212,9 @@ class Store:
         """
         if message.directory != self.layout.new:
             return message
-        # The id too: it carries the time of the push, where a retry stands again.
-        now = self.stamps.next()
-        id = self.stamps.new_id(now)
-        return Placed(id, names.born_at(message.name, now, id), message.directory, message.data)
+        # Not its id: it may be in a journal already.
+        name = names.placed_at(message.name, self.stamps.next())
+        return Placed(message.id, name, message.directory, message.data)
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
@@ -181,22 +223,6 @@ class Store:
         envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
         state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=delay)
         return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
-
-    def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
-        mode = self._mode
-        # syncfs reports the write errors since its descriptor was opened: so before the first write.
-        fd = self._open_for_syncfs() if together else None
-        try:
-            for message in placed:
-                written.append(message)
-                self.disk.write_file(
-                    f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=self.durable and not together
-                )
-            if fd is not None:
-                self.disk.syncfs(fd)
-        finally:
-            if fd is not None:
-                self.disk.drop(fd)
 
     def _open_for_syncfs(self) -> int:
         """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
@@ -289,6 +315,8 @@ class Store:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
         target = ""
         home = sharing.home_of(self.layout, self.settings)
+        if self.durable and not self.is_synced(path):
+            home = None  # no journal of ours would mend it there
         if home is not None:
             sent = envelope._replace(origin=self.mark)
             target = f"{home.new}/{names.format_name(sent)}"
@@ -314,6 +342,14 @@ class Store:
             except OSError as failure:
                 layouts.log().warning("message %s is dead, but that is not synced: %s", envelope.id, failure)
         return target
+
+    def is_synced(self, path: str) -> bool:
+        """Sync a file that may be durable only in a journal; before it goes where no journal can mend it."""
+        try:
+            self.disk.sync_file(path)
+        except OSError:
+            return False
+        return True
 
     # Out
 
