@@ -26,7 +26,7 @@ LEASE: Final = 600.0
 class WithoutJournals(Disk):
     """Every file and every name is synced by itself."""
 
-    def keeps_order(self, path: str) -> bool:  # noqa: ARG002 - wherever it is
+    def keeps_order(self, path: str) -> bool:
         """Nothing is said of it."""
         return False
 
