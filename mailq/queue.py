@@ -196,7 +196,7 @@ class Queue:
         queue's) and ends at once if this process dies; a ``detached`` lease outlives
         the process and ends by time alone.
         """
-        deliveries = self.pop_many(1, lease=lease, wait=wait, detached=detached)
+        deliveries = self._pop(1, lease, wait, detached=detached)
         return deliveries[0] if deliveries else None
 
     def pop_many(
@@ -204,6 +204,9 @@ class Queue:
     ) -> list[Delivery]:
         """Lease up to ``limit`` messages: those that are ready as soon as one is. See pop."""
         whole(limit, "limit", least=1, most=1_000_000)
+        return self._pop(limit, lease, wait, detached=detached)
+
+    def _pop(self, limit: int, lease: float | None, wait: float, *, detached: bool) -> list[Delivery]:
         if lease is not None:
             lease = seconds(lease, "lease", least=_MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:

@@ -386,7 +386,7 @@ class MaildirEngine:
         if seen == self._marker_seen:
             return
         try:
-            self._store.marker = layout.load(self._layout, self._disk)
+            self._store.use(layout.load(self._layout, self._disk))
         except SettingsError as error:
             layout.log().warning("the settings were not read again: %s", error)
         except StorageError as error:
@@ -402,7 +402,7 @@ class MaildirEngine:
             changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
             sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
         with layout.settings_lock(self._layout):
-            self._store.marker = layout.save(self._layout, self._disk, changes)
+            self._store.use(layout.save(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
         self._next_tending = 0  # the interval may be shorter now

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mailq.lifecycle import Step
     from mailq.message import Draft, Stamps, State
     from mailq.names import Envelope
-    from mailq.settings import Marker, Settings
+    from mailq.settings import Marker
 
 _BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
@@ -67,28 +67,20 @@ class Store:
         self.disk = disk
         self.clock = clock
         self.stamps = stamps
-        self.marker = marker
         self.journal = Journal(layout, disk)
         self._rooted: set[str] = set()
+        self.use(marker)
 
-    @property
-    def settings(self) -> Settings:
-        """The queue's settings, as last read."""
-        return self.marker.settings
+    def use(self, marker: Marker) -> None:
+        """Go by these settings from now on.
 
-    @property
-    def mark(self) -> str:
-        """What tells this queue's dead letters from others' in a shared dead-letter queue."""
-        return self.marker.queue[:8]
-
-    @property
-    def durable(self) -> bool:
-        """Whether a finished push must survive a power cut."""
-        return self.settings.durability == "power-loss"
-
-    @property
-    def _mode(self) -> int:
-        return int(self.settings.file_mode, 8)
+        ``mark`` is what tells this queue's dead letters from others' in a shared
+        dead-letter queue, ``durable`` whether a finished push must survive a power cut.
+        """
+        self.mark = marker.queue[:8]
+        self.settings = marker.settings
+        self.durable = marker.settings.durability == "power-loss"
+        self._mode = int(marker.settings.file_mode, 8)
 
     # In
 
