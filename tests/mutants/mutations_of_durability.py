@@ -33,7 +33,7 @@ DURABILITY: Final = (
     Mutant(
         "the file of a push is not synced",
         _STORE,
-        "sync=self.durable and not together",
+        "sync=not together",
         "sync=False",
         (f"{_STATES}[push]",),
     ),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mailq.lifecycle import Step
     from mailq.message import Draft, Stamps, State
     from mailq.names import Envelope
-    from mailq.settings import Marker, Settings
+    from mailq.settings import Marker
 
 _BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
@@ -67,28 +67,20 @@ class Store:
         self.disk = disk
         self.clock = clock
         self.stamps = stamps
-        self.marker = marker
         self.journal = Journal(layout, disk)
         self._rooted: set[str] = set()
+        self.use(marker)
 
-    @property
-    def settings(self) -> Settings:
-        """The queue's settings, as last read."""
-        return self.marker.settings
+    def use(self, marker: Marker) -> None:
+        """Go by these settings from now on.
 
-    @property
-    def mark(self) -> str:
-        """What tells this queue's dead letters from others' in a shared dead-letter queue."""
-        return self.marker.queue[:8]
-
-    @property
-    def durable(self) -> bool:
-        """Whether a finished push must survive a power cut."""
-        return self.settings.durability == "power-loss"
-
-    @property
-    def _mode(self) -> int:
-        return int(self.settings.file_mode, 8)
+        ``mark`` is what tells this queue's dead letters from others' in a shared
+        dead-letter queue, ``durable`` whether a finished push must survive a power cut.
+        """
+        self.mark = marker.queue[:8]
+        self.settings = marker.settings
+        self.durable = marker.settings.durability == "power-loss"
+        self._mode = int(marker.settings.file_mode, 8)
 
     # In
 
@@ -127,10 +119,12 @@ class Store:
         written: list[Placed] = []
         renamed: list[Placed] = []
         try:
-            with self._journaled(journal, placed, written) if journal else self._in_order(placed, written):
-                for message in placed:
-                    renamed.append(named(message))
-                    self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
+            if journal or self.durable:
+                with self._journaled(journal, placed, written) if journal else self._in_order(placed, written):
+                    self._rename(placed, renamed, named)
+            else:
+                self._write(placed, written, sync=False)
+                self._rename(placed, renamed, named)
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
             if journal and not self.journal.leave():
@@ -142,14 +136,20 @@ class Store:
             raise
         return renamed
 
+    def _rename(self, placed: Sequence[Placed], renamed: list[Placed], named: Callable[[Placed], Placed]) -> None:
+        for message in placed:
+            target = named(message)
+            renamed.append(target)
+            self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
+
     @contextlib.contextmanager
     def _in_order(self, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
         """Files that are synced before they get their names; then, after the renames, the directories are."""
-        together = self.durable and len(placed) >= _BATCH and can_syncfs()
+        together = len(placed) >= _BATCH and can_syncfs()
         # syncfs reports the write errors since its descriptor was opened: so before the first write.
         fd = self._open_for_syncfs() if together else None
         try:
-            self._write(placed, written, sync=self.durable and not together)
+            self._write(placed, written, sync=not together)
             if fd is not None:
                 self.disk.syncfs(fd)
         finally:
@@ -174,8 +174,8 @@ class Store:
 
     @contextlib.contextmanager
     def _synced(self, directories: Iterable[str]) -> Iterator[None]:
-        """Sync the directories that messages are renamed into, if the settings promise that."""
-        if not self.durable or os.name == "nt":  # Windows has no such call and needs none
+        """Sync the directories that messages are renamed into meanwhile."""
+        if os.name == "nt":  # there is no such call, and none is needed
             yield
             return
         with contextlib.ExitStack() as stack:
@@ -205,25 +205,16 @@ class Store:
         if message.directory != self.layout.new:
             return message
         # Not its id: it may be in a journal already.
-        return message._replace(name=names.placed_at(message.name, self.stamps.next()))
+        name = names.placed_at(message.name, self.stamps.next())
+        return Placed(message.id, name, message.directory, message.data)
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
-        envelope = names.Envelope(
-            place=now,
-            id=names.new_id(now),
-            ext=draft.ext,
-            size=len(draft.data),
-            crc=checksum(draft.data),
-            head=draft.head,
-            file=draft.file,
-            priority=draft.priority,
-            lease=draft.lease,
-            max_retries=draft.max_retries,
-            ttl=draft.ttl,
-        )
-        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=draft.delay)
-        return Placed(envelope.id, names.format_name(envelope), self.layout.directory(state), draft.data)
+        data, ext, head, file, delay, priority, lease, retries, ttl = draft
+        id = self.stamps.new_id(now)
+        envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
+        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=delay)
+        return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
 
     def _open_for_syncfs(self) -> int:
         """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
