@@ -54,6 +54,7 @@ _COMMANDS: Final = {
     "export": "export",
     "import": "import_",
     "doctor": "doctor",
+    "bench": "bench",
 }
 
 
