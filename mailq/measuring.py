@@ -31,7 +31,7 @@ from mailq.workers.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mailq.doctor.machine import Mount
+    from mailq.engines.mounts import Mount
     from mailq.queue import Queue
     from mailq.telemetry import Event
 

@@ -9,8 +9,9 @@ import pytest
 
 import mailq
 from mailq import measuring
-from mailq.doctor.machine import Machine, Mount, Space
+from mailq.doctor.machine import Machine, Space
 from mailq.engines.disk import Disk
+from mailq.engines.mounts import Mount
 
 EXT4 = Mount("/", "ext4", "/dev/vda", "1:1", frozenset({"rw"}))
 
