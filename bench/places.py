@@ -9,9 +9,12 @@ import statistics
 import tempfile
 import time
 from importlib import metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mailq.doctor.machine import Machine, Mount
+from mailq.doctor.machine import Machine
+
+if TYPE_CHECKING:
+    from mailq.engines.mounts import Mount
 
 IN_MEMORY: Final = frozenset(("tmpfs", "ramfs"))
 JOURNALED: Final = frozenset(

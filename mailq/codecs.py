@@ -7,6 +7,7 @@ There is no pickle: a queue must not be a way to run code.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, Final
 
 from mailq.errors import CodecError
@@ -52,6 +53,7 @@ _EXTENSIONS: Final[tuple[tuple[str, str], ...]] = (
 )
 _TYPE_OF: Final = dict(_EXTENSIONS)
 _EXT_OF: Final = {content_type: ext for ext, content_type in reversed(_EXTENSIONS)}
+_TO_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def type_of(ext: str) -> str:
@@ -61,7 +63,10 @@ def type_of(ext: str) -> str:
 
 def ext_of(content_type: str) -> str:
     """The extension for a content type; ``bin`` if there is none for it."""
-    return _EXT_OF.get(content_type, "txt" if _is_text(content_type) else "json" if is_json(content_type) else "bin")
+    ext = _EXT_OF.get(content_type)
+    if ext is not None:
+        return ext
+    return "txt" if _is_text(content_type) else "json" if is_json(content_type) else "bin"
 
 
 def encode(body: Any, content_type: str | None) -> tuple[bytes, str]:  # noqa: ANN401 - any JSON value is a body
@@ -71,16 +76,13 @@ def encode(body: Any, content_type: str | None) -> tuple[bytes, str]:  # noqa: A
     is JSON. Bytes pass as they are under any content type. Raises CodecError if
     the body does not fit.
     """
-    if content_type is None:
-        content_type = (
-            TEXT if isinstance(body, str) else BYTES if isinstance(body, bytes | bytearray | memoryview) else JSON
-        )
     if isinstance(body, bytes | bytearray | memoryview):
-        return bytes(body), content_type
+        return bytes(body), BYTES if content_type is None else content_type
+    if content_type is None:
+        content_type = TEXT if isinstance(body, str) else JSON
     try:
         if is_json(content_type):
-            text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            return text.encode(), content_type
+            return _TO_JSON.encode(body).encode(), content_type
         if isinstance(body, str):
             return body.encode(), content_type
     except (TypeError, ValueError, RecursionError) as error:
@@ -105,6 +107,7 @@ def decode(raw: bytes, content_type: str) -> Any:  # noqa: ANN401 - any JSON val
     return raw
 
 
+@lru_cache(maxsize=64)
 def _essence(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 

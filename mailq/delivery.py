@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mailq import codecs, reply
+from mailq.engine import Record
 from mailq.errors import CodecError, MailqError
 from mailq.message import CONTENT_TYPE, FILENAME, REPLY, unseal
 from mailq.names import NS
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from mailq.engine import Claim, Engine, Record
+    from mailq.engine import Claim, Engine
     from mailq.message import Attempt, State
     from mailq.names import Envelope
     from mailq.queue import Queue
@@ -163,8 +164,6 @@ class Delivery(Message):
     """
 
     def __init__(self, queue: Queue, engine: Engine, claim: Claim) -> None:
-        from mailq.engine import Record  # noqa: PLC0415 - the value only; at the top it would be a type alone
-
         super().__init__(engine, Record("leased", claim.receipt, claim.envelope, len(claim.data), claim.deadline))
         self._queue = queue
         self._data = claim.data

@@ -61,8 +61,12 @@ def came_due(envelope: Envelope, settings: Settings) -> Step:
 
 def has_expired(envelope: Envelope, settings: Settings, now: int) -> bool:
     """Whether a message is past its time to live. One that died before has none any more."""
-    ttl = settings.ttl if envelope.ttl is None and not envelope.why else envelope.ttl
-    return ttl is not None and now >= envelope.pushed + ns(ttl)
+    ttl = envelope.ttl
+    if ttl is None:
+        if settings.ttl is None or envelope.why:
+            return False
+        ttl = settings.ttl
+    return now >= envelope.pushed + ns(ttl)
 
 
 def lease_end(envelope: Envelope, settings: Settings, *, now: int, lease: float | None) -> int:

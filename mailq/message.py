@@ -8,6 +8,7 @@ are and what they sum up to.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import zlib
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
@@ -68,8 +69,12 @@ class Draft(NamedTuple):
     ttl: float | None = None
 
 
+_SALTS: Final = 64
+"""So many random numbers are drawn at a time."""
+
+
 class Stamps:
-    """Hands out instants that never repeat or go backwards, whatever the clock does.
+    """Hands out instants that never repeat or go backwards, whatever the clock does, and ids for them.
 
     ``clock`` is read for each; a clock that stands still or steps back yields
     the next nanosecond. Safe to share between threads.
@@ -78,6 +83,7 @@ class Stamps:
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._last = 0
+        self._salts: list[int] = []
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
 
@@ -87,9 +93,19 @@ class Stamps:
             self._last = max(self._last + 1, self._clock())
             return self._last
 
+    def new_id(self, ns: int) -> str:
+        """Make an id for one of the instants; see names.new_id."""
+        try:
+            salt = self._salts.pop()
+        except IndexError:  # drawn many at a time: one by one, each would be a system call
+            salts = memoryview(os.urandom(_SALTS * 8)).cast("Q").tolist()
+            salt, self._salts = salts.pop(), salts
+        return names.new_id(ns, salt)
+
     def after_fork(self) -> None:
-        """Start with a free lock in a forked child: the parent's may have been held."""
+        """Start in a forked child with a free lock, for the parent's may have been held, and without its salts."""
         self._lock = threading.RLock()
+        self._salts = []
 
 
 def is_instant(value: object) -> bool:

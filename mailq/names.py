@@ -45,6 +45,9 @@ DEATHS: Final = {
 _MARKS: Final = {word: mark for mark, word in DEATHS.items()}
 
 END_OF_TIME: Final = 253_402_300_800 * NS  # the year 10000, which a name has no room for
+_TIME: Final = 26
+"""So many characters at the front of a name are its time."""
+
 _BORN: Final = 59
 """So many characters at the front of a name, the time and the id, are there from birth; then come the fields."""
 
@@ -54,7 +57,9 @@ _MOST_TIMES: Final = 999_999
 _MOST_FOLDED: Final = 999_999_999
 _FILE_LENGTH: Final = 48
 _CANONICAL: Final = re.compile(
-    r"([0-9]{8}T[0-9]{6})\.([0-9]{9})Z,([0-9a-f]{32})((?:,[a-z]+=[A-Za-z0-9._+-]+)*)\.([a-z0-9]{1,7})"
+    r"([0-9]{8}T[0-9]{6})\.([0-9]{9})Z,([0-9a-f]{32})"
+    r"(?:,size=([0-9]{1,10}))?(?:,crc=([0-9a-f]{8}))?"  # nearly every name has these two, and most no others
+    r"((?:,[a-z]+=[A-Za-z0-9._+-]+)*)\.([a-z0-9]{1,7})"
 )
 _INSTANT: Final = re.compile(r"([0-9]{8}T[0-9]{6})(?:\.([0-9]{3}))?Z")
 _RUN: Final = re.compile(r"([A-Za-z])([0-9]*)")
@@ -120,7 +125,7 @@ class Envelope(NamedTuple):
 
     def claimed(self, *, until: int, owner: str, claim: str) -> Envelope:
         """The message in a consumer's hands."""
-        return self._replace(until=until, owner=owner, claim=claim, dead=False)
+        return Envelope._make((*self[:_CLAIM], until, owner, claim, False))
 
     def returned(self, *, place: int, letter: str = "") -> Envelope:
         """The message back in line, or waiting in ``later/``; no letter, no attempt counted."""
@@ -135,6 +140,10 @@ class Envelope(NamedTuple):
     def redriven(self, *, place: int) -> Envelope:
         """The message taken back from the dead, at the end of the line."""
         return self._replace(place=place, origin="", until=None, owner="", claim="", dead=False)
+
+
+_CLAIM: Final = Envelope._fields.index("until")
+"""The fields from here on say who holds a message, or that nobody will any more."""
 
 
 def _runs(tries: str) -> list[tuple[str, int]]:
@@ -337,12 +346,18 @@ def parse(name: str) -> Envelope | None:
     found = _CANONICAL.fullmatch(name) if len(name) <= MAX_NAME else None
     if not found:
         return None
-    second, fraction, id, fields, ext = found.groups()
-    values: dict[str, object] = {}
+    second, fraction, id, size, crc, fields, ext = found.groups()
     try:
         place = _read_second(second) * NS + int(fraction)
         if place < 0:  # before 1970: years are not spelled with four digits far back
             return None
+        if size and crc and not fields:
+            return Envelope(place, id, ext, int(size), int(crc, 16))
+        values: dict[str, object] = {}
+        if size:
+            values["size"] = int(size)
+        if crc:
+            values["crc"] = int(crc, 16)
         for field in fields.split(",")[1:]:
             key, _, text = field.partition("=")
             attribute, read = _FIELDS[key]
@@ -356,39 +371,57 @@ def parse(name: str) -> Envelope | None:
 
 def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in the order of the specification
     """Spell an envelope as a file name: the fields that say something, in one fixed order."""
-    e = envelope
-    parts = [format_time(e.place), e.id]
-    if e.size is not None:
-        parts.append(f"size={e.size}")
-    if e.crc is not None:
-        parts.append(f"crc={e.crc:08x}")
-    if e.head:
-        parts.append(f"head={e.head}")
-    if e.file:
-        parts.append(f"file={e.file}")
-    if e.priority:
-        parts.append(f"prio={e.priority}")
-    if e.lease is not None:
-        parts.append(f"lease={format_seconds(e.lease)}")
-    if e.max_retries is not None:
-        parts.append(f"max={e.max_retries}")
-    if e.ttl is not None:
-        parts.append(f"ttl={format_seconds(e.ttl)}")
-    if e.tries:
-        parts.append(f"tries={e.tries}")
-    if e.origin:
-        parts.append(f"from={e.origin}")
-    if e.until is not None:
-        parts.append(f"until={format_instant(e.until)}")
-    if e.owner:
-        parts.append(f"by={e.owner}")
-    if e.claim:
-        parts.append(f"claim={e.claim}")
-    if e.dead:
-        parts.append(f"why={e.why or 'unknown'}")
-    name = ",".join(parts) + "." + e.ext
+    (
+        place,
+        id,
+        ext,
+        size,
+        crc,
+        head,
+        file,
+        priority,
+        lease,
+        max_retries,
+        ttl,
+        tries,
+        origin,
+        until,
+        owner,
+        claim,
+        dead,
+    ) = envelope
+    name = f"{format_time(place)},{id}"
+    if size is not None:
+        name += f",size={size}"
+    if crc is not None:
+        name += f",crc={crc:08x}"
+    if head:
+        name += f",head={head}"
+    if file:
+        name += f",file={file}"
+    if priority:
+        name += f",prio={priority}"
+    if lease is not None:
+        name += f",lease={format_seconds(lease)}"
+    if max_retries is not None:
+        name += f",max={max_retries}"
+    if ttl is not None:
+        name += f",ttl={format_seconds(ttl)}"
+    if tries:
+        name += f",tries={tries}"
+    if origin:
+        name += f",from={origin}"
+    if until is not None:
+        name += f",until={format_instant(until)}"
+    if owner:
+        name += f",by={owner}"
+    if claim:
+        name += f",claim={claim}"
+    if dead:
+        name += f",why={envelope.why or 'unknown'}"
+    name = f"{name}.{ext}"
     # Only the name of a dropped file can make it too long; the record must fit.
-    return name if len(name) <= MAX_NAME or not e.file else format_name(e._replace(file=""))
+    return name if len(name) <= MAX_NAME or not file else format_name(envelope._replace(file=""))
 
 
 def adopt(name: str, *, place: int, size: int) -> Envelope:
@@ -418,10 +451,9 @@ def sort_key(name: str) -> str:
     return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
 
 
-def born_at(name: str, now: int) -> tuple[str, str]:
-    """A name that ``format_name`` made for a new message, as if made now: the id, and the name."""
-    id = new_id(now)
-    return id, f"{format_time(now)},{id}{name[_BORN:]}"
+def placed_at(name: str, place: int) -> str:
+    """A name that ``format_name`` made, with another place in line."""
+    return format_time(place) + name[_TIME:]
 
 
 def is_id(text: str) -> bool:
@@ -436,4 +468,4 @@ def is_token(text: str) -> bool:
 
 def looks_ours(name: str) -> bool:
     """Whether a name begins like one of ours, so that it sorts by its own time."""
-    return len(name) >= _BORN and name[26] == "," and name[8] == "T" and name[25] == "Z"
+    return len(name) >= _BORN and name[_TIME] == "," and name[8] == "T" and name[25] == "Z"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq import codecs, names, telemetry
@@ -122,7 +121,7 @@ class Queue:
         drafts = []
         for body in bodies:
             raw, kind = codecs.encode(body, content_type)
-            drafts.append(self._draft(raw, kind, codecs.ext_of(kind), headers)._replace(**options))
+            drafts.append(self._draft(raw, kind, codecs.ext_of(kind), headers, options))
         return self._push(drafts)
 
     def _push(self, drafts: list[Draft]) -> list[str]:
@@ -153,8 +152,9 @@ class Queue:
         options = _checked_options(delay, priority, lease, max_retries, ttl)
         ext = names.safe_ext(os.path.basename(path))
         headers = {FILENAME: os.path.basename(path), **_with_timeout(headers, timeout)}
-        draft = self._draft(Path(path).read_bytes(), codecs.type_of(ext), ext, headers)
-        return self._push([draft._replace(**options)])[0]
+        with open(path, "rb") as file:
+            draft = self._draft(file.read(), codecs.type_of(ext), ext, headers, options)
+        return self._push([draft])[0]
 
     def request(
         self,
@@ -175,18 +175,17 @@ class Queue:
         """The reply to a request, by the message's id: in another process, or asked for again."""
         return Reply(self._engine, id)
 
-    def _draft(self, raw: bytes, content_type: str, ext: str, headers: Mapping[str, str] | None) -> Draft:
+    def _draft(self, raw: bytes, content_type: str, ext: str, headers: Mapping[str, str], options: _Options) -> Draft:
         """Seal a body with its headers; a type that the extension does not tell goes among them."""
-        headers = dict(headers or {})
-        if any(str(key).lower() == CONTENT_TYPE for key in headers):
+        if headers and any(str(key).lower() == CONTENT_TYPE for key in headers):
             raise UsageError("content-type is not a header here; pass content_type=")
         if codecs.type_of(ext) != content_type:
-            headers[CONTENT_TYPE] = content_type
+            headers = {**headers, CONTENT_TYPE: content_type}
         data, head = seal(headers, raw)
         limit = self.settings.max_message_bytes
         if len(data) > limit:
             raise MessageTooLarge(len(data), limit)
-        return Draft(data, ext, head)
+        return Draft(data, ext, head, "", *options)
 
     # Pop
 
@@ -198,7 +197,7 @@ class Queue:
         queue's) and ends at once if this process dies; a ``detached`` lease outlives
         the process and ends by time alone.
         """
-        deliveries = self.pop_many(1, lease=lease, wait=wait, detached=detached)
+        deliveries = self._pop(1, lease, wait, detached=detached)
         return deliveries[0] if deliveries else None
 
     def pop_many(
@@ -206,15 +205,17 @@ class Queue:
     ) -> list[Delivery]:
         """Lease up to ``limit`` messages: those that are ready as soon as one is. See pop."""
         whole(limit, "limit", least=1, most=1_000_000)
+        return self._pop(limit, lease, wait, detached=detached)
+
+    def _pop(self, limit: int, lease: float | None, wait: float, *, detached: bool) -> list[Delivery]:
         if lease is not None:
             lease = seconds(lease, "lease", least=_MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
         until = time.monotonic() + (wait if wait < LONGEST else math.inf)
-        while True:
-            claims = self._engine.claim(limit, lease=lease, detached=detached)
+        while not (claims := self._engine.claim(limit, lease=lease, detached=detached)):
             left = until - time.monotonic()
-            if claims or left <= 0:
+            if left <= 0:
                 break
             self._engine.wait(left)
         if telemetry.attached():
@@ -421,16 +422,20 @@ class Queue:
 _seconds = seconds  # the checker, where a parameter has its name
 
 
+_Options = tuple[float, int, float | None, int | None, float | None]
+"""The last fields of a Draft: delay, priority, lease, max_retries, ttl."""
+
+
 def _checked_options(
     delay: float, priority: int, lease: float | None, max_retries: int | None, ttl: float | None
-) -> dict[str, Any]:
-    return {
-        "delay": seconds(delay or 0.0, "delay"),
-        "priority": whole(priority, "priority", least=0, most=names.MAX_PRIORITY),
-        "lease": None if lease is None else seconds(lease, "lease", least=_MOMENT),
-        "max_retries": None if max_retries is None else whole(max_retries, "max_retries", least=0, most=MAX_RETRIES),
-        "ttl": None if ttl is None else seconds(ttl, "ttl", least=_MOMENT),
-    }
+) -> _Options:
+    return (
+        seconds(delay, "delay") if delay else 0.0,
+        whole(priority, "priority", least=0, most=names.MAX_PRIORITY),
+        None if lease is None else seconds(lease, "lease", least=_MOMENT),
+        None if max_retries is None else whole(max_retries, "max_retries", least=0, most=MAX_RETRIES),
+        None if ttl is None else seconds(ttl, "ttl", least=_MOMENT),
+    )
 
 
 def _with_timeout(headers: Mapping[str, str] | None, timeout: float | None) -> Mapping[str, str]:

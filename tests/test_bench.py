@@ -17,7 +17,8 @@ from bench.__main__ import main
 from bench.floor import Floor
 from bench.results import Result
 from bench.sides import POWER_LOSS, PROCESS_CRASH, Budget, Mailq
-from mailq.doctor.machine import Machine, Mount
+from mailq.doctor.machine import Machine
+from mailq.engines.mounts import Mount
 
 ROOT = Path(__file__).parent.parent
 WHERE: dict[str, Any] = {

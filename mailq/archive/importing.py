@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq.archive import compression
 from mailq.archive.items import ArchiveDamaged, Flaw, Item, checked
 from mailq.archive.lines import LinesReader
-from mailq.archive.survey import Survey, directories_of
+from mailq.archive.survey import Survey
 from mailq.archive.tar import TarReader
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
-from mailq.engines.maildir.remaking import holds_any
+from mailq.engines.maildir.remaking import directories_of, holds_any
 from mailq.engines.maildir.store import Store
 from mailq.errors import MailqError, StorageError
 from mailq.message import STATES, Stamps

@@ -9,7 +9,6 @@ with its new name. Passes go on until two in a row have missed nothing.
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +16,11 @@ from mailq import names
 from mailq.archive import watch as watching
 from mailq.archive.ids import Ids
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.remaking import home_of, spares_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from mailq.archive.watch import Watch
-    from mailq.engines.maildir.layout import Layout
     from mailq.message import State
     from mailq.names import Envelope
 
@@ -40,12 +37,6 @@ _ENOUGH_UNHEARD: Final = 4
 
 _MOST: Final = 60
 """Passes, then what is still missed is given up on: it moves whenever somebody reaches for it."""
-
-
-def directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
-    """The directories that hold messages in some states: also those that somebody left who died re-making one."""
-    found = {path: state for state in states if os.path.isdir(path := layout.directory(state))}
-    return found | {spare: found[home] for spare in spares_of(layout) if (home := home_of(spare)) in found}
 
 
 class Survey:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
+
+from mailq.engines import mounts
 
 try:
     import resource
@@ -22,15 +23,7 @@ except ImportError:  # Windows has no such limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-class Mount(NamedTuple):
-    """One mounted file system. ``options`` are those of the mount and of the file system."""
-
-    point: str
-    type: str
-    source: str
-    device: str
-    options: frozenset[str]
+    from mailq.engines.mounts import Mount
 
 
 class Space(NamedTuple):
@@ -63,24 +56,12 @@ class Machine:
 
     def mount_of(self, path: str) -> Mount | None:
         """The file system that a path is on; None where the system does not say."""
-        path = os.path.realpath(path)
-        found: Mount | None = None
-        for line in self._read("self/mountinfo").splitlines():
-            mount = _parse_mount(line)
-            if mount is None or not _is_under(path, mount.point):
-                continue
-            if found is None or len(mount.point) >= len(found.point):  # the last of one place lies on top
-                found = mount
+        found = mounts.mount_of(path, proc=self._proc)
         return found and found._replace(options=found.options | self._ext4_options(found))
 
     def has_journal(self, mount: Mount) -> bool | None:
         """Whether an ext4 file system has a journal; None where the kernel does not say."""
-        device = self._device(mount)
-        if not os.path.isdir(f"{self._proc}/fs/ext4/{device}"):
-            return None
-        with contextlib.suppress(OSError):
-            return any(name.startswith(f"{device}-") for name in os.listdir(f"{self._proc}/fs/jbd2"))
-        return False  # no file system at all has one
+        return mounts.has_journal(mount, proc=self._proc, sys=self._sys)
 
     def space(self, path: str) -> Space | None:
         """How much room there is for this user."""
@@ -128,14 +109,14 @@ class Machine:
         except OSError:
             return ""
 
-    def _device(self, mount: Mount) -> str:
-        return os.path.basename(os.path.realpath(f"{self._sys}/dev/block/{mount.device}"))
-
     def _ext4_options(self, mount: Mount) -> frozenset[str]:
         """What ext4 really does: the mount table leaves out its defaults."""
         if mount.type != "ext4":
             return frozenset()
-        return frozenset(self._read(f"fs/ext4/{self._device(mount)}/options").split()) - {"rw", "ro"}
+        return frozenset(self._read(f"fs/ext4/{mounts.name_of_device(mount, sys=self._sys)}/options").split()) - {
+            "rw",
+            "ro",
+        }
 
     def _processes(self) -> list[str]:
         if sys.platform == "win32":
@@ -159,23 +140,3 @@ class Machine:
                         instances += 1
                         watches += self._read(f"{pid}/fdinfo/{fd}").count("inotify wd:")
         return instances, watches
-
-
-def _parse_mount(line: str) -> Mount | None:
-    """Read a line of mountinfo, see proc_pid_mountinfo(5)."""
-    before, separator, after = line.partition(" - ")
-    left, right = before.split(" "), after.split(" ")
-    if not separator or len(left) < 6 or len(right) < 3:  # noqa: PLR2004 - the fixed fields on either side
-        return None
-    options = frozenset(left[5].split(",")) | frozenset(right[2].split(","))
-    if "ro" in options:  # of the mount or of the file system: either is enough
-        options -= {"rw"}
-    return Mount(_unescape(left[4]), right[0], _unescape(right[1]), left[2], options)
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
-
-
-def _is_under(path: str, point: str) -> bool:
-    return path == point or path.startswith(point.rstrip("/") + "/")

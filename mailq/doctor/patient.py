@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from mailq.engines.maildir import owners, reaper
 
 if TYPE_CHECKING:
-    from mailq.doctor.machine import Machine, Mount
+    from mailq.doctor.machine import Machine
     from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.store import Store
+    from mailq.engines.mounts import Mount
     from mailq.names import Envelope
     from mailq.settings import Settings
 

@@ -14,6 +14,8 @@ import sys
 from functools import cache
 from typing import Final
 
+from mailq.engines import mounts
+
 try:
     import fcntl
 except ImportError:  # Windows has no fcntl: no F_FULLFSYNC there, and no flock
@@ -56,6 +58,10 @@ class Disk:
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         else:
             os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        """fdatasync(2): what is in the file, and not its times. Linux only."""
+        os.fdatasync(fd)
 
     def syncfs(self, fd: int) -> None:
         """syncfs(2): everything dirty on the file system that ``fd`` is on."""
@@ -120,7 +126,7 @@ class Disk:
         try:
             if mode & 0o077:  # the umask must not take back what the settings share
                 self.chmod(fd, mode)
-            self._write_all(fd, data)
+            self.write_all(fd, data)
             if sync:
                 self.fsync(fd)
         except BaseException:
@@ -140,17 +146,26 @@ class Disk:
         with contextlib.suppress(OSError):
             self.unlink(path)
 
-    def _write_all(self, fd: int, data: bytes) -> None:
+    def write_all(self, fd: int, data: bytes) -> None:
+        """Write it to the end, in one call as a rule."""
         written = self.write(fd, data)
         if written < len(data):
             rest = memoryview(data)[written:]
             while rest:
                 rest = rest[self.write(fd, rest) :]
 
+    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
+        """Write it from a place on, in one call as a rule."""
+        written = self.pwrite(fd, data, offset)
+        while written < len(data):
+            written += self.pwrite(fd, data[written:], offset + written)
+
     def drop(self, fd: int) -> None:
         """Close a descriptor that nothing was written through: whatever close reports, nothing is lost."""
-        with contextlib.suppress(OSError):
+        try:
             self.close(fd)
+        except OSError:
+            pass
 
     def open_to_read(self, path: str) -> int:
         """Open a file for reading; never follows a symlink, never blocks."""
@@ -171,6 +186,14 @@ class Disk:
             left -= len(data)
         return b"".join(parts)
 
+    def sync_file(self, path: str) -> None:
+        """Make durable what is in a file, and its times."""
+        fd = self.open_to_read(path)
+        try:
+            self.fsync(fd)
+        finally:
+            self.drop(fd)
+
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory durable. Windows has no such call and needs none."""
         if os.name == "nt":
@@ -187,6 +210,15 @@ class Disk:
         # An XFS that has shut itself down, since its disk failed, reports success for the fsync
         # of a directory that it has not written. Asked for its status it tells.
         return os.fstat(fd)
+
+    def forget(self, fd: int) -> None:
+        """Have a file read from the disk again: after a failed writing its copy in memory looks as if all were well."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def keeps_order(self, path: str) -> bool:
+        """See mounts.keeps_order."""
+        return mounts.keeps_order(path)
 
     def open_directory(self, path: str) -> int:
         """Open a directory, to sync it. Not on Windows."""

@@ -17,7 +17,7 @@ def materialise(state: State, base: str) -> None:
         fd = os.open(f"{base}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(fd, data)
         os.close(fd)
-        if ns:
+        if ns is not None:
             os.utime(f"{base}/{path}", ns=(ns, ns))
 
 

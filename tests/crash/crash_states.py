@@ -5,7 +5,7 @@ The rules, on purpose weaker than those of any one file system:
 - Of a file, what was written since it was last synced may be there whole, be missing, be
   torn, or be zeros.
 - ORDERED: the journal of a file system keeps the names and times of some moment, not before
-  the last sync of anything.
+  the last sync of anything (of what a file holds alone, by fdatasync, is none).
 - UNORDERED: each file for itself is at any of the places that it has had since the last sync
   of a directory that it came to (or, unlinked, was in). A rename happens or not: never two
   places, never none. Times go back to the last sync of the file.
@@ -30,10 +30,10 @@ SYNCS = frozenset(("fsync", "dirsync", "syncfs"))
 
 
 class State(NamedTuple):
-    """A tree: directories, and files with their bytes and times (0: whatever it is)."""
+    """A tree: directories, and files with their bytes and times (None: whatever it is)."""
 
     directories: tuple[str, ...]
-    files: tuple[tuple[str, bytes, int], ...]
+    files: tuple[tuple[str, bytes, int | None], ...]
 
 
 class Choice(NamedTuple):
@@ -42,17 +42,18 @@ class Choice(NamedTuple):
     op: int
     places: Places
     data: bytes
-    ns: int
+    ns: int | None
 
 
 class Node:
     """One file or directory with the places, bytes and times it had; op 0 is before the log."""
 
-    def __init__(self, op: int, place: Place, *, directory: int = 0, data: bytes = b"", ns: int = 0) -> None:
+    def __init__(self, op: int, place: Place, *, directory: int = 0, data: bytes = b"", ns: int | None = None) -> None:
         self.directory = directory
         self.moves: list[tuple[int, Places]] = [(0, frozenset((place,)))] if op == 0 else [(0, NOWHERE)]
         self.floor = 0
         self.data = self.durable = data
+        self.changed = range(0)
         self.times = [(0, ns)]
         self.times_floor = 0
         if op:
@@ -63,9 +64,17 @@ class Node:
 
     def write(self, data: bytes, offset: int) -> None:
         self.data = self.data[:offset].ljust(offset, b"\0") + data + self.data[offset + len(data) :]
+        end = offset + len(data)
+        self.changed = (
+            range(min(self.changed.start, offset), max(self.changed.stop, end)) if self.changed else range(offset, end)
+        )
+
+    def sync_data(self) -> None:
+        self.durable, self.changed = self.data, range(0)
 
     def sync(self) -> None:
-        self.durable, self.times_floor = self.data, len(self.times) - 1
+        self.sync_data()
+        self.times_floor = len(self.times) - 1
 
     def sync_names(self, directory: int | None) -> None:
         """What came to this directory is durable, or was removed from it, with all before; None is all of them.
@@ -83,16 +92,21 @@ class Node:
         now, then = self.data, self.durable
         if now == then:
             return [now]
-        half = len(now) // 2
-        torn = [now[:half] + then[half:], now[:-1] + then[len(now) - 1 :], now[:half].ljust(len(now), b"\0")]
-        return list(dict.fromkeys([now, then, *torn, bytes(len(now))]))
+        start, stop = self.changed.start, self.changed.stop
+        half, front = (start + stop) // 2, now[:start]
+        torn = [
+            now[:half] + then[half:],
+            now[: stop - 1] + then[stop - 1 :],
+            now[:half].ljust(stop, b"\0") + now[stop:],
+        ]
+        return list(dict.fromkeys([now, then, *torn, front.ljust(stop, b"\0") + now[stop:]]))
 
-    def choices(self, moves: Sequence[tuple[int, Places]], times: Sequence[int]) -> list[Choice]:
+    def choices(self, moves: Sequence[tuple[int, Places]], times: Sequence[int | None]) -> list[Choice]:
         """Every combination; a file that is nowhere has no content."""
         found = []
         for op, places in moves:
             if not places or self.directory:
-                found.append(Choice(op, places, b"", 0))
+                found.append(Choice(op, places, b"", None))
                 continue
             found += [Choice(op, places, data, ns) for data in self.contents() for ns in dict.fromkeys(times)]
         return found
@@ -144,6 +158,8 @@ class Moment:
                 self._nodes[op.ino].times.append((number, op.ns))
             case "fsync":
                 self._nodes[op.ino].sync()
+            case "fdatasync":
+                self._nodes[op.ino].sync_data()
             case "dirsync" | "syncfs":
                 self._sync(op)
             case "exchange":
@@ -181,12 +197,17 @@ class Moment:
         if op.kind == "rmdir":
             del self._directories[op.path]
 
-    def states(self, generator: random.Random, limit: int) -> Iterator[State]:
-        """The states that a cut may leave; of more than ``limit`` in one way of ordering, a sample."""
+    def states(self, generator: random.Random, limit: int, *, ordered: bool = False) -> Iterator[State]:
+        """The states that a cut may leave, on a file system that is ``ordered`` or on any.
+
+        Of more than ``limit`` in one way of ordering, a sample.
+        """
         nodes = list(self._nodes.values())
         for moment in range(self.last_sync, self.count + 1):
             for picked in _combinations([node.at(moment) for node in nodes], generator, limit):
                 yield _state(nodes, picked)
+        if ordered:
+            return
         for picked in _combinations([node.since_synced() for node in nodes], generator, limit):
             if self._is_possible(nodes, picked):
                 yield _state(nodes, picked)

@@ -28,6 +28,7 @@ def explore(
     limit: int,
     kind: type[RecordingDisk] = RecordingDisk,
     bare: bool = False,
+    ordered: bool = False,
     enough: int | None = None,
     **settings: Any,
 ) -> Findings:
@@ -41,7 +42,7 @@ def explore(
     kinds: Counter[str] = Counter()
     examples: list[str] = []
     for count in range(run.now + 1):
-        for state in Moment(run.disk, count).states(generator, limit):
+        for state in Moment(run.disk, count).states(generator, limit, ordered=ordered):
             if state not in seen:
                 seen[state] = _observe(run, state, f"{place}/cut")
             wrong = list(run.book.violations(seen[state], count))

@@ -101,10 +101,11 @@ class RecordingDisk(Disk):
         return self._last
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        is_there = os.path.lexists(path)
         fd = super().open(path, flags, mode)
         name = self._relative(path)
         if name is not None:
-            if flags & os.O_CREAT:
+            if not is_there:
                 self._log(Op("create", name, ino=self._born(path)))
             self._open[fd] = name, (self._directories | self._inos).get(name, -1), 0
             if name in self._directories:
@@ -139,6 +140,12 @@ class RecordingDisk(Disk):
         if fd in self._open:
             name, ino, _ = self._open[fd]
             self._log(Op("fsync" if self.is_file(fd) else "dirsync", name, ino=ino))
+
+    def fdatasync(self, fd: int) -> None:
+        super().fdatasync(fd)
+        if fd in self._open:
+            name, ino, _ = self._open[fd]
+            self._log(Op("fdatasync", name, ino=ino))
 
     def syncfs(self, fd: int) -> None:
         super().syncfs(fd)
@@ -209,6 +216,21 @@ class RecordingDisk(Disk):
         known = self._directories
         known[names[0]], known[names[1]] = known[names[1]], known[names[0]]
         self._log(Op("exchange", names[0], names[1]))
+
+
+class OrderedDisk(RecordingDisk):
+    """Says that names come to it in order, so that pushes may have a journal."""
+
+    def keeps_order(self, path: str) -> bool:
+        """So it is."""
+        return path.startswith(self.base)
+
+
+class WithoutDataSync(OrderedDisk):
+    """Says that it synced a journal, and did not."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Nothing."""
 
 
 class WithoutDirectorySync(RecordingDisk):

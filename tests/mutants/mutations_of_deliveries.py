@@ -29,10 +29,18 @@ FENCES: Final = (
         (f"{_CONTRACT}test_a_stale_holder_cannot_touch_the_new_holder[ack]",),
     ),
     Mutant(
+        "an ack costs a system call more",
+        _ENGINE,
+        '            self._disk.unlink(f"{self._layout.cur}/{receipt}")',
+        """            os.stat(self._layout.marker)
+            self._disk.unlink(f"{self._layout.cur}/{receipt}")""",
+        ("tests/processes/test_calls.py::test_each_verb_makes_the_calls_that_it_needs_and_no_others[process-crash]",),
+    ),
+    Mutant(
         "each claim of a message has the same name",
         _ENGINE,
-        '        return f"{self._claims:06x}"',
-        '        return "1"',
+        'claim=f"{next(self._claims) & 0xFFFFFF:06x}"',
+        'claim="1"',
         (
             f"{_CONTRACT}test_a_stale_receipt_stays_stale_when_the_message_comes_back_unchanged",
             f"{_CONTRACT}test_receipts_of_one_message_are_never_the_same",

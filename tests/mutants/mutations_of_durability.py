@@ -33,7 +33,7 @@ DURABILITY: Final = (
     Mutant(
         "the file of a push is not synced",
         _STORE,
-        "sync=self.durable and not together",
+        "sync=not together",
         "sync=False",
         (f"{_STATES}[push]",),
     ),
@@ -47,8 +47,8 @@ DURABILITY: Final = (
     Mutant(
         "a push writes where it is delivered from",
         _STORE,
-        '                    f"{self.layout.tmp}/{message.name}", message.data',
-        '                    f"{message.directory}/{message.name}", message.data',
+        'write_file(f"{self.layout.tmp}/{message.name}", message.data',
+        'write_file(f"{message.directory}/{message.name}", message.data',
         (f"{_CONTRACT}test_a_body_comes_out_as_it_went_in",),
     ),
     Mutant(

@@ -147,7 +147,7 @@ JOBS: Final = (
     Mutant(
         "a paused queue delivers",
         "mailq/engines/maildir/engine.py",
-        "        if os.path.lexists(self._layout.paused):\n",
+        "        if layout.is_there(self._layout.paused):\n",
         "        if False:\n",
         ("tests/workers/test_months.py::test_a_paused_queue_is_not_worked_and_costs_nothing",),
     ),

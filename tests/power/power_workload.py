@@ -23,14 +23,22 @@ LEASE: Final = 600.0
 """Longer than any run: only the cut takes a message out of a consumer's hands."""
 
 
-class WithoutDirectorySync(Disk):
+class WithoutJournals(Disk):
+    """Every file and every name is synced by itself."""
+
+    def keeps_order(self, path: str) -> bool:
+        """Nothing is said of it."""
+        return False
+
+
+class WithoutDirectorySync(WithoutJournals):
     """Syncs files, and not the names that they get."""
 
     def sync_names(self, fd: int) -> os.stat_result:
         return os.fstat(fd)
 
 
-class WithoutFileSync(Disk):
+class WithoutFileSync(WithoutJournals):
     """Syncs the names of files, and not what is in them."""
 
     def fsync(self, fd: int) -> None:
@@ -41,10 +49,19 @@ class WithoutFileSync(Disk):
         """Nothing."""
 
 
+class WithoutJournalSync(Disk):
+    """Syncs all but journals."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Nothing."""
+
+
 DISKS: Final[dict[str, type[Disk]]] = {
     "whole": Disk,
+    "without-journals": WithoutJournals,
     "without-directory-sync": WithoutDirectorySync,
     "without-file-sync": WithoutFileSync,
+    "without-journal-sync": WithoutJournalSync,
 }
 
 # Messages

@@ -14,8 +14,9 @@ import pytest
 
 import mailq
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import layout
+from mailq.engines.maildir import later, layout
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.testing import ManualClock, take
 
 
 def listing(monkeypatch: pytest.MonkeyPatch, directory: Path, during: Callable[[], set[str]]) -> None:
@@ -171,3 +172,51 @@ def test_what_another_thread_brings_back_into_the_window_hides_no_other(
     delivery = mailq.Queue(engine).pop()
     assert delivery is not None
     assert delivery.body == "ready"
+
+
+def test_what_another_process_delayed_a_moment_ago_is_found_before_nothing_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``later/`` is not listed for each claim; a claim that would come back empty looks."""
+    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
+    monkeypatch.setattr(later, "_FRESH", 3600.0)
+    clock = ManualClock()
+    mailq.open(path)
+    ours, other = (mailq.Queue(MaildirEngine(str(path), clock=clock)) for _ in range(2))
+    assert ours.pop() is None  # later/ was listed
+    other.push("x", delay=1)
+    clock.advance(1)
+    assert bodies(ours) == ["x"]
+
+
+def test_while_others_are_ready_what_another_process_delayed_is_found_in_a_moment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
+    monkeypatch.setattr(later, "_FRESH", 0.0)
+    clock = ManualClock()
+    mailq.open(path)
+    ours, other = (mailq.Queue(MaildirEngine(str(path), clock=clock)) for _ in range(2))
+    assert ours.pop() is None
+    other.push("due first", delay=1)
+    clock.advance(2)
+    other.push("ready")
+    assert bodies(ours) == ["due first", "ready"]
+
+
+def test_a_shorter_reap_interval_counts_at_once(path: Path) -> None:
+    clock = ManualClock()
+    mailq.open(path, reap_interval=3600)
+    queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
+    queue.push("x")
+    take(queue)
+    clock.advance(100)  # its lease is over
+    assert queue.pop() is None
+    queue.configure(reap_interval=1)
+    assert take(queue).attempt == 2
+
+
+def test_a_link_to_nothing_is_there(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    assert layout.is_there(str(tmp_path / "link"))
+    assert not layout.is_there(str(tmp_path / "nowhere"))

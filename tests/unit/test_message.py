@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mailq import names
 from mailq.errors import CodecError, UsageError
 from mailq.message import MAX_HEADERS, Stamps, checksum, is_whole, seal, unseal
 from mailq.names import Envelope, new_id
@@ -132,3 +134,20 @@ def test_stamps_go_on_in_a_forked_child() -> None:
     first = stamps.next()
     stamps.after_fork()
     assert stamps.next() == first + 1
+
+
+def test_a_forked_child_makes_ids_of_its_own() -> None:
+    stamps = Stamps(lambda: 7)
+    stamps.new_id(7)
+    parents, children = copy.copy(stamps), stamps
+    parents._salts = list(stamps._salts)
+    children.after_fork()
+    assert {parents.new_id(7) for _ in range(50)}.isdisjoint(children.new_id(7) for _ in range(50))
+
+
+def test_ids_of_one_instant_are_never_the_same() -> None:
+    stamps = Stamps(lambda: 7)
+    ids = {stamps.new_id(7) for _ in range(10_000)}
+    assert len(ids) == 10_000
+    assert {id[:12] for id in ids} == {"000000000000"}
+    assert {names.id_time(id) for id in ids} == {7}

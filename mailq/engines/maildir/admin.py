@@ -146,6 +146,8 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     back = record.name
     try:
         store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        if store.durable:
+            store.disk.sync_file(record.name)  # without its checksum no journal can mend it
         store.move(record.name, hold, unique=True)
         try:
             store.disk.rename(temporary, hold)

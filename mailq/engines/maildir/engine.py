@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import threading
 import time
@@ -20,16 +21,18 @@ from mailq.engines.disk import Disk
 from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
+from mailq.engines.maildir.receipts import Receipts
+from mailq.engines.maildir.replay import replay
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
 from mailq.engines.maildir.window import Tried, Window, first
-from mailq.errors import InvalidReceipt, LeaseLost, MailqError, SettingsError, StorageError
+from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
@@ -56,14 +59,16 @@ class MaildirEngine:
         self._stamps = Stamps(clock)
         self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
+        replay(self._store)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
         self._window = Window()
         self._fresh_until = 0.0
         self._room = Room(self._store)
         self._replies = Replies(self._store)
-        self._claims = int.from_bytes(os.urandom(3))
-        self._next_tending = 0
+        self._claims = _claim_numbers()
+        self._receipts = Receipts()
+        self._tended = self._next_tending = 0
         self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
@@ -103,7 +108,7 @@ class MaildirEngine:
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
         """Rename ready messages into ``cur/``, one after the other, from the window."""
         self._tend()
-        if os.path.lexists(self._layout.paused):
+        if layout.is_there(self._layout.paused):
             self._waking.looks()
             return []
         claims: list[Claim] = []
@@ -120,6 +125,7 @@ class MaildirEngine:
                     continue
                 if claim is not None:
                     claims.append(claim)
+                    self._receipts.remember(claim.receipt, claim.envelope)
             if failures and not claims:
                 raise failures[0]
         except BaseException:
@@ -137,9 +143,11 @@ class MaildirEngine:
             if key not in tried.now:
                 return key
         self._waking.looks()
-        self._promote()
+        self._promote(anew=False)
         begun = time.monotonic()
         keys = self._list_ready(tried.for_good)
+        if not keys and self._promote():
+            keys = self._list_ready(tried.for_good)
         tried.once_more(keys)
         if not keys:
             layout.require_marker(self._layout)
@@ -171,15 +179,15 @@ class MaildirEngine:
         envelope = layout.envelope_of(self._layout.new, name)
         if envelope is None:
             return None
-        now = self._clock()
+        now, settings = self._clock(), self.settings
         try:
-            if lifecycle.has_expired(envelope, self.settings, now):
+            if lifecycle.has_expired(envelope, settings, now):
                 path = self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")))
-                telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self.settings.ttl)
+                telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or settings.ttl)
                 return None
-            until = lifecycle.lease_end(envelope, self.settings, now=now, lease=lease)
+            until = lifecycle.lease_end(envelope, settings, now=now, lease=lease)
             owner = "" if detached else self._owner.token()
-            claimed = envelope.claimed(until=until, owner=owner, claim=self._next_claim())
+            claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims) & 0xFFFFFF:06x}")
             receipt = names.format_name(claimed)
             held = f"{self._layout.cur}/{receipt}"
             # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
@@ -196,6 +204,12 @@ class MaildirEngine:
 
     def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
         try:
+            try:
+                return self._store.read(held, claimed, until=until)
+            except Unfit as verdict:
+                if verdict.why != "torn":
+                    raise
+            replay(self._store)  # it may be whole in a journal
             return self._store.read(held, claimed, until=until)
         except (Unfit, FileNotFoundError):
             raise
@@ -203,12 +217,6 @@ class MaildirEngine:
             with contextlib.suppress(OSError, MailqError):
                 self._store.settle(held, lifecycle.released(claimed, now=self._clock(), delay=0))
             raise
-
-    def _next_claim(self) -> str:
-        """Together with owner and deadline this makes each claim's name unlike any before: the fence."""
-        with self._lock:
-            self._claims = (self._claims + 1) & 0xFFFFFF
-            return f"{self._claims:06x}"
 
     def wait(self, timeout: float) -> None:
         """Wait for word of an arrival, the next due time, the next reaping, or the next look."""
@@ -243,7 +251,7 @@ class MaildirEngine:
 
     def ack(self, receipt: str) -> None:
         """Unlink the claimed file."""
-        envelope = _read_receipt(receipt)
+        envelope = self._receipts.read_last(receipt)
         try:
             self._disk.unlink(f"{self._layout.cur}/{receipt}")
         except OSError as error:
@@ -253,19 +261,19 @@ class MaildirEngine:
 
     def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
         """Count the attempt in the name, and rename it back."""
-        envelope = _read_receipt(receipt)
+        envelope = self._receipts.read_last(receipt)
         now, end = self._clock(), self._stamps.next()
         step = lifecycle.failed(envelope, letter, self.settings, now=now, end=end, delay=delay)
         self._settle(receipt, "nack", step, error)
 
     def release(self, receipt: str, *, delay: float) -> None:
         """Rename it back to the name that it had."""
-        envelope = _read_receipt(receipt)
+        envelope = self._receipts.read_last(receipt)
         self._settle(receipt, "release", lifecycle.released(envelope, now=self._clock(), delay=delay), None)
 
     def reject(self, receipt: str, *, reason: str | None) -> None:
         """Rename it into ``dead/``."""
-        envelope = _read_receipt(receipt)
+        envelope = self._receipts.read_last(receipt)
         step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
         self._settle(receipt, "reject", step, reason)
 
@@ -282,7 +290,7 @@ class MaildirEngine:
 
         Not a rename: that would hide other files from whoever lists ``cur/`` at the time.
         """
-        envelope = _read_receipt(receipt)
+        envelope = self._receipts.read(receipt)
         with self._lock:  # two threads that extend one lease: the later deadline must hold
             return self._extend(receipt, envelope, seconds)
 
@@ -310,7 +318,7 @@ class MaildirEngine:
 
     def held(self, receipt: str) -> Claim:
         """Read the claimed file once more."""
-        envelope = _read_receipt(receipt)
+        envelope = self._receipts.read(receipt)
         try:
             until = deadline(self._store, receipt, envelope)
             data = self._store.read(f"{self._layout.cur}/{receipt}", envelope)
@@ -324,7 +332,7 @@ class MaildirEngine:
 
     def deadline(self, receipt: str) -> int | None:
         """See reaper.deadline."""
-        end = deadline(self._store, receipt, _read_receipt(receipt))
+        end = deadline(self._store, receipt, self._receipts.read(receipt))
         return end if end is not None and self._clock() < end else None
 
     def _lost(self, receipt: str, verb: str, error: OSError) -> NoReturn:
@@ -353,9 +361,9 @@ class MaildirEngine:
         due = self._reaper.later.next_due
         if due is not None and now >= due:
             self._promote()
-        # An appointment further away than the interval was made before the clock stepped back.
-        if 0 < self._next_tending - now <= lifecycle.ns(self.settings.reap_interval):
+        if self._tended <= now < self._next_tending:  # a clock that stepped back keeps no appointment
             return
+        self._tended = now
         self._reload()
         self._owner.check()
         if not self._origin_told:
@@ -370,9 +378,11 @@ class MaildirEngine:
         if reaped is not None and (reaped.returned or reaped.due):
             self._window.clear()  # they may belong in front of what it holds
 
-    def _promote(self) -> None:
-        for name in self._reaper.later.promote(self._store):
+    def _promote(self, *, anew: bool = True) -> bool:
+        promoted = self._reaper.later.promote(self._store, anew=anew)
+        for name in promoted:
             self._hear_of(self._layout.new, name)
+        return bool(promoted)
 
     def _reload(self) -> None:
         """Read the settings again when the file has changed; a damaged file keeps the old ones."""
@@ -380,7 +390,7 @@ class MaildirEngine:
         if seen == self._marker_seen:
             return
         try:
-            self._store.marker = layout.load(self._layout, self._disk)
+            self._store.use(layout.load(self._layout, self._disk))
         except SettingsError as error:
             layout.log().warning("the settings were not read again: %s", error)
         except StorageError as error:
@@ -396,9 +406,10 @@ class MaildirEngine:
             changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
             sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
         with layout.settings_lock(self._layout):
-            self._store.marker = layout.save(self._layout, self._disk, changes)
+            self._store.use(layout.save(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
+        self._next_tending = 0  # the interval may be shorter now
         return self.settings
 
     # Looking and mending
@@ -475,17 +486,15 @@ class MaildirEngine:
         """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
         self._waking.close()
         self._owner.leave()
+        self._store.journal.leave()
 
     def after_fork(self) -> None:
         """Begin a forked child's life: its own lock and claim tokens (no random one twice)."""
         self._lock = threading.RLock()
         self._stamps.after_fork()
-        self._claims = int.from_bytes(os.urandom(3))
+        self._claims = _claim_numbers()
 
 
-def _read_receipt(receipt: str) -> Envelope:
-    """The envelope in a receipt. What parses is a plain file name: no path can be in it."""
-    envelope = names.parse(receipt) if isinstance(receipt, str) else None
-    if envelope is None or not envelope.claim:
-        raise InvalidReceipt(receipt)
-    return envelope
+def _claim_numbers() -> Iterator[int]:
+    """What makes, together with owner and deadline, each claim's name unlike any before: the fence."""
+    return itertools.count(int.from_bytes(os.urandom(3)))

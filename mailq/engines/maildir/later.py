@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _LISTING_SHARE: Final = 20.0
 """Listing ``later/`` takes at most a twentieth of the time."""
 
+_FRESH: Final = 0.01
+"""While others are ready, a message that another process delayed may be overlooked for so many seconds."""
+
 
 class Later:
     """The delayed messages that are due next, held in order like the ready ones.
@@ -28,7 +31,7 @@ class Later:
 
     def __init__(self) -> None:
         self._window = Window()
-        self._listed_until = 0.0
+        self._fresh_until = self._listed_until = 0.0
 
     @property
     def next_due(self) -> int | None:
@@ -41,11 +44,17 @@ class Later:
         if names.looks_ours(name):
             self._window.offer(_due_key(name))
         else:
-            self._listed_until = 0.0
+            self._fresh_until = self._listed_until = 0.0
 
-    def promote(self, store: Store) -> list[str]:
-        """Move messages whose time has come to where they are ready. Returns their new names."""
-        self._list(store)
+    def promote(self, store: Store, *, anew: bool = True) -> list[str]:
+        """Move messages whose time has come to where they are ready. Returns their new names.
+
+        ``anew``: of those too that came to ``later/`` a moment ago, unheard.
+        """
+        if anew or time.monotonic() >= self._fresh_until:
+            self._list(store)
+        if self._window.first() is None:
+            return []
         now = _due_key(names.format_time(store.clock())) + "~"
         promoted = []
         while (key := self._window.take(now)) is not None:
@@ -73,6 +82,7 @@ class Later:
         self._window.fill(first(keys), whole=True)
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE
+        self._fresh_until = now + _FRESH
 
 
 def _due_key(name: str) -> str:

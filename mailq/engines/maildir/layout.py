@@ -24,7 +24,7 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
 DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
-OWN: Final = frozenset({MARKER, *DIRECTORIES, "origins", "aside", "paused", "lost+found"})
+OWN: Final = frozenset({MARKER, *DIRECTORIES, "origins", "aside", "journal", "paused", "lost+found"})
 """What may stand in a queue's directory, beside dot-names."""
 
 
@@ -41,10 +41,12 @@ class Layout:
         self.paused = f"{self.root}/paused"
         self.origins = f"{self.root}/origins"
         self.aside = f"{self.root}/aside"
+        self.journal = f"{self.root}/journal"
+        self._by_state = {"ready": self.new, "delayed": self.later, "leased": self.cur, "dead": self.dead}
 
     def directory(self, state: State) -> str:
         """The directory that holds the messages in a state."""
-        return {"ready": self.new, "delayed": self.later, "leased": self.cur, "dead": self.dead}[state]
+        return self._by_state[state]
 
     def directories(self) -> tuple[str, ...]:
         """Every directory that a queue needs."""
@@ -314,6 +316,13 @@ def envelope_of(directory: str, name: str) -> names.Envelope | None:
         return envelope
     status = status_of(f"{directory}/{name}")
     return None if status is None else names.adopt(name, place=status.st_ctime_ns, size=status.st_size)
+
+
+def is_there(path: str) -> bool:
+    """Whether anything has this name, a link to nothing too. False costs no exception, as with os.path.lexists."""
+    if os.access in os.supports_follow_symlinks:
+        return os.access(path, os.F_OK, follow_symlinks=False)
+    return os.path.lexists(path)
 
 
 def status_of(path: str) -> os.stat_result | None:

@@ -17,6 +17,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners
 from mailq.engines.maildir.later import Later
 from mailq.engines.maildir.remaking import Remaking
+from mailq.engines.maildir.replay import replay
 from mailq.errors import StorageError
 from mailq.message import OUTCOMES
 
@@ -49,7 +50,7 @@ class Reaper:
 
         Returns what was done, None if nothing, and when to ask again, in nanoseconds.
         """
-        self._remaking.tend()
+        self._make_good()
         self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
         if next(layouts.entries(self._store.layout.cur), None) is None:
             return None, self._next_turn  # nothing is leased: no lock, no stamp, no cost
@@ -100,8 +101,13 @@ class Reaper:
 
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""
-        self._remaking.tend()
+        self._make_good()
         return self._reap()
+
+    def _make_good(self) -> None:
+        """What needs no turn: whoever is at it has locks of its own, or nothing to lose."""
+        self._remaking.tend()
+        replay(self._store)
 
     def _reap(self) -> Reaped:
         layout = self._store.layout
@@ -165,7 +171,7 @@ class Reaper:
 def is_litter(name: str) -> bool:
     """Whether a name in ``tmp/`` is one that mailq writes under."""
     return names.parse(name) is not None or name.startswith(
-        (".owner.", ".origin.", ".reply.", ".copy.", ".mailq.toml.")
+        (".owner.", ".origin.", ".reply.", ".copy.", ".journal.", ".mailq.toml.")
     )
 
 

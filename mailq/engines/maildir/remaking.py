@@ -25,11 +25,12 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.layout import GONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.store import Store
+    from mailq.message import State
 
 _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
@@ -177,6 +178,12 @@ def home_of(spare: str) -> str:
     """The directory that a spare one is to become, or was."""
     root, name = os.path.split(spare)
     return f"{root}/{name.split('.')[1]}"
+
+
+def directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
+    """The directories that hold messages in some states: also those that somebody left who died re-making one."""
+    found = {path: state for state in states if os.path.isdir(path := layout.directory(state))}
+    return found | {spare: found[home] for spare in spares_of(layout) if (home := home_of(spare)) in found}
 
 
 def holds_any(spare: str) -> bool:

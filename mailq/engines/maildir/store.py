@@ -16,6 +16,7 @@ from mailq import lifecycle, names, telemetry
 from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
+from mailq.engines.maildir.journal import Journal
 from mailq.engines.maildir.layout import GONE
 from mailq.engines.maildir.remaking import Held
 from mailq.errors import StorageError
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mailq.engines.disk import Disk
+    from mailq.engines.maildir.journal import File
     from mailq.engines.maildir.layout import Layout
     from mailq.lifecycle import Step
     from mailq.message import Draft, Stamps, State
     from mailq.names import Envelope
-    from mailq.settings import Marker, Settings
+    from mailq.settings import Marker
 
 _BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
@@ -65,37 +67,34 @@ class Store:
         self.disk = disk
         self.clock = clock
         self.stamps = stamps
-        self.marker = marker
+        self.journal = Journal(layout, disk)
         self._rooted: set[str] = set()
+        self.use(marker)
 
-    @property
-    def settings(self) -> Settings:
-        """The queue's settings, as last read."""
-        return self.marker.settings
+    def use(self, marker: Marker) -> None:
+        """Go by these settings from now on.
 
-    @property
-    def mark(self) -> str:
-        """What tells this queue's dead letters from others' in a shared dead-letter queue."""
-        return self.marker.queue[:8]
-
-    @property
-    def durable(self) -> bool:
-        """Whether a finished push must survive a power cut."""
-        return self.settings.durability == "power-loss"
-
-    @property
-    def _mode(self) -> int:
-        return int(self.settings.file_mode, 8)
+        ``mark`` is what tells this queue's dead letters from others' in a shared
+        dead-letter queue, ``durable`` whether a finished push must survive a power cut.
+        """
+        self.mark = marker.queue[:8]
+        self.settings = marker.settings
+        self.durable = marker.settings.durability == "power-loss"
+        self._mode = int(marker.settings.file_mode, 8)
 
     # In
 
     def put(self, drafts: Sequence[Draft]) -> list[Placed]:
-        """Store new messages: written and synced in ``tmp/``, then renamed, then the directory synced.
+        """Store new messages: durable, if the settings promise that, when they are returned.
 
         All or nothing on return; whatever a failure may have left is named by it.
         """
         placed = [self._place(draft) for draft in drafts]
-        return self._store("push", placed, self._at_the_end if len(placed) > 1 else _as_it_is)
+        named = self._at_the_end if len(placed) > 1 else _as_it_is
+        if not self.durable:
+            return self._store("push", placed, named)
+        with self.journal.turn(placed, self.settings) as journal:
+            return self._store("push", placed, named, journal)
 
     def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
         """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
@@ -113,20 +112,23 @@ class Store:
         stored = self._store("import", placed, lambda message: message._replace(name=final[message.id]))
         return [f"{message.directory}/{message.name}" for message in stored]
 
-    def _store(self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed]) -> list[Placed]:
+    def _store(
+        self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed], journal: File | None = None
+    ) -> list[Placed]:
         """Write each message, then rename it to the name that it gets only then."""
-        directories = {message.directory for message in placed}
-        together = self.durable and len(placed) >= _BATCH and can_syncfs()
         written: list[Placed] = []
         renamed: list[Placed] = []
         try:
-            self._write(placed, written, together=together)
-            with self._synced(directories):
-                for message in placed:
-                    renamed.append(named(message))
-                    self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{message.directory}/{renamed[-1].name}")
+            if journal or self.durable:
+                with self._journaled(journal, placed, written) if journal else self._in_order(placed, written):
+                    self._rename(placed, renamed, named)
+            else:
+                self._write(placed, written, sync=False)
+                self._rename(placed, renamed, named)
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
+            if journal and not self.journal.leave():
+                maybe = [message.id for message in placed]
             if isinstance(error, OSError):
                 raise StorageError(verb, error, maybe_pushed=maybe) from error
             if maybe:
@@ -134,10 +136,46 @@ class Store:
             raise
         return renamed
 
+    def _rename(self, placed: Sequence[Placed], renamed: list[Placed], named: Callable[[Placed], Placed]) -> None:
+        for message in placed:
+            target = named(message)
+            renamed.append(target)
+            self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
+
+    @contextlib.contextmanager
+    def _in_order(self, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
+        """Files that are synced before they get their names; then, after the renames, the directories are."""
+        together = len(placed) >= _BATCH and can_syncfs()
+        # syncfs reports the write errors since its descriptor was opened: so before the first write.
+        fd = self._open_for_syncfs() if together else None
+        try:
+            self._write(placed, written, sync=not together)
+            if fd is not None:
+                self.disk.syncfs(fd)
+        finally:
+            if fd is not None:
+                self.disk.drop(fd)
+        with self._synced({message.directory for message in placed}):
+            yield
+
+    @contextlib.contextmanager
+    def _journaled(self, journal: File, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
+        """Messages that are durable in the journal before their files get names; the files are not synced."""
+        self._write(placed, written, sync=False)
+        journal.append(placed)
+        yield
+        journal.settle()
+
+    def _write(self, placed: Sequence[Placed], written: list[Placed], *, sync: bool) -> None:
+        mode = self._mode
+        for message in placed:
+            written.append(message)
+            self.disk.write_file(f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
+
     @contextlib.contextmanager
     def _synced(self, directories: Iterable[str]) -> Iterator[None]:
-        """Sync the directories that messages are renamed into, if the settings promise that."""
-        if not self.durable or os.name == "nt":  # Windows has no such call and needs none
+        """Sync the directories that messages are renamed into meanwhile."""
+        if os.name == "nt":  # there is no such call, and none is needed
             yield
             return
         with contextlib.ExitStack() as stack:
@@ -166,43 +204,17 @@ class Store:
         """
         if message.directory != self.layout.new:
             return message
-        # The id too: it carries the time of the push, where a retry stands again.
-        id, name = names.born_at(message.name, self.stamps.next())
-        return message._replace(id=id, name=name)
+        # Not its id: it may be in a journal already.
+        name = names.placed_at(message.name, self.stamps.next())
+        return Placed(message.id, name, message.directory, message.data)
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()
-        envelope = names.Envelope(
-            place=now,
-            id=names.new_id(now),
-            ext=draft.ext,
-            size=len(draft.data),
-            crc=checksum(draft.data),
-            head=draft.head,
-            file=draft.file,
-            priority=draft.priority,
-            lease=draft.lease,
-            max_retries=draft.max_retries,
-            ttl=draft.ttl,
-        )
-        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=draft.delay)
-        return Placed(envelope.id, names.format_name(envelope), self.layout.directory(state), draft.data)
-
-    def _write(self, placed: Sequence[Placed], written: list[Placed], *, together: bool) -> None:
-        mode = self._mode
-        # syncfs reports the write errors since its descriptor was opened: so before the first write.
-        fd = self._open_for_syncfs() if together else None
-        try:
-            for message in placed:
-                written.append(message)
-                self.disk.write_file(
-                    f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=self.durable and not together
-                )
-            if fd is not None:
-                self.disk.syncfs(fd)
-        finally:
-            if fd is not None:
-                self.disk.drop(fd)
+        data, ext, head, file, delay, priority, lease, retries, ttl = draft
+        id = self.stamps.new_id(now)
+        envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
+        state, envelope = lifecycle.pushed(envelope, now=self.clock(), delay=delay)
+        return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
 
     def _open_for_syncfs(self) -> int:
         """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
@@ -295,6 +307,8 @@ class Store:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
         target = ""
         home = sharing.home_of(self.layout, self.settings)
+        if home is not None and self.durable and not self._is_synced(path):
+            home = None  # no journal of ours would mend it there
         if home is not None:
             sent = envelope._replace(origin=self.mark)
             target = f"{home.new}/{names.format_name(sent)}"
@@ -315,11 +329,22 @@ class Store:
         if self.durable:
             # It has happened, synced or not: raising would have the caller believe otherwise.
             try:
+                # The file too: its push may have synced a journal only; and to sync nothing but the
+                # directory brings btrfs to keep it under its old name as well.
+                self.disk.sync_file(target)
                 self.disk.sync_directory(os.path.dirname(target))
                 self._sync_root(home)
             except OSError as failure:
                 layouts.log().warning("message %s is dead, but that is not synced: %s", envelope.id, failure)
         return target
+
+    def _is_synced(self, path: str) -> bool:
+        """Sync a file that may be durable only in a journal; before it goes where no journal can mend it."""
+        try:
+            self.disk.sync_file(path)
+        except OSError:
+            return False
+        return True
 
     # Out
 

@@ -1,0 +1,302 @@
+"""A redo journal: pushes that are on disk before their files are.
+
+To sync a new file and its directory costs two commits of the file system's own
+journal. To write into a file whose blocks are all there costs none, only the
+writing. So a producer that pushes much keeps such a file, adds each message to it
+and syncs that, and then makes the message's file without any sync. The directories
+stay the truth; after a power cut ``replay.py`` makes good what they lack.
+
+Which messages may they lack? Beside each journal lies a mark, an empty file. When
+the files of a push have their names, the mark's mtime is set to the number of its
+last record, and never synced. Names and times come to disk in the order in which
+they were changed (only where that is so is there a journal): if the mark says 17
+after a power cut, all names up to the 17th record had come to disk. One that is
+missing was removed since: acked, and not lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mailq import names
+from mailq.engines.disk import can_syncfs
+from mailq.engines.maildir import forks
+from mailq.engines.maildir.layout import directory_mode, log
+from mailq.message import checksum, is_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows: no journals there
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.layout import Layout
+    from mailq.engines.maildir.store import Placed
+    from mailq.message import State
+    from mailq.names import Envelope
+    from mailq.settings import Settings
+
+SIZE: Final = 2 << 20
+"""Bytes of a journal; when they are used up, everything is synced and it begins anew."""
+
+WARM: Final = 16
+"""After so many pushes a producer is worth a journal: to make one takes as long as some pushes."""
+
+_REST: Final = 1000
+"""So many pushes later it is tried again where no journal could be made."""
+
+_BLOCK: Final = 4096
+"""Each push begins a block of its own: a torn write spoils no block that was synced before."""
+
+MARK: Final = ".mark"
+_WORD: Final = b"redo "
+_LONGEST: Final = 32 + names.MAX_NAME
+"""No first line of a record is longer."""
+
+_STATES: Final[dict[str, State]] = {"new": "ready", "later": "delayed"}
+
+
+class Record(NamedTuple):
+    """A message in a journal: its number, the state and the name that it was to have, and what is in it."""
+
+    number: int
+    state: State
+    name: str
+    envelope: Envelope
+    data: bytes
+
+
+class Journal:
+    """The journal of one producer, which is one opened queue: made when it is worth it."""
+
+    def __init__(self, layout: Layout, disk: Disk) -> None:
+        self._layout = layout
+        self._disk = disk
+        self._file: File | None = None
+        self._pushes = 0
+        self._is_possible: bool | None = None
+        self._is_taken = False
+        # Reentrant: a signal handler that pushes may interrupt its own thread in here.
+        self._lock = threading.RLock()
+        self._end: weakref.finalize[..., Journal] | None = None
+        forks.follow(self)
+
+    @contextlib.contextmanager
+    def turn(self, messages: Sequence[Placed], settings: Settings) -> Iterator[File | None]:
+        """The journal, for a push of these messages and nobody else's until the end of the block; None if without."""
+        need = sum(len(message.data) + _LONGEST for message in messages)
+        with contextlib.ExitStack() as turn:
+            file = None
+            if self._is_possible is not False and need <= SIZE // 4:
+                turn.enter_context(self._lock)
+                if not self._is_taken:
+                    turn.callback(self._give_back)
+                    self._is_taken = True
+                    file = self._ready(need, settings)
+                if file is None:
+                    turn.close()  # whoever pushes without it need not wait for others
+            yield file
+
+    def _give_back(self) -> None:
+        self._is_taken = False
+
+    def _ready(self, need: int, settings: Settings) -> File | None:
+        self._pushes += 1
+        if self._file is None and self._pushes > WARM:
+            self._begin(settings)
+        if self._file is not None and not self._file.has_room(need):
+            self.leave()
+            self._begin(settings)
+        return self._file
+
+    def _begin(self, settings: Settings) -> None:
+        """Make a journal; where that cannot be, pushes do without."""
+        if self._is_possible is None:
+            self._is_possible = fcntl is not None and can_syncfs() and self._disk.keeps_order(self._layout.tmp)
+        if not self._is_possible:
+            return
+        try:
+            self._file = File(self._layout, self._disk, settings)
+        except OSError as error:  # no room, or this user may not
+            self._pushes = WARM - _REST
+            log().info("pushes go on without a journal: %s", error)
+            return
+        # Also when nobody closes the queue, at the latest when the program ends.
+        self._end = weakref.finalize(self, self._file.retire)
+
+    def leave(self) -> bool:
+        """Make everything durable and remove the journal, if there is one; whether that could be done."""
+        file, self._file = self._file, None
+        if self._end is not None:
+            self._end.detach()
+        return file is None or file.retire()
+
+    def after_fork(self) -> None:
+        """Leave the journal to the parent: a child's copy of its lock would keep it from being replayed."""
+        self._lock, self._is_taken = threading.RLock(), False
+        file, self._file = self._file, None
+        if self._end is not None:
+            self._end.detach()
+        if file is not None:
+            file.drop()
+
+
+class File:
+    """One journal on disk, locked while its producer lives."""
+
+    def __init__(self, layout: Layout, disk: Disk, settings: Settings) -> None:
+        self._disk = disk
+        self._number = self._offset = 0
+        token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
+        _make_directory(layout, disk, settings)
+        self._path = f"{layout.journal}/{token}"
+        self._mark = f"{self._path}{MARK}"
+        temporary = f"{layout.tmp}/.journal.{token}"
+        self._fd = disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            if mode & 0o077:  # the umask must not take back what the settings share
+                disk.chmod(self._fd, mode)
+            # Locked before it can be seen: whoever met it unlocked would replay it.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Written, not only reserved: the first write to a reserved block is a change of the
+            # file's own blocks, and to sync that is the very commit that this is to spare. Synced here,
+            # where a full disk means that there is no journal, and not that a push fails.
+            disk.write_all(self._fd, bytes(SIZE))
+            disk.fsync(self._fd)
+            self._make_mark(f"{temporary}{MARK}", mode)
+            disk.rename(temporary, self._path)
+            disk.sync_directory(layout.journal)
+        except BaseException:
+            for path in (temporary, f"{temporary}{MARK}", self._path, self._mark):
+                with contextlib.suppress(OSError):
+                    disk.unlink(path)
+            self.drop()
+            raise
+
+    def _make_mark(self, temporary: str, mode: int) -> None:
+        fd = self._disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            if mode & 0o077:
+                self._disk.chmod(fd, mode)
+            self._disk.utime(temporary, 0)
+            self._disk.fsync(fd)
+        finally:
+            self._disk.drop(fd)
+        self._disk.rename(temporary, self._mark)
+
+    def has_room(self, need: int) -> bool:
+        """Whether there is room for so many bytes; makes some, if everything can be synced."""
+        if self._offset + need <= SIZE:
+            return True
+        try:
+            self._sync_all()
+        except OSError as error:
+            # Files of earlier pushes may not have come to disk, though they look well in the kernel's
+            # cache. They are in here: whoever replays it looks at the disk itself.
+            log().warning("a journal is left to be replayed: %s", error)
+            return False
+        self._offset = 0
+        return True
+
+    def append(self, messages: Sequence[Placed]) -> None:
+        """Make messages durable that have no names yet."""
+        parts = []
+        for message in messages:
+            self._number += 1
+            parts.append(encode(self._number, os.path.basename(message.directory), message.name, message.data))
+        data = b"".join(parts)
+        offset, self._offset = self._offset, -(-(self._offset + len(data)) // _BLOCK) * _BLOCK
+        self._disk.pwrite_all(self._fd, data, offset)
+        self._disk.fdatasync(self._fd)
+
+    def settle(self) -> None:
+        """Say that all messages have their names."""
+        try:
+            self._set_mark()
+        except OSError:  # somebody removed it: then everything is synced now, and what the journal says does not matter
+            self._disk.syncfs(self._fd)
+
+    def _set_mark(self) -> None:
+        # Whole seconds: some file systems keep nothing finer.
+        self._disk.utime(self._mark, self._number * names.NS)
+
+    def _sync_all(self) -> None:
+        """Make the files of all pushes durable, and the mark after them."""
+        self._set_mark()
+        # This descriptor was open when they were written: it is told of every failure since.
+        self._disk.syncfs(self._fd)
+
+    def retire(self) -> bool:
+        """Make everything durable, and remove the journal. False if it had to be left: then it will be replayed."""
+        try:
+            self._sync_all()
+            # In this order: a journal without its mark is replayed from the beginning.
+            self._disk.unlink(self._path)
+            self._disk.unlink(self._mark)
+        except FileNotFoundError:  # somebody removed it, or the queue
+            return False
+        except OSError as error:
+            log().warning("a journal is left to be replayed: %s", error)
+            return False
+        finally:
+            self.drop()
+        return True
+
+    def drop(self) -> None:
+        """Let go of it, without a trace on disk."""
+        self._disk.drop(self._fd)
+
+
+def _make_directory(layout: Layout, disk: Disk, settings: Settings) -> None:
+    """Make the directory of the journals, durably; also where somebody died before it was."""
+    mode = directory_mode(settings)
+    with contextlib.suppress(FileExistsError):
+        disk.mkdir(layout.journal, mode)
+        if mode & 0o077:
+            disk.chmod(layout.journal, mode)
+    if os.path.islink(layout.journal):
+        raise NotADirectoryError(f"{layout.journal} is a symbolic link")
+    disk.sync_directory(layout.root)
+
+
+def encode(number: int, directory: str, name: str, data: bytes) -> bytes:
+    """Spell a record: a line that names the message and ends in its own checksum, then the message."""
+    line = _WORD + f"{number} {directory}/{name}".encode()
+    return line + f" {checksum(line):08x}\n".encode() + data
+
+
+def decode(content: bytes) -> Iterator[Record]:
+    """Every whole record in a journal, in no order: behind the last push there are older ones."""
+    place = 0
+    while place < len(content):
+        end = content.find(b"\n", place, place + _LONGEST)
+        record = _record_at(content, place, end) if content.startswith(_WORD, place) and end >= 0 else None
+        if record is None:
+            place = (place // _BLOCK + 1) * _BLOCK
+        else:
+            yield record
+            place = end + 1 + len(record.data)
+
+
+def _record_at(content: bytes, place: int, end: int) -> Record | None:
+    line, _, told = content[place:end].rpartition(b" ")
+    try:
+        _, number, path = line.decode("ascii").split(" ")
+        count = int(number)
+        if int(told, 16) != checksum(line):
+            return None
+    except ValueError:
+        return None
+    directory, _, name = path.partition("/")
+    envelope = names.parse(name)
+    if directory not in _STATES or envelope is None or envelope.size is None or envelope.crc is None:
+        return None
+    data = content[end + 1 : end + 1 + envelope.size]
+    return Record(count, _STATES[directory], name, envelope, data) if is_whole(envelope, data) else None

@@ -1,0 +1,43 @@
+"""What receipts say: read from the text, or remembered of the claims that gave them out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mailq import names
+from mailq.errors import InvalidReceipt
+
+if TYPE_CHECKING:
+    from mailq.names import Envelope
+
+_MOST: Final = 1024
+"""So many receipts are remembered; about a megabyte."""
+
+
+class Receipts:
+    """The envelopes of the last claims: to read a receipt again would take as long as two system calls.
+
+    Safe to share between threads: each step is a single call of a dict.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Envelope] = {}
+
+    def remember(self, receipt: str, envelope: Envelope) -> None:
+        """A claim has given out this receipt."""
+        if len(self._known) >= _MOST:
+            self._known.clear()  # of those that were settled elsewhere, or never
+        self._known[receipt] = envelope
+
+    def read(self, receipt: str) -> Envelope:
+        """The envelope in a receipt. Raises InvalidReceipt. What can be read is a plain file name: no path is in it."""
+        envelope = (self._known.get(receipt) or names.parse(receipt)) if isinstance(receipt, str) else None
+        if envelope is None or not envelope.claim:
+            raise InvalidReceipt(receipt)
+        return envelope
+
+    def read_last(self, receipt: str) -> Envelope:
+        """The same for a receipt that is about to be settled: it is remembered no more."""
+        envelope = self.read(receipt)
+        self._known.pop(receipt, None)
+        return envelope

@@ -1,0 +1,215 @@
+"""Makes good from journals what a power cut took from the directories; ``journal.py`` says what is in them.
+
+A journal whose lock can be had is nobody's any more. Usually nothing is wrong:
+its producer was killed, or forgot to close the queue. That is not asked, it is
+looked at: by whoever opens the queue, by every reaping, and by whoever meets a
+torn message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.journal import MARK, decode
+from mailq.engines.maildir.remaking import directories_of
+from mailq.errors import StorageError
+from mailq.message import STATES, is_whole
+from mailq.names import NS, is_token, parse
+
+try:
+    import fcntl
+except ImportError:  # Windows: no journals there
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.journal import Record
+    from mailq.engines.maildir.layout import Layout
+    from mailq.engines.maildir.store import Store
+    from mailq.message import State
+    from mailq.names import Envelope
+
+_MOST: Final = 64 << 20
+"""No journal that mailq writes has so many bytes."""
+
+_PATIENCE: Final = 30.0
+"""So many seconds are waited for another process that replays."""
+
+_PAUSE: Final = 0.01
+
+_LOOKS: Final = 3
+"""A message that is moved while it is looked for is looked for again, so many times in all."""
+
+
+def replay(store: Store) -> int:
+    """Replay what dead producers left behind. Returns how many messages it made good.
+
+    Waits for another process that is at it. Never raises: what could not be done
+    is logged, and left for the next.
+    """
+    if not _tokens(store.layout):
+        return 0
+    restored = 0
+    try:
+        with _one_at_a_time(store):
+            for token in _tokens(store.layout):
+                restored += _replay_one(store, f"{store.layout.journal}/{token}")
+    except (OSError, StorageError) as error:
+        layouts.log().warning("a journal was not replayed yet: %s", error)
+    return restored
+
+
+def left_behind(layout: Layout, disk: Disk) -> list[str]:
+    """The journals of dead producers."""
+    paths = [f"{layout.journal}/{token}" for token in _tokens(layout)]
+    return [path for path in paths if _is_dead(disk, path)]
+
+
+def _tokens(layout: Layout) -> list[str]:
+    if fcntl is None:
+        return []
+    try:
+        return [name for name in os.listdir(layout.journal) if is_token(name)]
+    except OSError:  # as a rule it is not there: no producer has needed one
+        return []
+
+
+def _is_dead(disk: Disk, path: str) -> bool:
+    with _taken(disk, path) as fd:
+        return fd is not None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(store: Store) -> Iterator[None]:
+    """Whoever opens the queue meanwhile waits: what he would find torn is being mended."""
+    fd = store.disk.open_directory(store.layout.journal)
+    try:
+        give_up = time.monotonic() + _PATIENCE  # he may be stopped; each journal has its own lock
+        while not _is_locked(fd) and time.monotonic() < give_up:
+            time.sleep(_PAUSE)
+        yield
+    finally:
+        store.disk.drop(fd)
+
+
+def _is_locked(fd: int) -> bool:
+    """Take a lock, if it can be had."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _taken(disk: Disk, path: str) -> Iterator[int | None]:
+    """A journal's descriptor with its lock; None if it is alive, or gone."""
+    try:
+        fd = disk.open_to_read(path)
+    except (FileNotFoundError, PermissionError):  # another user's: who may read the messages may read it
+        yield None
+        return
+    try:
+        # With no name any more: its producer left in order meanwhile.
+        yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None
+    finally:
+        disk.drop(fd)
+
+
+def _replay_one(store: Store, path: str) -> int:
+    with _taken(store.disk, path) as fd:
+        if fd is None:
+            return 0
+        # Before anything is looked at: what is not on the disk by now never will be.
+        store.disk.syncfs(fd)
+        content = store.disk.read_all(fd, min(os.fstat(fd).st_size, _MOST))
+        records = {record.envelope.id: record for record in decode(content)}
+        lost = _lost(store, records, _number_on(f"{path}{MARK}"))
+        _put_back(store, lost)
+        # If the journal outlives the next power cut, it must not bring back what is acked by then.
+        number = max((record.number for record in records.values()), default=0)
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
+            store.disk.utime(f"{path}{MARK}", number * NS)
+        store.disk.syncfs(fd)
+        for name in (path, f"{path}{MARK}"):
+            with contextlib.suppress(FileNotFoundError):
+                store.disk.unlink(name)
+        return len(lost)
+
+
+class _Lost(NamedTuple):
+    """A message to be made good, under which name; and its torn file, if there is one."""
+
+    state: State
+    envelope: Envelope
+    data: bytes
+    torn: str = ""
+
+
+def _put_back(store: Store, lost: Sequence[_Lost]) -> None:
+    if not lost:
+        return
+    kept = store.put_back([(one.state, one.envelope, one.data) for one in lost])
+    for torn in {one.torn for one in lost if one.torn}.difference(kept):  # in a directory that was exchanged
+        with contextlib.suppress(FileNotFoundError):
+            store.disk.unlink(torn)
+    layouts.log().warning("%d messages were restored from a journal", len(lost))
+
+
+def _number_on(mark: str) -> int:
+    """How many records' names had come to the disk; none if somebody removed the mark."""
+    status = layouts.status_of(mark)
+    return 0 if status is None else status.st_mtime_ns // NS
+
+
+def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Lost]:
+    """The messages that are torn, to be made whole where they are; and those that never came to be."""
+    lost = []
+    unseen = dict(records)
+    for _ in range(_LOOKS):
+        for state, path, envelope in _find(store, unseen):
+            with contextlib.suppress(FileNotFoundError):  # it was moved or acked just now
+                record = unseen[envelope.id]
+                if envelope.crc == record.envelope.crc and not _is_whole(store, path, envelope):
+                    lost.append(_Lost(state, envelope, record.data, path))
+                del unseen[envelope.id]
+        # What is not there had come to the disk, and was acked.
+        unseen = {id: record for id, record in unseen.items() if record.number > number}
+        if not unseen:
+            break
+    return lost + [_Lost(record.state, record.envelope, record.data) for record in unseen.values()]
+
+
+def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, Envelope]]:
+    """The messages that are there: where, and under which names."""
+    found = {}
+    for id, record in records.items():
+        path = f"{store.layout.directory(record.state)}/{record.name}"
+        if os.path.lexists(path):
+            found[id] = record.state, path, record.envelope
+    if len(found) < len(records):
+        for directory, state in directories_of(store.layout, STATES).items():
+            for entry in layouts.entries(directory):
+                envelope = parse(entry.name)
+                if envelope is not None and envelope.id in records:
+                    found.setdefault(envelope.id, (state, entry.path, envelope))
+    return list(found.values())
+
+
+def _is_whole(store: Store, path: str, envelope: Envelope) -> bool:
+    """Whether a message is whole on the disk. Raises FileNotFoundError."""
+    fd = store.disk.open_to_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        if envelope.size != size:
+            return False
+        store.disk.forget(fd)
+        return is_whole(envelope, store.disk.read_all(fd, size))
+    finally:
+        store.disk.drop(fd)

@@ -1,0 +1,85 @@
+"""What a directory is mounted on, and what that promises of the order in which names come to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import Final, NamedTuple
+
+_ORDERED: Final = frozenset(("xfs", "btrfs"))
+
+
+class Mount(NamedTuple):
+    """One mounted file system. ``options`` are those of the mount and of the file system."""
+
+    point: str
+    type: str
+    source: str
+    device: str
+    options: frozenset[str]
+
+
+def mount_of(path: str, *, proc: str = "/proc") -> Mount | None:
+    """The file system that a path is on; None where the system does not say."""
+    path = os.path.realpath(path)
+    found: Mount | None = None
+    with (
+        contextlib.suppress(OSError),
+        open(f"{proc}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        for line in file.read().splitlines():
+            mount = _parse_mount(line)
+            if mount is None or not _is_under(path, mount.point):
+                continue
+            if found is None or len(mount.point) >= len(found.point):  # the last of one place lies on top
+                found = mount
+    return found
+
+
+def name_of_device(mount: Mount, *, sys: str = "/sys") -> str:
+    """The kernel's name for a mount's device."""
+    return os.path.basename(os.path.realpath(f"{sys}/dev/block/{mount.device}"))
+
+
+def has_journal(mount: Mount, *, proc: str = "/proc", sys: str = "/sys") -> bool | None:
+    """Whether an ext4 file system has a journal; None where the kernel does not say."""
+    device = name_of_device(mount, sys=sys)
+    if not os.path.isdir(f"{proc}/fs/ext4/{device}"):
+        return None
+    with contextlib.suppress(OSError):
+        return any(name.startswith(f"{device}-") for name in os.listdir(f"{proc}/fs/jbd2"))
+    return False  # no file system at all has one
+
+
+def keeps_order(path: str, *, proc: str = "/proc", sys: str = "/sys") -> bool:
+    """Whether names and times come to disk in the order in which they were changed, files apart.
+
+    So it is where they go through one journal, or into one tree that is written as a
+    whole: what is there after a power cut is what was there at some moment before.
+    False where it is not known.
+    """
+    mount = mount_of(path, proc=proc)
+    if mount is None:
+        return False
+    return mount.type in _ORDERED or (mount.type == "ext4" and has_journal(mount, proc=proc, sys=sys) is True)
+
+
+def _parse_mount(line: str) -> Mount | None:
+    """Read a line of mountinfo, see proc_pid_mountinfo(5)."""
+    before, separator, after = line.partition(" - ")
+    left, right = before.split(" "), after.split(" ")
+    if not separator or len(left) < 6 or len(right) < 3:  # noqa: PLR2004 - the fixed fields on either side
+        return None
+    options = frozenset(left[5].split(",")) | frozenset(right[2].split(","))
+    if "ro" in options:  # of the mount or of the file system: either is enough
+        options -= {"rw"}
+    return Mount(_unescape(left[4]), right[0], _unescape(right[1]), left[2], options)
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _is_under(path: str, point: str) -> bool:
+    return path == point or path.startswith(point.rstrip("/") + "/")
