@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PARTS: Final = {
     "bench.throughput": ("syncs", "calls", "push", "push-pop-ack", "4+4", "batch", "steady", "sizes"),
+    "bench.workers": ("worker",),
+    "bench.commands": ("command",),
 }
 """The modules, and the sections that each of them measures."""
 PROOF: Final = "syncs"
