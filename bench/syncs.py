@@ -18,12 +18,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bench.results import Result
-from bench.sides import POWER_LOSS, Side, fresh
+from bench.sides import POWER_LOSS, Side, fresh, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-MESSAGES: Final = 16
+MESSAGES: Final = 32
 SYNCS: Final = "syncs a message"
 CALLS: Final = "calls a message"
 
@@ -138,18 +138,18 @@ def _mark(*words: str) -> None:
 
 
 def _work(side: Side, *names: str) -> None:
-    body = bytes(1024)
-    for _ in range(2):  # what is done once: the second time nothing is new
-        _mark(*names, "push")
-        for _ in range(MESSAGES):
-            side.push(body)
-        _mark(*names, "pop+ack")
-        for _ in range(MESSAGES):
-            taken = side.pop()
-            if taken is None:
-                raise RuntimeError("a message that was pushed is not there")
-            side.ack(taken[1])
-        _mark()
+    warm_up(side, MESSAGES)
+    body = bytes(1 << 10)
+    _mark(*names, "push")
+    for _ in range(MESSAGES):
+        side.push(body)
+    _mark(*names, "pop+ack")
+    for _ in range(MESSAGES):
+        taken = side.pop()
+        if taken is None:
+            raise RuntimeError("a message that was pushed is not there")
+        side.ack(taken[1])
+    _mark()
 
 
 def main(directory: str, names: Sequence[str]) -> None:

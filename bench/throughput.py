@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from bench import peers, syncs, together
 from bench.floor import Floor
 from bench.results import Result
-from bench.sides import DURABILITIES, POWER_LOSS, Budget, Mailq, fresh
+from bench.sides import DURABILITIES, POWER_LOSS, Budget, Mailq, fresh, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +74,7 @@ def alone(step: Callable[[Side, bytes], int], size: int = 1 << 10) -> Callable[[
     def rate(kind: type[Side], directory: str, durability: str, budget: Budget) -> float:
         body = os.urandom(size)
         with fresh(kind, directory, durability) as (_, side):
-            push_pop_ack(side, body)  # what is done once
+            warm_up(side, budget.warm)
             done, begun = 0, time.perf_counter()
             while True:
                 done += step(side, body)
@@ -141,7 +141,7 @@ def _count(plan: Plan, sides: Sequence[type[Side]]) -> list[Result]:
 
 def _round(plan: Plan, case: Case, durability: str, sides: list[type[Side]]) -> Iterator[tuple[type[Side], float]]:
     """Measure each; a peer that fails is left out of the case, unless the question is whether it runs."""
-    budget = Budget(0.01, 64) if plan.quick else case.budget
+    budget = Budget(0.01, 64, warm=2) if plan.quick else case.budget
     for side in tuple(sides):
         try:
             yield side, case.rate(side, plan.directory, durability, budget)

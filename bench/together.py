@@ -8,10 +8,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bench.sides import POWER_LOSS, fresh
+from bench.sides import POWER_LOSS, fresh, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableSequence
+    from collections.abc import Iterable, Iterator, MutableSequence
     from multiprocessing.connection import Connection
     from threading import Barrier
 
@@ -52,14 +52,19 @@ class Job(NamedTuple):
     kind: type[Side]
     path: str
     durable: bool
+    budget: Budget
     number: int
     books: Books
     gate: Barrier
     line: Connection
 
-    def open(self) -> contextlib.closing[Side]:
-        """The side, as this process has it."""
-        return contextlib.closing(self.kind(self.path, durable=self.durable))
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Side]:
+        """The side, as this process has it, warm and when all have begun."""
+        with contextlib.closing(self.kind(self.path, durable=self.durable)) as side:
+            warm_up(side, self.budget.warm)
+            self.gate.wait(PATIENCE)
+            yield side
 
 
 def prepare(kinds: Iterable[type[Side]]) -> None:
@@ -85,9 +90,8 @@ def _run(kind: type[Side], path: str, budget: Budget, *, durable: bool) -> list[
     with contextlib.ExitStack() as stack:
         for number in range(2 * EACH):
             ours, theirs = _CONTEXT.Pipe(duplex=False)
-            job = Job(kind, path, durable, number % EACH, books, gate, theirs)
-            target, arguments = (_produce, (job, budget)) if number < EACH else (_consume, (job,))
-            process = _CONTEXT.Process(target=target, args=arguments)
+            job = Job(kind, path, durable, budget, number % EACH, books, gate, theirs)
+            process = _CONTEXT.Process(target=_produce if number < EACH else _consume, args=(job,))
             process.start()
             theirs.close()
             stack.callback(process.join)
@@ -118,12 +122,11 @@ def compare(kind: type[Side], produced: list[Report], consumed: list[Report]) ->
 # The processes
 
 
-def _produce(job: Job, budget: Budget) -> None:
+def _produce(job: Job) -> None:
     ids: list[int] = []
     with job.open() as side:
-        job.gate.wait(PATIENCE)
         begun = time.monotonic()
-        while len(ids) < budget.messages // EACH and time.monotonic() < begun + budget.seconds:
+        while len(ids) < job.budget.messages // EACH and time.monotonic() < begun + job.budget.seconds:
             id = len(ids) * EACH + job.number
             side.push(id.to_bytes(8, "big").ljust(SIZE))
             ids.append(id)
@@ -134,7 +137,6 @@ def _produce(job: Job, budget: Budget) -> None:
 def _consume(job: Job) -> None:
     ids: list[int] = []
     with job.open() as side:
-        job.gate.wait(PATIENCE)
         begun = ended = time.monotonic()
         while not job.books.are_closed():
             taken = side.pop_waiting(0.05)
