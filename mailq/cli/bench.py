@@ -30,9 +30,7 @@ _TITLES: Final = {
 
 @click.command()
 @queue_argument
-@click.option(
-    "--seconds", type=DURATION, default=10.0, show_default="10s", help="How long to measure, not counting its start."
-)
+@click.option("--seconds", type=DURATION, default=10.0, help="How long to measure, about [default: 10s].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def bench(queue: str, *, seconds: float, as_json: bool) -> None:
     """Measure what the disk under QUEUE gives, and say what that means.

@@ -267,6 +267,7 @@ def test_a_queue_that_an_app_names_as_a_url_is_opened_once(path: Path, tmp_path:
     )
     queue = mailq.open(path)
     with Work(f"{tmp_path}/tasks.py:app", "--max-jobs", 1) as worker:
+        assert queue.request({"task": "one"}).result(30) == 1  # by now it has opened what it needs
         before = len(os.listdir(f"/proc/{worker.pid}/fd"))
         for _ in range(6):
             assert queue.request({"task": "one"}).result(30) == 1
