@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq import codecs, names, telemetry
@@ -153,7 +152,9 @@ class Queue:
         options = _checked_options(delay, priority, lease, max_retries, ttl)
         ext = names.safe_ext(os.path.basename(path))
         headers = {FILENAME: os.path.basename(path), **_with_timeout(headers, timeout)}
-        return self._push([self._draft(Path(path).read_bytes(), codecs.type_of(ext), ext, headers, options)])[0]
+        with open(path, "rb") as file:
+            draft = self._draft(file.read(), codecs.type_of(ext), ext, headers, options)
+        return self._push([draft])[0]
 
     def request(
         self,

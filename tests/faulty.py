@@ -17,6 +17,7 @@ CALLS: Final = (
     "pwrite",
     "read",
     "fsync",
+    "fdatasync",
     "syncfs",
     "close",
     "rename",
@@ -53,13 +54,15 @@ def fault(*kinds: str, number: int = 0, error: int | BaseException = errno.EIO, 
 class FaultyDisk(Disk):
     """Fails as its fault says; ``most`` is how much a write takes or a read gives at once.
 
-    The inodes that are ``foreign`` are another user's: nobody else may set their times.
+    The inodes that are ``foreign`` are another user's: nobody else may set their times. If it is ``ordered``,
+    names come to it in order, and pushes may go through a journal.
     """
 
     def __init__(self, fault: Fault | None = None, *, most: int | None = None) -> None:
         self.calls: list[str] = []
         self.open_files: set[int] = set()
         self.foreign: set[int] = set()
+        self.ordered = False
         self._most = most
         self.arm(fault)
 
@@ -133,6 +136,12 @@ class FaultyDisk(Disk):
 
     def fsync(self, fd: int) -> None:
         self._make("fsync", super().fsync, fd)
+
+    def fdatasync(self, fd: int) -> None:
+        self._make("fdatasync", super().fdatasync, fd)
+
+    def keeps_order(self, path: str) -> bool:
+        return self.ordered
 
     def syncfs(self, fd: int) -> None:
         self._make("syncfs", super().syncfs, fd)

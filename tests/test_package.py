@@ -29,7 +29,7 @@ LAYERS = [
     ["delivery"],
     ["queue"],
     ["opening"],
-    ["workers", "aio", "archive", "doctor"],
+    ["workers", "aio", "archive", "doctor", "measuring"],
     ["__init__"],
     ["testing", "cli"],
     ["__main__"],
@@ -102,6 +102,21 @@ def test_what_is_loaded_late_is_there_when_asked_for() -> None:
         mailq.missing  # noqa: B018 - asking is the test
 
 
+def test_push_loads_nothing_slow_that_it_has_no_use_for(tmp_path: Path) -> None:
+    slow = {"asyncio", "filelock", "importlib.metadata", "pathlib", "rich", "subprocess", "watchdog", "mailq.workers"}
+    code = f"""if True:
+        import sys
+        from mailq.cli.main import main
+        try:
+            main(["push", "jobs", "{{}}"])
+        finally:
+            assert not {slow} & set(sys.modules), sys.modules
+        """
+    subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {sys.path}\n{code}"], check=True, cwd=tmp_path
+    )
+
+
 @pytest.mark.parametrize("system", elsewhere.SYSTEMS)
 def test_every_module_can_be_imported_on(system: str) -> None:
     done = elsewhere.run(system, "for name in modules:\n    print(importlib.import_module(name).__name__)")
@@ -137,7 +152,9 @@ def test_there_are_no_circles() -> None:
 def test_only_what_is_about_directories_names_an_engine() -> None:
     for module, path in MODULES.items():
         # What an archive or an examination is of is a directory, with its names and texts: no verb of the waist tells of them.
-        if not module.startswith(("mailq.engines", "mailq.opening", "mailq.archive", "mailq.doctor")):
+        if not module.startswith(
+            ("mailq.engines", "mailq.opening", "mailq.archive", "mailq.doctor", "mailq.measuring")
+        ):
             assert not {name for name in imports(path, at_top=False) if name.startswith("mailq.engines")}, module
 
 

@@ -17,6 +17,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import texts
 from mailq.engines.maildir.layout import GONE
 from mailq.engines.maildir.remaking import directories_of, holds_any
+from mailq.engines.maildir.replay import left_behind
 from mailq.errors import MessageTooLarge
 from mailq.message import STATES, checksum, is_whole
 from mailq.opening import path_of
@@ -107,7 +108,10 @@ class _Export:
         # Re-made since the beginning and not taken over yet: nobody has looked into the old one.
         strange = directories_of(self._layout, states).keys() - directories.keys()
         certain = (survey.certain or bool(survey.missed)) and not any(map(holds_any, strange))
-        if not certain:
+        if left_behind(self._layout, self._disk):
+            certain = False
+            self._tell("a producer died and left a journal; 'mailq reap' replays it, then export again")
+        elif not certain:
             self._tell(
                 "it is not certain that this is every message: too much was moved; pause the queue, export again"
             )

@@ -13,6 +13,7 @@ from mailq.doctor.listing import everything
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import reaper, sharing
 from mailq.engines.maildir.remaking import Remaking, holds_any, spares_of
+from mailq.engines.maildir.replay import left_behind, replay
 from mailq.errors import MailqError
 
 if TYPE_CHECKING:
@@ -227,6 +228,22 @@ def examine_spares(patient: Patient) -> Findings:
     what = f"{plural(found.count, 'directory', 'directories')} half made anew: a message in there is not delivered yet"
     todo = "the next consumer takes it over, or mailq doctor QUEUE --fix"
     yield found.finding("spares", "warning", what, todo, fixed=fixed)
+
+
+def examine_journals(patient: Patient) -> Findings:
+    """What producers left behind who were killed, or whose machine lost its power."""
+    found = Sample()
+    for path in left_behind(patient.layout, patient.store.disk):
+        found.add(patient.short(path))
+    if not found.count:
+        yield Finding("journals", "ok", "no journal waits to be replayed")
+        return
+    if patient.fix:
+        replay(patient.store)
+    fixed = "replayed" if patient.fix and not left_behind(patient.layout, patient.store.disk) else None
+    what = f"{plural(found.count, 'journal')} of dead producers: after a power cut messages may be in there alone"
+    todo = "whoever opens the queue next replays them, or mailq doctor QUEUE --fix"
+    yield found.finding("journals", "warning", what, todo, fixed=fixed)
 
 
 def examine_strangers(patient: Patient) -> Findings:

@@ -73,6 +73,11 @@ def examine(layout: Layout, settings: Settings, machine: Machine, mount: Mount |
         yield Finding("name-length", "ok", "the longest names fit")
 
 
+def is_memory(type: str) -> bool:  # noqa: A002 - what a mount table calls it
+    """Whether a type of file system is no disk at all."""
+    return type in _MEMORY
+
+
 def _kind(settings: Settings, machine: Machine, mount: Mount) -> Finding:
     what, todo = _meaning(settings, machine, mount)
     return Finding("file-system", "warning" if todo else "ok", f"{mount.type} on {mount.point}: {what}", todo)
@@ -82,7 +87,7 @@ def _meaning(settings: Settings, machine: Machine, mount: Mount) -> tuple[str, s
     """What a type means for a queue, and what to do about it; nothing to do means well."""
     if mount.type in _NETWORK or mount.type.startswith("fuse"):
         return _network(mount)
-    if mount.type in _MEMORY:
+    if is_memory(mount.type):
         return _memory(settings)
     if mount.type == "overlay":
         return "a container's own layer, which goes when the container goes", "put the queue on a volume"

@@ -52,17 +52,17 @@ def has_journal(mount: Mount, *, proc: str = "/proc", sys: str = "/sys") -> bool
     return False  # no file system at all has one
 
 
-def keeps_order(path: str) -> bool:
+def keeps_order(path: str, *, proc: str = "/proc", sys: str = "/sys") -> bool:
     """Whether names and times come to disk in the order in which they were changed, files apart.
 
     So it is where they go through one journal, or into one tree that is written as a
     whole: what is there after a power cut is what was there at some moment before.
     False where it is not known.
     """
-    mount = mount_of(path)
+    mount = mount_of(path, proc=proc)
     if mount is None:
         return False
-    return mount.type in _ORDERED or (mount.type == "ext4" and has_journal(mount) is True)
+    return mount.type in _ORDERED or (mount.type == "ext4" and has_journal(mount, proc=proc, sys=sys) is True)
 
 
 def _parse_mount(line: str) -> Mount | None:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import mailq
 from mailq import names
+from mailq.engines.maildir.journal import encode
 
 NOW: Final = 1_795_225_925_123_456_789
 DAY: Final = 86_400.0
@@ -122,6 +123,16 @@ def half_remade(path: Path) -> None:
     (path / "new").mkdir()
 
 
+def lose_what_is_in_a_journal(path: Path) -> None:
+    """A push whose file never came to the disk."""
+    data, name = b"x", "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=8cdc1683.bin"
+    mailq.open(path).close()
+    (path / "journal").mkdir()
+    (path / "journal" / "7f3a9c01").write_bytes(encode(1, "new", name, data))
+    (path / "journal" / "7f3a9c01.mark").touch()
+    os.utime(path / "journal" / "7f3a9c01.mark", (0, 0))
+
+
 def lose_the_marker(path: Path) -> None:
     push(path)
     (path / "mailq.toml").unlink()
@@ -217,6 +228,7 @@ DAMAGES: Final = [
         after="error",
     ),
     Damage("a directory half made anew", half_remade, "spares", "warning", "1 directory", "taken over"),
+    Damage("a journal left behind", lose_what_is_in_a_journal, "journals", "warning", "1 journal", "replayed"),
     Damage("a lost marker", lose_the_marker, "marker", "error", "1 message is here", "made anew"),
     Damage(
         "settings that are no TOML",

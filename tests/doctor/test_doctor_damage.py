@@ -58,7 +58,8 @@ def test_it_is_mended_as_far_as_it_can_be_and_no_message_is_lost(path: Path, dam
     again = look(path, ahead=damage.ahead)
     assert level(again, damage.check) == damage.after
     assert not [f for f in again[damage.check] if f.fixed]
-    assert files_of(path) == before
+    # What was in a journal alone gets a file.
+    assert [file for file in files_of(path) if damage.check != "journals" or file in before] == before
 
 
 @pytest.mark.parametrize("damage", [d for d in DAMAGES if not d.ahead], ids=named)  # the command has but one clock

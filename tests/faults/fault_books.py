@@ -18,7 +18,7 @@ MONTH: Final = 30 * 86_400 * NS
 """After so long every lease has run out, every delayed message is due, and what lies in tmp/ is litter."""
 
 _STATES: Final = ("new", "later", "cur", "dead")
-_KNOWN: Final = {*_STATES, "tmp", "errors", "owners", "replies", "origins", "mailq.toml", "paused"}
+_KNOWN: Final = {*_STATES, "tmp", "errors", "owners", "replies", "origins", "journal", "mailq.toml", "paused"}
 
 
 class Change(NamedTuple):

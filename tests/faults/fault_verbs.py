@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from fault_journals import JOURNALED
 from fault_stage import Stage
 
 import mailq
@@ -425,6 +426,7 @@ VERBS: Final = (
     *(Verb(play, None) for play in _BARE),
     *(Verb(play, {}) for play in _PLAIN),
     *(Verb(play, {}, shared=True) for play in _SHARED),
+    *(Verb(play, {}) for play in JOURNALED),
     Verb(push_unsynced, {"durability": "process-crash"}),
     Verb(push_for_a_group, {"file_mode": "0660"}),
 )

@@ -79,9 +79,11 @@ WEATHERS: Final = {
     "full": Weather(("create", "write", "pwrite", "link", "mkdir"), errno.ENOSPC, _MAKE),
     # What cannot be readied or reaped is logged, and tried again the next time.
     "read-only": Weather(_CHANGES, errno.EROFS, (*_MAKE, *_MOVE), ("pop_due", "pop_overdue")),
-    "sick": Weather(CALLS, errno.EIO, (*_MAKE, *_MOVE, "held", "look"), ("pop_due", "pop_overdue")),
+    "sick": Weather(CALLS, errno.EIO, (*_MAKE, *_MOVE, "held", "look", "open"), ("pop_due", "pop_overdue")),
     # What is in hand can be settled.
-    "no descriptors": Weather(("create", "open"), errno.EMFILE, (*_MAKE, "pop", "held", "look", "redrive", "resume")),
+    "no descriptors": Weather(
+        ("create", "open"), errno.EMFILE, (*_MAKE, "pop", "held", "look", "redrive", "resume", "open")
+    ),
 }
 
 

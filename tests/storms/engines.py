@@ -8,7 +8,9 @@ from collections.abc import Callable
 import mailq
 from mailq import names
 from mailq.engine import Claim
+from mailq.engines.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.engines.maildir.journal import WARM
 
 
 class Losing(MaildirEngine):
@@ -38,7 +40,27 @@ class ById(MaildirEngine):
         super().ack(receipt)
 
 
-_ENGINES: dict[str, Callable[[str], MaildirEngine]] = {"maildir": MaildirEngine, "losing": Losing, "by id": ById}
+class Ordered(Disk):
+    """A disk to which names come in order, whatever it really is."""
+
+    def keeps_order(self, path: str) -> bool:
+        """So it is."""
+        return bool(path)
+
+
+def journaled(path: str) -> MaildirEngine:
+    """Pushes through a journal from the first one on."""
+    engine = MaildirEngine(path, disk=Ordered())
+    engine._store.journal._pushes = WARM
+    return engine
+
+
+_ENGINES: dict[str, Callable[[str], MaildirEngine]] = {
+    "maildir": MaildirEngine,
+    "journaled": journaled,
+    "losing": Losing,
+    "by id": ById,
+}
 
 
 def open_queue(path: str, engine: str) -> mailq.Queue:

@@ -33,19 +33,21 @@ def storm(
 
 
 @pytest.mark.parametrize(
-    ("seed", "seconds", "durability"),
+    ("seed", "seconds", "durability", "engine"),
     [
-        pytest.param(1, 4, "power-loss", id="short"),
-        pytest.param(2, 4, "process-crash", id="short-unsynced"),
-        pytest.param(3, 180, "power-loss", id="long", marks=pytest.mark.slow),
-        pytest.param(4, 180, "process-crash", id="long-unsynced", marks=pytest.mark.slow),
+        pytest.param(1, 4, "power-loss", "maildir", id="short"),
+        pytest.param(2, 4, "process-crash", "maildir", id="short-unsynced"),
+        pytest.param(7, 4, "power-loss", "journaled", id="short-journaled"),
+        pytest.param(3, 180, "power-loss", "maildir", id="long", marks=pytest.mark.slow),
+        pytest.param(4, 180, "process-crash", "maildir", id="long-unsynced", marks=pytest.mark.slow),
+        pytest.param(8, 180, "power-loss", "journaled", id="long-journaled", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_and_nothing_delivered_twice_without_a_cause(
-    tmp_path: Path, seed: int, seconds: float, durability: str
+    tmp_path: Path, seed: int, seconds: float, durability: str, engine: str
 ) -> None:
-    verdict, left = storm(tmp_path, seed, seconds, durability=durability)
+    verdict, left = storm(tmp_path, seed, seconds, engine, durability=durability)
     print(f"seed {seed}, {seconds} s, {durability}\n{told(verdict)}")  # noqa: T201 - shown on failure, and by -s
     assert verdict.faults == {}, f"seed {seed}\n{told(verdict)}"
     assert differences(verdict, left) == [], f"seed {seed}"

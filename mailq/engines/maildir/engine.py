@@ -197,8 +197,6 @@ class MaildirEngine:
         except FileNotFoundError:
             return None
         except Unfit as verdict:
-            if verdict.why == "torn":
-                replay(self._store)  # then it is not there any more, but whole in its old place
             step = lifecycle.Step("dead", claimed.buried(verdict.why))
             with contextlib.suppress(FileNotFoundError):
                 self._store.settle(held, step, error=verdict.text, attempt=0)
@@ -206,6 +204,12 @@ class MaildirEngine:
 
     def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
         try:
+            try:
+                return self._store.read(held, claimed, until=until)
+            except Unfit as verdict:
+                if verdict.why != "torn":
+                    raise
+            replay(self._store)  # it may be whole in a journal
             return self._store.read(held, claimed, until=until)
         except (Unfit, FileNotFoundError):
             raise

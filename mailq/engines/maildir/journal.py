@@ -166,7 +166,8 @@ class File:
             # Locked before it can be seen: whoever met it unlocked would replay it.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Written, not only reserved: the first write to a reserved block is a change of the
-            # file's own blocks, and to sync that is the very commit that this is to spare.
+            # file's own blocks, and to sync that is the very commit that this is to spare. Synced here,
+            # where a full disk means that there is no journal, and not that a push fails.
             disk.write_all(self._fd, bytes(SIZE))
             disk.fsync(self._fd)
             self._make_mark(f"{temporary}{MARK}", mode)

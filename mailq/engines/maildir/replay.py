@@ -28,7 +28,9 @@ except ImportError:  # Windows: no journals there
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from mailq.engines.disk import Disk
     from mailq.engines.maildir.journal import Record
+    from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.store import Store
     from mailq.message import State
     from mailq.names import Envelope
@@ -51,44 +53,42 @@ def replay(store: Store) -> int:
     Waits for another process that is at it. Never raises: what could not be done
     is logged, and left for the next.
     """
-    if not _tokens(store):
+    if not _tokens(store.layout):
         return 0
     restored = 0
     try:
         with _one_at_a_time(store):
-            for token in _tokens(store):
+            for token in _tokens(store.layout):
                 restored += _replay_one(store, f"{store.layout.journal}/{token}")
     except (OSError, StorageError) as error:
         layouts.log().warning("a journal was not replayed yet: %s", error)
     return restored
 
 
-def left_behind(store: Store) -> list[str]:
+def left_behind(layout: Layout, disk: Disk) -> list[str]:
     """The journals of dead producers."""
-    paths = [f"{store.layout.journal}/{token}" for token in _tokens(store)]
-    return [path for path in paths if _is_dead(store, path)]
+    paths = [f"{layout.journal}/{token}" for token in _tokens(layout)]
+    return [path for path in paths if _is_dead(disk, path)]
 
 
-def _tokens(store: Store) -> list[str]:
+def _tokens(layout: Layout) -> list[str]:
     if fcntl is None:
         return []
     try:
-        return [name for name in os.listdir(store.layout.journal) if is_token(name)]
+        return [name for name in os.listdir(layout.journal) if is_token(name)]
     except OSError:  # as a rule it is not there: no producer has needed one
         return []
 
 
-def _is_dead(store: Store, path: str) -> bool:
-    with _taken(store, path) as fd:
+def _is_dead(disk: Disk, path: str) -> bool:
+    with _taken(disk, path) as fd:
         return fd is not None
 
 
 @contextlib.contextmanager
 def _one_at_a_time(store: Store) -> Iterator[None]:
     """Whoever opens the queue meanwhile waits: what he would find torn is being mended."""
-    fd = store.disk.open(
-        f"{store.layout.journal}/.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, int(store.settings.file_mode, 8)
-    )
+    fd = store.disk.open_directory(store.layout.journal)
     try:
         give_up = time.monotonic() + _PATIENCE  # he may be stopped; each journal has its own lock
         while not _is_locked(fd) and time.monotonic() < give_up:
@@ -108,10 +108,10 @@ def _is_locked(fd: int) -> bool:
 
 
 @contextlib.contextmanager
-def _taken(store: Store, path: str) -> Iterator[int | None]:
+def _taken(disk: Disk, path: str) -> Iterator[int | None]:
     """A journal's descriptor with its lock; None if it is alive, or gone."""
     try:
-        fd = store.disk.open_to_read(path)
+        fd = disk.open_to_read(path)
     except (FileNotFoundError, PermissionError):  # another user's: who may read the messages may read it
         yield None
         return
@@ -119,11 +119,11 @@ def _taken(store: Store, path: str) -> Iterator[int | None]:
         # With no name any more: its producer left in order meanwhile.
         yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None
     finally:
-        store.disk.drop(fd)
+        disk.drop(fd)
 
 
 def _replay_one(store: Store, path: str) -> int:
-    with _taken(store, path) as fd:
+    with _taken(store.disk, path) as fd:
         if fd is None:
             return 0
         # Before anything is looked at: what is not on the disk by now never will be.
@@ -134,7 +134,7 @@ def _replay_one(store: Store, path: str) -> int:
         _put_back(store, lost)
         # If the journal outlives the next power cut, it must not bring back what is acked by then.
         number = max((record.number for record in records.values()), default=0)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
             store.disk.utime(f"{path}{MARK}", number * NS)
         store.disk.syncfs(fd)
         for name in (path, f"{path}{MARK}"):

@@ -307,7 +307,7 @@ class Store:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
         target = ""
         home = sharing.home_of(self.layout, self.settings)
-        if self.durable and not self.is_synced(path):
+        if home is not None and self.durable and not self._is_synced(path):
             home = None  # no journal of ours would mend it there
         if home is not None:
             sent = envelope._replace(origin=self.mark)
@@ -329,13 +329,16 @@ class Store:
         if self.durable:
             # It has happened, synced or not: raising would have the caller believe otherwise.
             try:
+                # The file too: its push may have synced a journal only; and to sync nothing but the
+                # directory brings btrfs to keep it under its old name as well.
+                self.disk.sync_file(target)
                 self.disk.sync_directory(os.path.dirname(target))
                 self._sync_root(home)
             except OSError as failure:
                 layouts.log().warning("message %s is dead, but that is not synced: %s", envelope.id, failure)
         return target
 
-    def is_synced(self, path: str) -> bool:
+    def _is_synced(self, path: str) -> bool:
         """Sync a file that may be durable only in a journal; before it goes where no journal can mend it."""
         try:
             self.disk.sync_file(path)

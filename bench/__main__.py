@@ -1,0 +1,131 @@
+"""``python -m bench``: measure mailq on a disk, beside the bare system calls and beside others."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from bench import charts, peers, places, report
+from bench.ratios import in_classes
+from bench.results import Plan, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARTS: Final = {
+    "bench.throughput": ("syncs", "calls", "push", "push-pop-ack", "4+4", "batch", "steady", "sizes"),
+}
+"""The modules, and the sections that each of them measures."""
+PROOF: Final = "syncs"
+SECTIONS: Final = tuple(section for sections in PARTS.values() for section in sections)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it. Returns 0, or 1 if nothing could be measured, or 2 if it cannot begin."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    unknown = options.only - set(SECTIONS)
+    if unknown:
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    try:
+        if options.out is not None:
+            os.makedirs(options.out, exist_ok=True)
+        before = [report.read(path) for path in options.show]
+        place = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
+    except (OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    with place as directory:
+        where, results = merged(before) if before else _measured(directory, options)
+    if not results:
+        print("bench: nothing was measured: no such side can do what is asked for", file=sys.stderr)
+        return 1
+    if options.out is not None:
+        _write(options.out, where, results)
+    print(_json(where, results) if options.json else report.markdown(where, results))
+    return 0
+
+
+def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
+    rounds = 1 if options.quick else options.rounds
+    where = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": places.machine(),
+        "file_system": {**places.file_system(directory), "directory": options.dir},
+        "rounds": rounds,
+        "quick": options.quick,
+    }
+    results = gather(Plan(directory, rounds, options.quick, options.only, options.sides))
+    return {**where, "sides": peers.described({result.side for result in results})}, results
+
+
+def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[str, Any], list[Result]]:
+    """Several runs in one: the sections of a later run stand for those of an earlier, which says where it was."""
+    sections = {result.section: results for _, results in before for result in results}
+    where = {**before[0][0], "sides": {name: about for told, _ in before for name, about in told["sides"].items()}}
+    return where, [result for name, results in sections.items() for result in results if result.section == name]
+
+
+def _json(where: dict[str, Any], results: Sequence[Result]) -> str:
+    return json.dumps(report.document(where, results), indent=2)
+
+
+def _write(directory: str, where: dict[str, Any], results: Sequence[Result]) -> None:
+    """Leave JSON, tables and charts, with names that begin with the file system's."""
+    kind = where["file_system"]["type"]
+    files = {f"{kind}.json": _json(where, results) + "\n", f"{kind}.md": report.markdown(where, results)}
+    files |= {f"{kind}-{name}.svg": svg for name, svg in charts.charts(where, results)}
+    for name, text in files.items():
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure mailq on a disk, beside the bare system calls and beside others.",
+        epilog="Example: python -m bench --dir /var/tmp --only push,4+4",
+    )
+    words = lambda text: frozenset(filter(None, text.split(",")))  # noqa: E731 - said at its two uses
+    parser.add_argument(
+        "--dir", default=tempfile.gettempdir(), help="a directory on the disk to measure (default: %(default)s)"
+    )
+    parser.add_argument("--only", type=words, default="", help=f"sections, with commas between: {', '.join(SECTIONS)}")
+    parser.add_argument("--sides", type=words, default="", help="likewise sides: mailq, floor, redis ...")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="few messages, one round: does it run, not how fast")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--out", metavar="DIR", help="write JSON, tables and charts there")
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        default=(),
+        metavar="JSON",
+        help="measure nothing: put together what was measured before; a later file's sections replace an earlier one's",
+    )
+    return parser
+
+
+def gather(plan: Plan) -> list[Result]:
+    """Have each part measure what is asked for. The proof of the classes comes along where it was made."""
+    found = []
+    for module, sections in PARTS.items():
+        if any(map(plan.wants, sections)):
+            measured = importlib.import_module(module).measure(plan)
+            found += [result for result in measured if plan.wants(result.section) or result.section == PROOF]
+    return in_classes(found)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

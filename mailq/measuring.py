@@ -1,0 +1,321 @@
+"""What a disk gives: pushes, pops and acks a second, and what a sync costs, measured in a queue of its own.
+
+The queue is made for the purpose, beside whatever is there, and removed afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import statistics
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from mailq import telemetry
+from mailq.doctor import filesystem
+from mailq.doctor.finding import Finding
+from mailq.doctor.machine import Machine
+from mailq.engines.disk import Disk
+from mailq.engines.maildir.layout import Layout, load
+from mailq.errors import MailqError, StorageError, UsageError
+from mailq.opening import open as open_queue
+from mailq.opening import path_of
+from mailq.settings import Settings
+from mailq.settings import seconds as checked_seconds
+from mailq.workers.family import can_fork
+from mailq.workers.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mailq.engines.mounts import Mount
+    from mailq.queue import Queue
+    from mailq.telemetry import Event
+
+DURABILITIES: Final = ("power-loss", "process-crash")
+OPERATIONS: Final = ("push", "pop-ack", "push-pop-ack", "batch")
+BODY: Final = b"x" * 1024
+BATCH: Final = 64
+PREFIX: Final = ".mailq-bench-"
+
+_ROUNDS: Final = 3
+_PARTS: Final = 1 + 1 + len(DURABILITIES) * len(OPERATIONS)
+"""Of the time: one for the syncs, one for the worker, one for each operation in each class."""
+
+_MOST: Final = 32 * BATCH
+"""So many messages are in the queue at most: they bound the room that is taken."""
+
+_ROOM: Final = 64 << 20
+"""With fewer bytes free than that it does not begin: it must not be what fills a disk."""
+
+_JOURNALED: Final = frozenset(("btrfs", "f2fs", "jfs", "xfs", "zfs"))
+"""File systems that always have a journal, or something that does as well."""
+
+_FREE: Final = 50e-6
+_DEAR: Final = 20e-3
+_LITTLE: Final = 1.5
+"""A durable push that takes no longer than so many times another is cheap."""
+
+_SLOTS: Final = 2
+_PATIENCE: Final = 30.0
+"""A worker that has not done its few jobs within so many seconds never will."""
+
+
+class Syncs(NamedTuple):
+    """What a sync of one written block took, in seconds."""
+
+    median: float
+    worst: float
+
+
+class Measured(NamedTuple):
+    """What was measured. Rates are messages of 1 KiB a second, by durability and operation; ``worker`` is jobs a second.
+
+    ``journal`` is None where the system does not say whether the file system has
+    one. ``findings`` are what the doctor says of the file system.
+    """
+
+    directory: str
+    type: str | None
+    mount: str | None
+    journal: bool | None
+    fsync: Syncs
+    rates: dict[str, dict[str, float]]
+    worker: float
+    findings: tuple[Finding, ...]
+
+
+def nothing(body: object) -> None:
+    """The handler of the worker that is measured."""
+
+
+def measure(
+    target: str | os.PathLike[str], *, seconds: float = 10.0, machine: Machine | None = None, disk: Disk | None = None
+) -> Measured:
+    """Measure the disk that a queue is on, or would be on, for about so many seconds.
+
+    The messages of a queue that is there are not touched. Raises UsageError where no
+    queue could be, and StorageError where nothing can be written. Whatever it raises,
+    also KeyboardInterrupt: what it made is removed.
+    """
+    checked_seconds(seconds, "seconds", least=0.01)
+    machine, disk = machine or Machine(), disk or Disk()
+    place = _place(path_of(target))
+    space = machine.space(place)
+    if space is not None and space.free_bytes < _ROOM:
+        raise StorageError("measure", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place))
+    share = seconds / _PARTS
+    with _directory(place) as directory:
+        rates = _rates(directory, share)
+        fsync = _syncs(disk, directory, share)
+        worker = _worker(directory, share, rates[DURABILITIES[1]]["pop-ack"])
+    mount = machine.mount_of(place)
+    journal = None if mount is None else mount.type in _JOURNALED or machine.has_journal(mount)
+    findings = tuple(judged(place, machine, mount, disk, fsync))
+    kind, point = (None, None) if mount is None else (mount.type, mount.point)
+    return Measured(place, kind, point, journal, fsync, rates, worker, findings)
+
+
+def _place(path: str) -> str:
+    """The directory to measure in: the queue's own, or where one would be made."""
+    for place in (path, os.path.dirname(path)):
+        if os.path.isdir(place):
+            return place
+        if os.path.lexists(place):
+            raise UsageError(f"{place!a} is no directory; pass a queue, or a directory where one could be")
+    raise UsageError(f"there is no {os.path.dirname(path)!a}; pass a queue, or a directory where one could be")
+
+
+@contextlib.contextmanager
+def _directory(place: str) -> Iterator[str]:
+    """A directory of our own. Its name begins with a dot: in a queue's directory such are nobody's business."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
+    except OSError as error:
+        raise StorageError("measure", error) from error
+    with made as directory:
+        yield directory
+
+
+# Messages
+
+
+def _rates(directory: str, share: float) -> dict[str, dict[str, float]]:
+    """Medians of a few rounds, in each of which every operation has its turn: a disk has its moods."""
+    seen: dict[tuple[str, str], list[float]] = {}
+    with contextlib.ExitStack() as stack:
+
+        def new(name: str, durability: str) -> Queue:
+            queue = stack.enter_context(open_queue(f"{directory}/{name}-{durability}", durability=durability))
+            _once(queue)  # what is done once: the owner's file, the first listing
+            return queue
+
+        # Two for each class: on ext4 a directory that was long stays slow to list, which a short queue's never was.
+        queues = {durability: (new("long", durability), new("short", durability)) for durability in DURABILITIES}
+        for _ in range(_ROUNDS):
+            for durability, (long, short) in queues.items():
+                for operation, rate in _round(long, short, share / _ROUNDS):
+                    seen.setdefault((durability, operation), []).append(rate)
+    return {
+        durability: {operation: statistics.median(seen[durability, operation]) for operation in OPERATIONS}
+        for durability in DURABILITIES
+    }
+
+
+def _round(long: Queue, short: Queue, share: float) -> Iterator[tuple[str, float]]:
+    yield "push", _rate(lambda: _push(long), share, _MOST)
+    yield "pop-ack", _rate(lambda: _pop_ack(long), share, _MOST)
+    while _pop_ack(long):  # what was pushed faster than it was popped
+        pass
+    yield "push-pop-ack", _rate(lambda: _once(short), share)
+    yield "batch", _rate(lambda: _batch(short), share)
+
+
+def _rate(operation: Callable[[], int], share: float, most: float = float("inf")) -> float:
+    """Messages a second: at least one call, until the share of the time is over or there is no more to do."""
+    count, begun = 0, time.perf_counter()
+    while True:
+        done = operation()
+        count += done
+        took = time.perf_counter() - begun
+        if not done or count >= most or took >= share:
+            return count / took
+
+
+def _push(queue: Queue) -> int:
+    queue.push(BODY)
+    return 1
+
+
+def _pop_ack(queue: Queue) -> int:
+    delivery = queue.pop()
+    if delivery is None:
+        return 0
+    delivery.ack()
+    return 1
+
+
+def _once(queue: Queue) -> int:
+    return _push(queue) and _pop_ack(queue)
+
+
+def _batch(queue: Queue) -> int:
+    queue.push_many([BODY] * BATCH)
+    for delivery in queue.pop_many(BATCH):
+        delivery.ack()
+    return BATCH
+
+
+# Syncs
+
+
+def _syncs(disk: Disk, directory: str, share: float) -> Syncs:
+    """Write a block and sync it, again and again: what a disk needs to be sure of something, without a file being made."""
+    try:
+        fd = disk.open(f"{directory}/sync", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            return _sync_for(disk, fd, share)
+        finally:
+            disk.drop(fd)
+    except OSError as error:
+        raise StorageError("measure", error) from error
+
+
+def _sync_for(disk: Disk, fd: int, share: float) -> Syncs:
+    took: list[float] = []
+    end = time.perf_counter() + share
+    while not took or (len(took) < _MOST and time.perf_counter() < end):
+        disk.write(fd, BODY)
+        begun = time.perf_counter()
+        disk.fsync(fd)
+        took.append(time.perf_counter() - begun)
+    return Syncs(statistics.median(took), max(took))
+
+
+# A worker
+
+
+def _worker(directory: str, share: float, pops: float) -> float:
+    """Jobs a second of a worker with a few slots and a handler that does nothing, from the first that ends to the last."""
+    count = int(min(max(share * pops / 2, BATCH), _MOST))
+    path = f"{directory}/worker"
+    ends: list[float] = []
+    done = threading.Event()
+
+    def hear(event: Event) -> None:
+        if event.name == "job.stop" and event.queue == path:
+            ends.append(time.perf_counter())
+            if len(ends) == count:
+                done.set()
+
+    with open_queue(path, durability=DURABILITIES[1]) as queue:
+        queue.push_many([BODY] * count)
+        crew: dict[str, Any] = {"processes": _SLOTS} if can_fork() else {"threads": _SLOTS}
+        worker = Worker(queue, nothing, **crew)
+        detach = telemetry.attach(hear)
+        try:
+            worker.start()
+            done.wait(_PATIENCE)
+        finally:
+            worker.stop(at_once=True)
+            detach()
+    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+
+
+# What it means
+
+
+def judged(place: str, machine: Machine, mount: Mount | None, disk: Disk, fsync: Syncs) -> Iterator[Finding]:
+    """What to be warned of: by the doctor, of the file system, and by what a sync takes."""
+    layout, settings = Layout(place), Settings()
+    with contextlib.suppress(MailqError):  # no queue, or one for the doctor
+        settings = load(layout, disk).settings
+    for finding in filesystem.examine(layout, settings, machine, mount):
+        if finding.level != "ok":
+            yield finding
+    if fsync.median < _FREE and not (mount is not None and filesystem.is_memory(mount.type)):
+        yield Finding(
+            "fsync",
+            "warning",
+            f"a sync takes {fsync.median * 1e6:.0f} us, which few disks can do: either its cache outlives a power cut, "
+            "or it does not flush, as many a virtual disk does not. From here they look the same",
+            "ask who runs the machine; if it does not flush, a power cut loses what was pushed last",
+        )
+    elif fsync.median > _DEAR:
+        yield Finding(
+            "fsync",
+            "warning",
+            f"a sync takes {fsync.median * 1e3:.0f} ms",
+            "push many at a time (push_many, push --lines): they share one",
+        )
+
+
+def meaning(measured: Measured) -> list[str]:
+    """What to expect, and which durability to choose: a sentence or two each."""
+    durable, fast = (measured.rates[durability] for durability in DURABILITIES)
+    cost = 1000 / durable["push"] - 1000 / fast["push"]
+    if measured.type is not None and filesystem.is_memory(measured.type):
+        choice = "This is memory: neither class survives a power cut, or a reboot, here."
+    elif durable["push"] * _LITTLE >= fast["push"]:
+        choice = "power-loss costs next to nothing here: keep it."
+    else:
+        choice = (
+            f"power-loss, the default, costs {cost:.2f} ms a push. Choose process-crash only for what may be lost in a power "
+            f"cut, since it can be pushed again; it survives the death of any process."
+        )
+    return [
+        f"One producer pushes {_about(durable['push'])} messages a second one by one, {_about(fast['push'])} with process-crash.",
+        f"A consumer pops and acks {_about(durable['pop-ack'])} a second: neither is synced, in either class.",
+        f"A worker with {_SLOTS} processes does {_about(measured.worker)} jobs a second that do nothing; your jobs' own time comes on top.",
+        f"Batches of {BATCH} share one flush: {_about(durable['batch'])} messages a second, pushed, popped and acked.",
+        choice,
+    ]
+
+
+def _about(rate: float) -> str:
+    """A rate in two digits: more of them would promise too much."""
+    digits = 10 ** max(0, len(str(int(rate))) - 2)
+    return f"{round(rate / digits) * digits:,}"

@@ -1,0 +1,121 @@
+"""What a journal must not forget, and its replay must not bring back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutant import Mutant
+
+_STATES: Final = "tests/crash/test_journal_states.py::test_no_power_cut_breaks_a_promise"
+_HAND: Final = "tests/hand/test_journals.py::"
+_JOURNAL: Final = "mailq/engines/maildir/journal.py"
+_REPLAY: Final = "mailq/engines/maildir/replay.py"
+_STORE: Final = "mailq/engines/maildir/store.py"
+
+JOURNALS: Final = (
+    Mutant(
+        "a journal is not synced",
+        _JOURNAL,
+        "        self._disk.fdatasync(self._fd)\n",
+        "",
+        (f"{_STATES}[push]",),
+    ),
+    Mutant(
+        "a journal's mark vouches for names that are not there yet",
+        _STORE,
+        "        yield\n        journal.settle()\n",
+        "        journal.settle()\n        yield\n",
+        (f"{_STATES}[push]",),
+    ),
+    Mutant(
+        "a journal begins anew before everything is synced",
+        _JOURNAL,
+        "        self._disk.syncfs(self._fd)\n\n    def retire",
+        "\n    def retire",
+        (f"{_STATES}[fill]",),
+    ),
+    Mutant(
+        "the directory of journals is not synced",
+        _JOURNAL,
+        "            disk.sync_directory(layout.journal)\n",
+        "",
+        (f"{_STATES}[push]",),
+    ),
+    Mutant(
+        "a dead letter leaves the queue before it is synced",
+        _STORE,
+        "self.durable and not self._is_synced(path)",
+        "self.durable and not path",
+        (f"{_STATES}[dead_letters]",),
+    ),
+    Mutant(
+        "an edit takes a message that is not synced out of its journal's reach",
+        "mailq/engines/maildir/admin.py",
+        "            store.disk.sync_file(record.name)",
+        "            pass",
+        (f"{_STATES}[edit]",),
+    ),
+    Mutant(
+        "a replay brings back what was acked",
+        _REPLAY,
+        "if record.number > number}",
+        "if record.number > 0}",
+        (f"{_HAND}test_nothing_comes_back_from_a_producer_that_was_killed",),
+    ),
+    Mutant(
+        "a replay brings back nothing",
+        _REPLAY,
+        "if record.number > number}",
+        "if record.number < 0}",
+        (f"{_STATES}[push]",),
+    ),
+    Mutant(
+        "a replay takes whatever is there for whole",
+        _REPLAY,
+        "and not _is_whole(store, path, envelope)",
+        "and not path",
+        (f"{_STATES}[push]",),
+    ),
+    Mutant(
+        "a replay undoes edits",
+        _REPLAY,
+        "if envelope.crc == record.envelope.crc and not",
+        "if not",
+        (f"{_HAND}test_an_edited_message_that_is_torn_is_not_given_its_old_body",),
+    ),
+    Mutant(
+        "a journal of the living is replayed",
+        _REPLAY,
+        "        yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None\n",
+        "        yield fd if os.fstat(fd).st_nlink else None\n",
+        (f"{_HAND}test_nothing_comes_back_from_a_producer_that_was_killed",),
+    ),
+    Mutant(
+        "whoever meets a torn message does not look into journals",
+        "mailq/engines/maildir/engine.py",
+        "            replay(self._store)  # it may be whole in a journal\n",
+        "",
+        (f"{_HAND}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
+    ),
+    Mutant(
+        "a forked child pushes into its parent's journal",
+        _JOURNAL,
+        "        file, self._file = self._file, None\n        if self._end is not None:\n            self._end.detach()\n        if file",
+        "        file = None\n        if file",
+        (f"{_HAND}test_a_forked_child_has_one_of_its_own",),
+    ),
+    Mutant(
+        "what is in a journal is not checked",
+        _JOURNAL,
+        "if is_whole(envelope, data) else None",
+        "if data is not None else None",
+        (f"{_HAND}test_a_journal_that_is_none_restores_nothing",),
+    ),
+    Mutant(
+        "there are journals where names come to disk in any order",
+        _JOURNAL,
+        "self._disk.keeps_order(self._layout.tmp)",
+        "bool(self._layout.tmp)",
+        (f"{_HAND}test_there_is_none_where_nothing_needs_it_or_names_come_in_any_order",),
+    ),
+)
