@@ -451,6 +451,11 @@ def sort_key(name: str) -> str:
     return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
 
 
+def born_at(name: str, now: int, id: str) -> str:
+    """A name that ``format_name`` made for a new message, as if made now, with this id."""
+    return f"{format_time(now)},{id}{name[_BORN:]}"
+
+
 def placed_at(name: str, place: int) -> str:
     """A name that ``format_name`` made, with another place in line."""
     return format_time(place) + name[_TIME:]

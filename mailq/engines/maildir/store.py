@@ -90,11 +90,12 @@ class Store:
         All or nothing on return; whatever a failure may have left is named by it.
         """
         placed = [self._place(draft) for draft in drafts]
-        named = self._at_the_end if len(placed) > 1 else _as_it_is
+        one = len(placed) == 1
         if not self.durable:
-            return self._store("push", placed, named)
+            return self._store("push", placed, _as_it_is if one else self._born_at_the_end)
         with self.journal.turn(placed, self.settings) as journal:
-            return self._store("push", placed, named, journal)
+            at_the_end = self._born_at_the_end if journal is None else self._at_the_end
+            return self._store("push", placed, _as_it_is if one else at_the_end, journal)
 
     def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
         """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
@@ -204,9 +205,16 @@ class Store:
         """
         if message.directory != self.layout.new:
             return message
-        # Not its id: it may be in a journal already.
         name = names.placed_at(message.name, self.stamps.next())
         return Placed(message.id, name, message.directory, message.data)
+
+    def _born_at_the_end(self, message: Placed) -> Placed:
+        """The same with the id too, which no journal has yet: it carries the time of the push, where a retry stands again."""
+        if message.directory != self.layout.new:
+            return message
+        now = self.stamps.next()
+        id = self.stamps.new_id(now)
+        return Placed(id, names.born_at(message.name, now, id), message.directory, message.data)
 
     def _place(self, draft: Draft) -> Placed:
         now = self.stamps.next()

@@ -89,9 +89,6 @@ class Window:
         Any other waits for the next listing: between the two may stand messages of
         other producers that this window has not heard of.
         """
-        # In this order, and without the lock: a listing that begins after the first look shows it.
-        if self._meanwhile is None and key >= self._bound:
-            return
         with self._lock:
             if self._meanwhile is not None and len(self._meanwhile) < self._size:
                 self._meanwhile.append(key)
