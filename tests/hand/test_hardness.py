@@ -239,9 +239,9 @@ def test_a_pop_does_not_list_every_back_off(queue: mailq.Queue, monkeypatch: pyt
     queue.push_many(range(500))
     entries, listings = layouts.entries, []
 
-    def counted(directory: str) -> Iterator[os.DirEntry[str]]:
+    def counted(directory: str, *near: Any) -> Iterator[os.DirEntry[str]]:
         listings.append(directory)
-        return entries(directory)
+        return entries(directory, *near)
 
     monkeypatch.setattr(layouts, "entries", counted)
     count = 0

@@ -17,19 +17,19 @@ from mailq import lifecycle, names, telemetry
 from mailq.engine import Claim, Reaped, Record, Stats
 from mailq.engine import Owner as OwnerRecord
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
+from mailq.engines.maildir import admin, forks, layout, listing, owners, sharing, texts
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import Tried, Window, first
+from mailq.engines.maildir.window import Tried, Window
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
@@ -149,7 +149,7 @@ class MaildirEngine:
         self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
         return self._window.take()
 
-    def _list_ready(self, tried: Container[str]) -> list[str]:
+    def _list_ready(self, tried: Collection[str]) -> list[str]:
         """The sort keys of the ready messages; none only when two listings in a row find none.
 
         A listing is no snapshot: of what is pushed while it goes on, it may miss one
@@ -159,8 +159,7 @@ class MaildirEngine:
         for _ in range(2):
             self._window.begin()
             begun = names.format_time(self._clock())
-            listed = (layout.sort_key(self._layout.new, entry.name) for entry in layout.entries(self._layout.new))
-            keys = first(key for key in listed if key is not None and key not in tried)
+            keys = listing.first_ready(self._layout.new, tried)
             if older := [key for key in keys if layout.time_of(key) < begun]:
                 return older
         return keys  # nothing, or only what claims to be from the future

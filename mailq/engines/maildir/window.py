@@ -12,21 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SIZE: Final = 32_768
-"""How many names a window holds: about 5 MB."""
+"""How many names a window holds: about 6 MB. Of a longer line each window costs a listing of all of it."""
 
-
-_END: Final = "~"
+END: Final = "~"
 """Sorts behind every key."""
-
-
-def first(keys: Iterable[str]) -> list[str]:
-    """The first of any number of keys, in bounded memory: all that a window can hold, and more if there are more."""
-    kept: list[str] = []
-    for key in keys:
-        kept.append(key)
-        if len(kept) > 4 * SIZE:
-            kept = heapq.nsmallest(SIZE + 1, kept)
-    return kept
 
 
 class Window:
@@ -75,13 +64,12 @@ class Window:
                     self.offer(key)
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
+        keys.sort()
         if len(keys) > self._size:
-            keys = heapq.nsmallest(self._size, keys)
+            del keys[self._size :]
             whole = False
-        else:
-            keys.sort()
         self._heap = keys
-        self._bound = _END if whole else keys[-1] if keys else ""
+        self._bound = END if whole else keys[-1] if keys else ""
 
     def offer(self, key: str) -> None:
         """Add an arrival that belongs before the last name of the listing.
@@ -123,6 +111,6 @@ class Tried:
 
     def once_more(self, listed: Iterable[str]) -> None:
         """Let what our own listing shows again be tried for the last time."""
-        for key in self.now.intersection(listed):
+        for key in self.now.intersection(listed) if self.now else ():
             self.now.remove(key)
             self.for_good.add(key)
