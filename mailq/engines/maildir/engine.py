@@ -24,7 +24,7 @@ from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import Tried, Window
+from mailq.engines.maildir.window import MOST, Tried, Window
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
@@ -58,7 +58,7 @@ class MaildirEngine:
         layout.check(self._layout, self._disk, self._store.settings)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
-        self._window = Window()
+        self._window = Window(most=MOST)
         self._fresh_until = 0.0
         self._room = Room(self._store)
         self._replies = Replies(self._store)
@@ -67,7 +67,7 @@ class MaildirEngine:
         self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
-        self._waking = Waking([self._layout.new, self._layout.later], self._hear_of, self._window.clear)
+        self._waking = Waking([self._layout.new, self._layout.later], self._hear_from_kernel, self._window.clear)
         self._origin_told = False
         forks.follow(self)
 
@@ -138,13 +138,12 @@ class MaildirEngine:
                 return key
         self._waking.looks()
         self._promote()
-        begun = time.monotonic()
+        begun, heard = time.monotonic(), self._waking.is_watching
         keys = self._list_ready(tried.for_good)
         tried.once_more(keys)
         if not keys:
             layout.require_marker(self._layout)
-            return None
-        self._window.fill(keys)
+        self._window.fill(keys, heard=heard)
         now = time.monotonic()
         self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
         return self._window.take()
@@ -159,7 +158,7 @@ class MaildirEngine:
         for _ in range(2):
             self._window.begin()
             begun = names.format_time(self._clock())
-            keys = listing.first_ready(self._layout.new, tried)
+            keys = listing.first_ready(self._layout.new, tried, self._window.size)
             if older := [key for key in keys if layout.time_of(key) < begun]:
                 return older
         return keys  # nothing, or only what claims to be from the future
@@ -231,12 +230,15 @@ class MaildirEngine:
                 patience = min(patience, (at - now) / names.NS)
         return max(0.0, patience)
 
-    def _hear_of(self, directory: str, name: str) -> None:
+    def _hear_from_kernel(self, directory: str, name: str) -> None:
+        self._hear_of(directory, name, heard=True)
+
+    def _hear_of(self, directory: str, name: str, *, heard: bool = False) -> None:
         """Tell the windows of a message that came to a directory."""
         if directory == self._layout.later:
             self._reaper.later.expect(name)
         elif directory == self._layout.new and (key := layout.sort_key(directory, name)) is not None:
-            self._window.offer(key)
+            self._window.offer(key, heard=heard)
 
     # Settling
 

@@ -69,6 +69,6 @@ class Later:
             return
         self._window.begin()
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(first_due(store.layout.later), whole=True)
+        self._window.fill(first_due(store.layout.later, self._window.size), whole=True)
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE

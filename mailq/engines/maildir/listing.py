@@ -33,7 +33,7 @@ class Front:
         """Take the first of them, in order."""
         kept: list[str] = []
         keys = iter(keys)
-        while some := list(islice(keys, self._size // 2)):
+        while some := list(islice(keys, self._size // 4 + 1)):
             kept += some
             self._trim(kept)
         return kept
