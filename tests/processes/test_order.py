@@ -145,7 +145,7 @@ def test_what_this_process_pushes_does_not_overtake_what_it_has_not_heard_of_yet
     """Another process's push comes by way of a thread that may be late; our own would be there at once."""
     other = mailq.open(queue.location)
     assert queue.pop(wait=0.01) is None
-    for number in range(100):
+    for number in range(40):
         assert queue.pop() is None
         other.push(["other", number])
         queue.push(["own", number])
