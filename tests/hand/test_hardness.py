@@ -17,6 +17,7 @@ import mailq
 from mailq import names
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import reaper
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import STATES
 from mailq.testing import ManualClock
@@ -231,6 +232,23 @@ def test_a_consumer_whose_neighbour_has_just_reaped_does_not_wait_two_intervals(
     assert take(queue).attempt == 2
 
 
+def test_who_has_looked_through_very_many_leases_leaves_the_next_reaping_to_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailq.open(path)
+    clock = ManualClock()
+    queue, neighbour = (engine_queue(path, clock=clock) for _ in range(2))
+    queue.push("x")
+    monkeypatch.setattr(reaper, "_SHARE", 1e9)
+    take(queue)
+    clock.advance(2)
+    assert queue.pop() is None  # it reaps, for nothing
+    clock.advance(1000)  # the lease runs out
+    assert queue.pop() is None
+    monkeypatch.undo()
+    assert take(neighbour).attempt == 2
+
+
 # Back-offs
 
 
@@ -239,9 +257,9 @@ def test_a_pop_does_not_list_every_back_off(queue: mailq.Queue, monkeypatch: pyt
     queue.push_many(range(500))
     entries, listings = layouts.entries, []
 
-    def counted(directory: str) -> Iterator[os.DirEntry[str]]:
+    def counted(directory: str, *near: Any) -> Iterator[os.DirEntry[str]]:
         listings.append(directory)
-        return entries(directory)
+        return entries(directory, *near)
 
     monkeypatch.setattr(layouts, "entries", counted)
     count = 0

@@ -9,6 +9,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,29 @@ class Exchanging(Disk):
 def produce(pipe: Connection[Any, Any], path: Path, count: int) -> None:
     queue = mailq.open(path)
     pipe.send([queue.push(number) for number in range(count)])
+
+
+def test_an_old_directory_is_not_listed_again_before_something_comes_there(
+    queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as slow to list as ever it was, and every consumer would do so every two seconds."""
+    old = path / ".new.0123abcd"
+    old.mkdir()
+    os.utime(old, ns=(0, time.time_ns() - 10**10))
+    listed: list[str] = []
+
+    def listdir(directory: str) -> list[str]:
+        listed.append(directory)
+        return os.listdir(directory)
+
+    monkeypatch.setattr(remaking, "os", SimpleNamespace(**{**vars(os), "listdir": listdir}))
+    for _ in range(3):
+        queue.reap()
+    assert listed == [str(old)]
+    for name in ("first", "second"):  # the second may come within the same tick as the look before
+        (old / name).write_text(name)
+        queue.reap()
+    assert [delivery.headers["filename"] for delivery in queue.drain()] == ["first", "second"]
 
 
 @pytest.mark.usefixtures("always")

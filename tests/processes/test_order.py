@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,16 +67,16 @@ def test_a_listing_that_missed_a_name_does_not_break_the_order(
     real = layouts.entries
     listings = 0
 
-    def entries(directory: str) -> Iterator[os.DirEntry[str]]:
+    def entries(directory: str, *near: Any) -> Iterator[os.DirEntry[str]]:
         nonlocal listings
         if not directory.endswith("/new"):
-            yield from real(directory)
+            yield from real(directory, *near)
             return
         listings += 1
         if listings > 1:
-            yield from real(directory)
+            yield from real(directory, *near)
             return
-        yield from real(directory)
+        yield from real(directory, *near)
         missed = producer.push("second")
         producer.push("third")
         yield from (entry for entry in real(directory) if missed not in entry.name and "first" not in entry.name)
@@ -114,3 +115,42 @@ def test_what_comes_while_the_watch_is_set_up_keeps_its_order(
     monkeypatch.setattr(arrivals, "watch", watch)
     assert [d.body for d in queue.pop_many(2, wait=10)] == ["before the watch", "after it"]
     queue.close()
+
+
+def test_an_arrival_that_the_kernel_tells_of_is_delivered_without_a_listing(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing the directory would be the longest part of waking up."""
+    monkeypatch.setattr(engine, "_FRESH", 60.0)
+    rung = threading.Event()
+    assert queue.pop(wait=0.01) is None
+    queue.listen(rung.set)
+    assert queue.pop() is None  # the listing from which on the kernel's word is whole
+    listed: list[str] = []
+    real = layouts.entries
+
+    def entries(directory: str, *near: Any) -> Iterator[os.DirEntry[str]]:
+        listed.append(directory)
+        return real(directory, *near)
+
+    monkeypatch.setattr(layouts, "entries", entries)
+    mailq.open(queue.location).push("x")
+    assert rung.wait(10)
+    delivery = queue.pop()
+    assert delivery is not None
+    assert f"{queue.location}/new" not in listed
+
+
+def test_what_this_process_pushes_does_not_overtake_what_it_has_not_heard_of_yet(queue: mailq.Queue) -> None:
+    """Another process's push comes by way of a thread that may be late; our own would be there at once."""
+    other = mailq.open(queue.location)
+    assert queue.pop(wait=0.01) is None
+    for number in range(40):
+        assert queue.pop() is None
+        other.push(["other", number])
+        queue.push(["own", number])
+        deliveries = [queue.pop(), queue.pop()]
+        assert [d and d.body for d in deliveries] == [["other", number], ["own", number]]
+        for delivery in deliveries:
+            assert delivery is not None
+            delivery.ack()

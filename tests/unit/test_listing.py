@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Self
+from typing import Any, Self
 
 import pytest
+from envelopes import envelopes, file_names
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mailq
+from mailq import names
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import later, layout
+from mailq.engines.maildir import listing as listings
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
 
@@ -24,13 +30,13 @@ def listing(monkeypatch: pytest.MonkeyPatch, directory: Path, during: Callable[[
     entries = layout.entries
     missed: list[set[str]] = []
 
-    def stub(path: str) -> Iterator[os.DirEntry[str]]:
+    def stub(path: str, *near: Any) -> Iterator[os.DirEntry[str]]:
         if path != str(directory) or missed:
-            yield from entries(path)
+            yield from entries(path, *near)
             return
         missed.append(set())
         missed[0] |= during()
-        yield from (entry for entry in entries(path) if entry.name.split(",")[1] not in missed[0])
+        yield from (entry for entry in entries(path, *near) if entry.name.split(",")[1] not in missed[0])
 
     monkeypatch.setattr(layout, "entries", stub)
 
@@ -220,3 +226,28 @@ def test_a_link_to_nothing_is_there(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     assert layout.is_there(str(tmp_path / "link"))
     assert not layout.is_there(str(tmp_path / "nowhere"))
+
+
+lines = st.lists(st.one_of(envelopes().map(names.format_name), file_names), max_size=30, unique=True)
+
+
+def lay(directory: str, line: list[str]) -> None:
+    for name in line:
+        os.close(os.open(f"{directory}/{name}", os.O_CREAT, 0o600))
+
+
+@given(lines, st.integers(1, 10))
+def test_a_listing_finds_the_first_in_line_whatever_their_names_and_priorities(line: list[str], size: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        lay(directory, line)
+        keys = sorted(layout.sort_key(directory, name) or "" for name in line if name[0] != ".")
+        assert listings.first_ready(directory, size=size) == keys[: size + 1]
+        assert listings.first_ready(directory, set(keys[:1]), size) == keys[1 : size + 2]
+
+
+@given(lines, st.integers(1, 10))
+def test_a_listing_finds_what_is_due_first(line: list[str], size: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        lay(directory, line)
+        keys = sorted(listings.due_key(name) for name in line if name[0] != ".")
+        assert listings.first_due(directory, size) == keys[: size + 1]

@@ -7,12 +7,15 @@ import uuid
 import pytest
 from envelopes import (
     CENTURY,
+    claims,
     crcs,
     envelopes,
     file_names,
     instants,
+    milliseconds,
     sizes,
     tell,
+    tokens,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -304,3 +307,31 @@ def test_an_id_is_not_drawn_twice() -> None:
 def test_a_non_utf8_name_is_adopted_like_any_other() -> None:
     envelope = names.adopt(os.fsdecode(b"caf\xe9.txt"), place=NOW, size=1)
     assert (envelope.file, envelope.ext) == ("caf_.txt", "txt")
+
+
+held = st.builds(
+    lambda envelope, until, owner, claim: envelope.claimed(until=until, owner=owner, claim=claim),
+    envelopes(),
+    milliseconds,
+    st.just("") | tokens,
+    claims,
+)
+
+
+@given(held.map(names.format_name) | st.from_regex(names._PLAINLY_HELD, fullmatch=True))
+def test_what_is_plainly_held_is_what_parsing_says(name: str) -> None:
+    plain, envelope = names.plainly_held(name), names.parse(name)
+    if plain is not None:
+        assert envelope is not None
+        assert envelope.until is not None
+        assert plain == (envelope.until // NS * NS, envelope.owner)
+
+
+def test_nearly_every_lease_is_plain() -> None:
+    name = (
+        f"20261121T013205.123456789Z,{ID},size=18,crc=1a2b3c4d,until=20261121T013335.500Z,by=7f3a9c01,claim=51d2.json"
+    )
+    assert names.plainly_held(name) == (names.parse_instant("20261121T013335Z"), "7f3a9c01")
+    assert names.plainly_held(name.replace("T013335", "T256161")) is None
+    assert names.plainly_held(name.replace(",claim=51d2", "")) is None
+    assert names.plainly_held(name.replace("size=18", "size=18,tries=E")) is None

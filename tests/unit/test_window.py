@@ -75,6 +75,39 @@ def test_a_long_listing_is_kept_as_far_as_it_fits(listed: list[str], size: int) 
     assert taken(window) == heapq.nsmallest(size, listed)
 
 
+@given(listings, st.lists(st.tuples(keys, st.booleans()), max_size=20))
+def test_behind_a_listing_that_the_kernel_told_of_since_only_what_it_tells_is_taken(
+    listed: list[str], arrived: list[tuple[str, bool]]
+) -> None:
+    window = Window()
+    window.begin()
+    for key, heard in arrived[::2]:
+        window.offer(key, heard=heard)
+    window.fill(list(listed), heard=True)
+    for key, heard in arrived[1::2]:
+        window.offer(key, heard=heard)
+    within = {key for key, heard in arrived if heard or (listed and key < max(listed))}
+    assert set(taken(window)) == {*listed, *within}
+
+
+def test_what_is_heard_behind_a_listing_that_did_not_fit_waits_for_the_next() -> None:
+    window = Window(2)
+    window.fill(["a", "b", "c"], heard=True)
+    window.offer("d", heard=True)
+    assert taken(window) == ["a", "b"]
+
+
+def test_a_window_that_a_longer_line_has_filled_holds_more_of_the_next_listing() -> None:
+    window = Window(2, most=4)
+    window.fill(["a", "b"])
+    assert window.size == 2
+    window.fill(["a", "b", "c"])
+    assert taken(window) == ["a", "b"]
+    assert window.size == 4
+    window.fill(["c", "d", "e", "f", "g"])
+    assert taken(window) == ["c", "d", "e", "f"]
+
+
 def test_arrivals_cannot_grow_it_without_end() -> None:
     window = Window(10)
     window.fill([LAST])

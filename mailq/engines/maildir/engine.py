@@ -18,7 +18,7 @@ from mailq import lifecycle, names, telemetry
 from mailq.engine import Claim, Reaped, Record, Stats
 from mailq.engine import Owner as OwnerRecord
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
+from mailq.engines.maildir import admin, forks, layout, listing, owners, sharing, texts
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
@@ -27,12 +27,12 @@ from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
 from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import Tried, Window, first
+from mailq.engines.maildir.window import MOST, Tried, Window
 from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
@@ -62,7 +62,7 @@ class MaildirEngine:
         replay(self._store)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
-        self._window = Window()
+        self._window = Window(most=MOST)
         self._fresh_until = 0.0
         self._room = Room(self._store)
         self._replies = Replies(self._store)
@@ -72,7 +72,7 @@ class MaildirEngine:
         self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
-        self._waking = Waking([self._layout.new, self._layout.later], self._hear_of, self._window.clear)
+        self._waking = Waking([self._layout.new, self._layout.later], self._hear_from_kernel, self._window.clear)
         self._origin_told = False
         forks.follow(self)
 
@@ -144,20 +144,19 @@ class MaildirEngine:
                 return key
         self._waking.looks()
         self._promote(anew=False)
-        begun = time.monotonic()
+        begun, heard = time.monotonic(), self._waking.is_watching
         keys = self._list_ready(tried.for_good)
         if not keys and self._promote():
             keys = self._list_ready(tried.for_good)
         tried.once_more(keys)
         if not keys:
             layout.require_marker(self._layout)
-            return None
-        self._window.fill(keys)
+        self._window.fill(keys, heard=heard)
         now = time.monotonic()
         self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
         return self._window.take()
 
-    def _list_ready(self, tried: Container[str]) -> list[str]:
+    def _list_ready(self, tried: Collection[str]) -> list[str]:
         """The sort keys of the ready messages; none only when two listings in a row find none.
 
         A listing is no snapshot: of what is pushed while it goes on, it may miss one
@@ -167,8 +166,7 @@ class MaildirEngine:
         for _ in range(2):
             self._window.begin()
             begun = names.format_time(self._clock())
-            listed = (layout.sort_key(self._layout.new, entry.name) for entry in layout.entries(self._layout.new))
-            keys = first(key for key in listed if key is not None and key not in tried)
+            keys = listing.first_ready(self._layout.new, tried, self._window.size)
             if older := [key for key in keys if layout.time_of(key) < begun]:
                 return older
         return keys  # nothing, or only what claims to be from the future
@@ -240,12 +238,15 @@ class MaildirEngine:
                 patience = min(patience, (at - now) / names.NS)
         return max(0.0, patience)
 
-    def _hear_of(self, directory: str, name: str) -> None:
+    def _hear_from_kernel(self, directory: str, name: str) -> None:
+        self._hear_of(directory, name, heard=True)
+
+    def _hear_of(self, directory: str, name: str, *, heard: bool = False) -> None:
         """Tell the windows of a message that came to a directory."""
         if directory == self._layout.later:
             self._reaper.later.expect(name)
         elif directory == self._layout.new and (key := layout.sort_key(directory, name)) is not None:
-            self._window.offer(key)
+            self._window.offer(key, heard=heard)
 
     # Settling
 

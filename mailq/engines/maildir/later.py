@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from mailq import lifecycle, names
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.window import Window, first
+from mailq.engines.maildir.listing import due_key, first_due
+from mailq.engines.maildir.window import Window
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Later:
     def expect(self, name: str) -> None:
         """Hear of a message that was delayed."""
         if names.looks_ours(name):
-            self._window.offer(_due_key(name))
+            self._window.offer(due_key(name))
         else:
             self._fresh_until = self._listed_until = 0.0
 
@@ -55,7 +56,7 @@ class Later:
             self._list(store)
         if self._window.first() is None:
             return []
-        now = _due_key(names.format_time(store.clock())) + "~"
+        now = f"9{names.format_time(store.clock())}~"
         promoted = []
         while (key := self._window.take(now)) is not None:
             name = layouts.name_of(key)
@@ -76,15 +77,8 @@ class Later:
         if begun < self._listed_until:
             return
         self._window.begin()
-        listed = (entry.name for entry in layouts.entries(store.layout.later))
-        keys = (_due_key(name) if names.looks_ours(name) else f"9{names.format_time(0)}/{name}" for name in listed)
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(first(keys), whole=True)
+        self._window.fill(first_due(store.layout.later, self._window.size), whole=True)
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE
         self._fresh_until = now + _FRESH
-
-
-def _due_key(name: str) -> str:
-    """The sort key of a delayed message: by its due time alone."""
-    return "9" + name

@@ -13,10 +13,12 @@ from mailq.settings import Marker, Settings, decode, edit, new_marker, parse, re
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mailq.engines.disk import Disk
     from mailq.message import State
+
+    Sieve = Callable[[Iterable[os.DirEntry[str]]], Iterable[os.DirEntry[str]]]
 
 GONE: Final = (errno.ENOENT, errno.ESTALE)
 """What says that a file is not there any more; NFS says ESTALE."""
@@ -278,9 +280,10 @@ def read_small(disk: Disk, path: str, most: int) -> bytes | None:
         disk.drop(fd)
 
 
-def entries(directory: str) -> Iterator[os.DirEntry[str]]:
+def entries(directory: str, near: Sieve | None = None) -> Iterator[os.DirEntry[str]]:
     """The files in a directory that can be messages: regular, no symlinks, no dot-names.
 
+    ``near`` passes on what is wanted of the raw listing, before each of the others costs more.
     A listing is no snapshot: a file that is renamed meanwhile may be missing from
     it. Not listed never means gone.
     """
@@ -294,7 +297,7 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
         raise StorageError("list the messages", error) from error
     with scan:
         try:
-            for entry in scan:
+            for entry in scan if near is None else near(scan):
                 try:
                     is_message = entry.name[0] != "." and entry.is_file(follow_symlinks=False)
                 except OSError:  # it went away, on a file system whose listing does not tell the type

@@ -8,6 +8,7 @@ listing twice.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
 
+_SHARE: Final = 10.0
+"""Looking through very many leases takes at most a tenth of a consumer's time."""
+
 _STUCK: Final = 10
 """After so many intervals a reaping that has not ended keeps nobody else from reaping."""
 
@@ -40,6 +44,7 @@ class Reaper:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._next_turn = 0
+        self._rests_until = 0.0
         self._remaking = Remaking(store)
         self.later = Later()
 
@@ -52,10 +57,19 @@ class Reaper:
         """
         self._make_good()
         self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
-        if next(layouts.entries(self._store.layout.cur), None) is None:
+        if time.monotonic() < self._rests_until or next(layouts.entries(self._store.layout.cur), None) is None:
             return None, self._next_turn  # nothing is leased: no lock, no stamp, no cost
         with self._turn() as mine:
-            return self._reap() if mine else None, self._next_turn
+            return self._reap_and_rest() if mine else None, self._next_turn
+
+    def _reap_and_rest(self) -> Reaped:
+        """Reap; then leave it to others for a while, if it has cost more than its share."""
+        begun = time.thread_time()  # not by the clock on the wall: a disk that is slow once is no reason to rest
+        reaped = self._reap()
+        rest = (time.thread_time() - begun) * _SHARE
+        if rest > self._store.settings.reap_interval:
+            self._rests_until = time.monotonic() + rest
+        return reaped
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
@@ -117,7 +131,9 @@ class Reaper:
         now = self._store.clock()
         returned = died = 0
         alive: dict[str, bool] = {}
-        for name in [entry.name for entry in layouts.entries(layout.cur)]:
+        listed = (entry.name for entry in layouts.entries(layout.cur))
+        # All of them before the first is moved: a rename hides others from a listing.
+        for name in [name for name in listed if not self._plainly_holds(name, now, alive)]:
             envelope = layouts.envelope_of(layout.cur, name)
             if envelope is None:
                 continue
@@ -142,14 +158,20 @@ class Reaper:
         self._sweep(now)
         return Reaped(returned, died, due)
 
+    def _plainly_holds(self, name: str, now: int, alive: dict[str, bool]) -> bool:
+        """Whether a lease holds, of those whose names tell it at a glance: there may be very many."""
+        held = names.plainly_held(name)
+        return held is not None and now < held[0] and (not held[1] or self._lives(held[1], alive))
+
+    def _lives(self, token: str, alive: dict[str, bool]) -> bool:
+        if token not in alive:
+            alive[token] = not owners.is_dead(self._store.layout, self._store.disk, token)
+        return alive[token]
+
     def _verdict(self, name: str, envelope: Envelope, now: int, alive: dict[str, bool]) -> str:
         """The letter that a lease has come to, or nothing if it holds."""
-        token = envelope.owner
-        if token:
-            if token not in alive:
-                alive[token] = not owners.is_dead(self._store.layout, self._store.disk, token)
-            if not alive[token]:
-                return names.KILLED
+        if envelope.owner and not self._lives(envelope.owner, alive):
+            return names.KILLED
         if envelope.until is not None and now < envelope.until:
             return ""
         end = deadline(self._store, name, envelope)

@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import stat
+import time
 from typing import TYPE_CHECKING, Final, Self
 
 from mailq import names
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
 
+_TICK: Final = 2 * names.NS
+"""No file system's stamps are coarser, of those that can exchange directories."""
+
 _QUIET: Final = 60 * names.NS
 """After so many nanoseconds without an arrival an old directory is removed: nobody has it open to move files there."""
 
@@ -50,6 +54,8 @@ class Remaking:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._is_possible = True
+        self._quiet: dict[str, int] = {}
+        """The spare directories that were found empty, and when they had last been changed: listing them is slow."""
 
     def tend(self) -> None:
         """Take over what was left in old directories, and exchange those that are swollen and empty."""
@@ -95,16 +101,30 @@ class Remaking:
         disk = self._store.disk
         try:
             # Until nothing more comes, or nothing can be moved: it may be the target that is missing.
-            while sum(self._is_moved(f"{spare}/{name}", path, name) for name in os.listdir(spare)):
+            while sum(self._is_moved(f"{spare}/{name}", path, name) for name in self._come_to(spare)):
                 if self._store.durable:
                     disk.sync_directory(path)
             # From the future: the clock has stepped back.
             if abs(self._store.clock() - os.lstat(spare).st_ctime_ns) > _QUIET:
                 disk.rmdir(spare)
+                self._quiet.pop(spare, None)
         except OSError as error:
+            self._quiet.pop(spare, None)
             # Gone: somebody else did it. Not empty: somebody stored a message just now; the next turn takes it.
             if error.errno not in GONE:
                 layouts.log().info("%s was not taken over yet: %s", spare, error)
+
+    def _come_to(self, spare: str) -> list[str]:
+        """The names in a spare directory. An empty one is as slow to list as ever: not again before it has changed."""
+        changed = os.lstat(spare).st_mtime_ns
+        if self._quiet.get(spare) == changed:
+            return []
+        # Not by the queue's clock: it is the kernel that stamps, and what comes within one tick has the same stamp.
+        is_past = abs(time.time_ns() - changed) > _TICK
+        found = os.listdir(spare)
+        if is_past and not found:
+            self._quiet[spare] = changed
+        return found
 
     def _is_moved(self, source: str, directory: str, name: str) -> bool:
         """Move a file; whether it was there to be moved."""

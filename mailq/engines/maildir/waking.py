@@ -87,6 +87,11 @@ class Waking:
         self._bells = tuple(known for known in self._bells if known != bell)
 
     @property
+    def is_watching(self) -> bool:
+        """Whether the kernel tells of arrivals."""
+        return self._watch is not None
+
+    @property
     def patience(self) -> float:
         """For how many seconds the word alone may be relied on."""
         return _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED

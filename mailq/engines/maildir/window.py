@@ -12,35 +12,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SIZE: Final = 32_768
-"""How many names a window holds: about 5 MB."""
+"""How many names a window holds at first: about 6 MB."""
 
+MOST: Final = 4 * SIZE
+"""How many it may hold once the line was longer: each window costs a listing of all of the line."""
 
-_END: Final = "~"
+END: Final = "~"
 """Sorts behind every key."""
-
-
-def first(keys: Iterable[str]) -> list[str]:
-    """The first of any number of keys, in bounded memory: all that a window can hold, and more if there are more."""
-    kept: list[str] = []
-    for key in keys:
-        kept.append(key)
-        if len(kept) > 4 * SIZE:
-            kept = heapq.nsmallest(SIZE + 1, kept)
-    return kept
 
 
 class Window:
     """The first names in line, as sort keys, up to the last that a listing found.
 
     It is a memory of a listing and of arrivals since, never the truth: a name in
-    it may be gone (a lost race). Safe to share between threads.
+    it may be gone (a lost race). ``size`` is how many it holds of a listing. Safe to
+    share between threads.
     """
 
-    def __init__(self, size: int = SIZE) -> None:
-        self._size = size
+    def __init__(self, size: int = SIZE, most: int = 0) -> None:
+        self.size = size
+        self._most = max(size, most)
         self._heap: list[str] = []
-        self._bound = ""
-        self._meanwhile: list[str] | None = None
+        self._bound = self._heard_bound = ""
+        self._meanwhile: list[tuple[str, bool]] | None = None
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
         forks.follow(self)
@@ -61,47 +55,53 @@ class Window:
         with self._lock:
             self._meanwhile = []
 
-    def fill(self, keys: list[str], *, whole: bool = False) -> None:
+    def fill(self, keys: list[str], *, whole: bool = False, heard: bool = False) -> None:
         """Take over a listing, keeping the first of it, and what arrived during it.
 
         ``whole``: as long as everything fits, arrivals are taken at the end too.
+        ``heard``: those that the kernel tells of, which has told of all since before the listing.
         """
         with self._lock:
+            is_longer = len(keys) > self.size
             self._keep(keys, whole=whole)
+            if heard and not is_longer:
+                self._heard_bound = END
+            # Not for the first listing: who wants one message should not pay for so many.
+            self.size = self._most if is_longer else self.size
             meanwhile, self._meanwhile = self._meanwhile, None
             known = set(self._heap) if meanwhile else set()
-            for key in meanwhile or ():
+            for key, was_heard in meanwhile or ():
                 if key not in known:
-                    self.offer(key)
+                    self.offer(key, heard=was_heard)
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
-        if len(keys) > self._size:
-            keys = heapq.nsmallest(self._size, keys)
+        keys.sort()
+        if len(keys) > self.size:
+            del keys[self.size :]
             whole = False
-        else:
-            keys.sort()
         self._heap = keys
-        self._bound = _END if whole else keys[-1] if keys else ""
+        self._bound = self._heard_bound = END if whole else keys[-1] if keys else ""
 
-    def offer(self, key: str) -> None:
+    def offer(self, key: str, *, heard: bool = False) -> None:
         """Add an arrival that belongs before the last name of the listing.
 
         Any other waits for the next listing: between the two may stand messages of
-        other producers that this window has not heard of.
+        other producers that this window has not heard of. Not so if the kernel tells of
+        it (``heard``), which tells of renames in their order: whatever came before was told before.
         """
         with self._lock:
-            if self._meanwhile is not None and len(self._meanwhile) < self._size:
-                self._meanwhile.append(key)
-            if key < self._bound:
+            if self._meanwhile is not None and len(self._meanwhile) < self.size:
+                self._meanwhile.append((key, heard))
+            if key < (self._heard_bound if heard else self._bound):
                 heapq.heappush(self._heap, key)
-                if len(self._heap) > 2 * self._size:
+                if len(self._heap) > self.size + self.size // 2:
                     self._keep(self._heap)
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
             self._heap = []
-            self._bound = ""
+            self._bound = self._heard_bound = ""
 
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
@@ -123,6 +123,6 @@ class Tried:
 
     def once_more(self, listed: Iterable[str]) -> None:
         """Let what our own listing shows again be tried for the last time."""
-        for key in self.now.intersection(listed):
+        for key in self.now.intersection(listed) if self.now else ():
             self.now.remove(key)
             self.for_good.add(key)
