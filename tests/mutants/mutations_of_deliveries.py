@@ -166,12 +166,12 @@ DELIVERIES: Final = (
     ),
     Mutant(
         "a listing is taken for the truth",
-        _ENGINE,
-        """            if older := [key for key in keys if layout.time_of(key) < begun]:
-                return older
+        "mailq/engines/maildir/listing.py",
+        """        if older := [key for key in keys if layouts.time_of(key) < begun]:
+            return older
 """,
-        """            if keys:
-                return keys
+        """        if keys:
+            return keys
 """,
         ("tests/unit/test_listing.py",),
     ),
@@ -219,10 +219,10 @@ DELIVERIES: Final = (
     Mutant(
         "without the marker a queue looks empty",
         _ENGINE,
-        """            layout.require_marker(self._layout)
-            return None
+        """        if not keys:
+            layout.require_marker(self._layout)
 """,
-        "            return None\n",
+        "",
         ("tests/hand/test_surroundings.py::test_a_queue_that_went_away_is_missed_at_the_next_pop",),
     ),
     Mutant(

@@ -32,7 +32,7 @@ from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
@@ -145,9 +145,9 @@ class MaildirEngine:
         self._waking.looks()
         self._promote(anew=False)
         begun, heard = time.monotonic(), self._waking.is_watching
-        keys = self._list_ready(tried.for_good)
+        keys = listing.complete(self._layout.new, self._window, tried.for_good, self._clock)
         if not keys and self._promote():
-            keys = self._list_ready(tried.for_good)
+            keys = listing.complete(self._layout.new, self._window, tried.for_good, self._clock)
         tried.once_more(keys)
         if not keys:
             layout.require_marker(self._layout)
@@ -155,21 +155,6 @@ class MaildirEngine:
         now = time.monotonic()
         self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
         return self._window.take()
-
-    def _list_ready(self, tried: Collection[str]) -> list[str]:
-        """The sort keys of the ready messages; none only when two listings in a row find none.
-
-        A listing is no snapshot: of what is pushed while it goes on, it may miss one
-        message and see the next. So what is younger than its beginning waits for the
-        next one, or the younger would overtake the older.
-        """
-        for _ in range(2):
-            self._window.begin()
-            begun = names.format_time(self._clock())
-            keys = listing.first_ready(self._layout.new, tried, self._window.size)
-            if older := [key for key in keys if layout.time_of(key) < begun]:
-                return older
-        return keys  # nothing, or only what claims to be from the future
 
     def _take(self, name: str, lease: float | None, *, detached: bool) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""

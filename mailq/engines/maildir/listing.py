@@ -15,7 +15,9 @@ from mailq.engines.maildir.window import END, SIZE
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from mailq.engines.maildir.window import Window
 
 _OF_OURS: Final = 59
 """The fewest characters in a name of ours: see names.looks_ours."""
@@ -67,6 +69,22 @@ def first_ready(directory: str, tried: Collection[str] = (), size: int = SIZE) -
     listed = layouts.entries(directory, near)
     keys = (key for entry in listed if (key := layouts.sort_key(directory, entry.name)) is not None)
     return front.of((key for key in keys if key not in tried) if tried else keys)
+
+
+def complete(directory: str, window: Window, tried: Collection[str], clock: Callable[[], int]) -> list[str]:
+    """The keys of the first ready messages of which none is missing; none only when two listings in a row find none.
+
+    A listing is no snapshot: of what is pushed while it goes on, it may miss one
+    message and see the next. So what is younger than its beginning waits for the
+    next one, or the younger would overtake the older.
+    """
+    for _ in range(2):
+        window.begin()
+        begun = names.format_time(clock())
+        keys = first_ready(directory, tried, window.size)
+        if older := [key for key in keys if layouts.time_of(key) < begun]:
+            return older
+    return keys  # nothing, or only what claims to be from the future
 
 
 def first_due(directory: str, size: int = SIZE) -> list[str]:
