@@ -17,7 +17,7 @@ from mailq import names
 from mailq.archive import watch as watching
 from mailq.archive.ids import Ids
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.remaking import home_of, spares_of
+from mailq.engines.maildir.remaking import with_spares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -45,7 +45,7 @@ _MOST: Final = 60
 def directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
     """The directories that hold messages in some states: also those that somebody left who died re-making one."""
     found = {path: state for state in states if os.path.isdir(path := layout.directory(state))}
-    return found | {spare: found[home] for spare in spares_of(layout) if (home := home_of(spare)) in found}
+    return {each: state for path, state in found.items() for each in with_spares(layout, path)}
 
 
 class Survey:

@@ -187,6 +187,11 @@ def spares_of(layout: Layout) -> Iterator[str]:
                 yield entry.path
 
 
+def with_spares(layout: Layout, path: str) -> list[str]:
+    """A directory, and those on their way in or out that belong to it: messages may be in each."""
+    return [path, *(spare for spare in spares_of(layout) if home_of(spare) == path)]
+
+
 def home_of(spare: str) -> str:
     """The directory that a spare one is to become, or was."""
     root, name = os.path.split(spare)
