@@ -22,6 +22,9 @@ PARTS: Final = {
     "bench.throughput": ("syncs", "calls", "push", "push-pop-ack", "4+4", "batch", "steady", "sizes"),
     "bench.workers": ("worker",),
     "bench.commands": ("command",),
+    "bench.waking": ("wake-up",),
+    "bench.backlog": ("backlog",),
+    "bench.idle": ("idle",),
 }
 """The modules, and the sections that each of them measures."""
 PROOF: Final = "syncs"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faulty import Fault, FaultyDisk, fault
+from together import wait_until
 
 import mailq
 from mailq import names
 from mailq.engines.disk import Disk
+from mailq.engines.maildir import later, reaper
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import reaper
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import STATES
 from mailq.testing import ManualClock
@@ -268,6 +269,56 @@ def test_a_pop_does_not_list_every_back_off(queue: mailq.Queue, monkeypatch: pyt
         count += 1
     assert count == 1000
     assert listings.count(str(path / "later")) < 100
+
+
+def lie_still(directory: Path) -> None:
+    """As if nothing had come to a directory or gone for a while."""
+    os.utime(directory, ns=(0, time.time_ns() - 10**10))
+
+
+def test_back_offs_are_not_listed_again_before_one_comes_or_goes(
+    path: Path, queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
+    queue.push("far", delay=1000)
+    lie_still(path / "later")
+    entries, listings = layouts.entries, []
+
+    def counted(directory: str, *near: Any) -> Iterator[os.DirEntry[str]]:
+        listings.append(directory)
+        return entries(directory, *near)
+
+    monkeypatch.setattr(layouts, "entries", counted)
+    for _ in range(5):
+        assert queue.pop() is None
+    assert listings.count(str(path / "later")) == 1
+    producer = mailq.open(path)
+    producer.push("near", delay=0.001)
+    wait_until(lambda: (delivery := queue.pop()) is not None and delivery.body == "near", "it is found")
+
+
+class Stuck(Disk):
+    """Moves nothing out of ``later/`` for a while."""
+
+    is_stuck = True
+
+    def rename(self, source: str, target: str) -> None:
+        if "/later/" in source and self.is_stuck:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+        super().rename(source, target)
+
+
+def test_a_back_off_that_could_not_be_readied_is_found_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
+    mailq.open(path)
+    clock, disk = ManualClock(), Stuck()
+    queue = engine_queue(path, clock=clock, disk=disk)
+    queue.push("x", delay=5)
+    clock.advance(6)
+    lie_still(path / "later")
+    assert queue.pop() is None
+    disk.is_stuck = False
+    assert take(queue).body == "x"
 
 
 # Threads, signals, owners

@@ -89,6 +89,18 @@ def produce(pipe: Connection[Any, Any], path: Path, count: int) -> None:
     pipe.send([queue.push(number) for number in range(count)])
 
 
+def test_what_is_in_an_old_directory_is_counted_listed_found_and_purged(queue: mailq.Queue, path: Path) -> None:
+    id = queue.push("x")
+    (path / ".new.0123abcd").mkdir()
+    (name,) = os.listdir(path / "new")
+    os.rename(path / "new" / name, path / ".new.0123abcd" / name)
+    assert queue.stats().ready == 1
+    assert [message.id for message in queue.peek()] == [id]
+    assert queue.get(id).body == "x"
+    assert queue.purge("ready") == 1
+    assert queue.stats().ready == 0
+
+
 def test_an_old_directory_is_not_listed_again_before_something_comes_there(
     queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

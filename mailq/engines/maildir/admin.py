@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mailq import lifecycle, names, telemetry
 from mailq.engine import Record, Stats
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import reaper, sharing, texts
+from mailq.engines.maildir import reaper, remaking, sharing, texts
 from mailq.errors import MessageNotFound, StorageError
 from mailq.message import STATES, checksum
 
@@ -50,13 +50,13 @@ def _files(store: Store, state: State, id: str | None = None) -> Iterator[Found]
     Dead letters that went to a shared queue are there among the ready, and count
     as dead here.
     """
-    directory = store.layout.directory(state)
-    for entry in layouts.entries(directory):
-        if id is not None and names.looks_ours(entry.name) and id not in entry.name:
-            continue  # without parsing each name of a long queue
-        envelope = layouts.envelope_of(directory, entry.name)
-        if envelope is not None:
-            yield Found(directory, entry.name, envelope)
+    for directory in remaking.directories_of(store.layout, (state,)):
+        for entry in layouts.entries(directory):
+            if id is not None and names.looks_ours(entry.name) and id not in entry.name:
+                continue  # without parsing each name of a long queue
+            envelope = layouts.envelope_of(directory, entry.name)
+            if envelope is not None:
+                yield Found(directory, entry.name, envelope)
     shared = sharing.home_of(store.layout, store.settings) if state == "dead" else None
     if shared is not None:
         ours = store.mark

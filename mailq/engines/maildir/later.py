@@ -26,13 +26,14 @@ class Later:
     """The delayed messages that are due next, held in order like the ready ones.
 
     Listing ``later/`` for each look would make every pop pay for every back-off.
-    It is listed again at most for a small part of the time, and fed with what
-    this process delays and with arrivals.
+    It is listed again when it has changed, at most for a small part of the time, and fed
+    with what this process delays and with arrivals.
     """
 
     def __init__(self) -> None:
         self._window = Window()
         self._fresh_until = self._listed_until = 0.0
+        self._listed_at: int | None = None
 
     @property
     def next_due(self) -> int | None:
@@ -59,6 +60,7 @@ class Later:
         now = f"9{names.format_time(store.clock())}~"
         promoted = []
         while (key := self._window.take(now)) is not None:
+            self._listed_at = None  # what cannot be moved now must be found again
             name = layouts.name_of(key)
             envelope = layouts.envelope_of(store.layout.later, name)
             if envelope is None:
@@ -76,9 +78,13 @@ class Later:
         begun = time.monotonic()
         if begun < self._listed_until:
             return
+        self._fresh_until = begun + _FRESH
+        changed = layouts.last_change(store.layout.later)
+        if changed is not None and changed == self._listed_at and not self._window.is_blank:
+            return
         self._window.begin()
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
         self._window.fill(first_due(store.layout.later, self._window.size), whole=True)
+        self._listed_at = changed
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE
-        self._fresh_until = now + _FRESH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from mailq import names
@@ -25,6 +26,8 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
+_TICK: Final = 2_000_000_000
+"""No file system's stamps are coarser, in nanoseconds."""
 DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
 OWN: Final = frozenset({MARKER, *DIRECTORIES, "origins", "aside", "journal", "paused", "lost+found"})
 """What may stand in a queue's directory, beside dot-names."""
@@ -367,3 +370,16 @@ def stamp_of(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def last_change(directory: str) -> int | None:
+    """When names last came to a directory or went, which is the same as long as none does.
+
+    None while that is too short ago to tell, or if it cannot be told: what comes within the
+    same tick of the kernel's has the same stamp. Not by the queue's clock, which may be another.
+    """
+    try:
+        changed = os.stat(directory).st_mtime_ns
+    except OSError:
+        return None
+    return changed if abs(time.time_ns() - changed) > _TICK else None

@@ -17,7 +17,6 @@ import errno
 import os
 import re
 import stat
-import time
 from typing import TYPE_CHECKING, Final, Self
 
 from mailq import names
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 
 _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
-
-_TICK: Final = 2 * names.NS
-"""No file system's stamps are coarser, of those that can exchange directories."""
 
 _QUIET: Final = 60 * names.NS
 """After so many nanoseconds without an arrival an old directory is removed: nobody has it open to move files there."""
@@ -116,13 +112,11 @@ class Remaking:
 
     def _come_to(self, spare: str) -> list[str]:
         """The names in a spare directory. An empty one is as slow to list as ever: not again before it has changed."""
-        changed = os.lstat(spare).st_mtime_ns
-        if self._quiet.get(spare) == changed:
+        changed = layouts.last_change(spare)
+        if changed is not None and self._quiet.get(spare) == changed:
             return []
-        # Not by the queue's clock: it is the kernel that stamps, and what comes within one tick has the same stamp.
-        is_past = abs(time.time_ns() - changed) > _TICK
         found = os.listdir(spare)
-        if is_past and not found:
+        if changed is not None and not found:
             self._quiet[spare] = changed
         return found
 

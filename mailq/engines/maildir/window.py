@@ -45,6 +45,11 @@ class Window:
             due = self._heap and (before is None or self._heap[0] < before)
             return heapq.heappop(self._heap) if due else None
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it knows nothing, not even that there is nothing: not filled yet, or cleared."""
+        return not self._bound
+
     def first(self) -> str | None:
         """Look at the first key without taking it; None when the window is dry."""
         with self._lock:
