@@ -50,7 +50,7 @@ def _files(store: Store, state: State, id: str | None = None) -> Iterator[Found]
     Dead letters that went to a shared queue are there among the ready, and count
     as dead here.
     """
-    for directory in remaking.directories_of(store.layout, (state,)):
+    for directory in remaking.with_spares(store.layout, store.layout.directory(state)):
         for entry in layouts.entries(directory):
             if id is not None and names.looks_ours(entry.name) and id not in entry.name:
                 continue  # without parsing each name of a long queue

@@ -194,10 +194,15 @@ def home_of(spare: str) -> str:
     return f"{root}/{name.split('.')[1]}"
 
 
+def with_spares(layout: Layout, path: str) -> list[str]:
+    """A directory, and those on their way in or out that belong to it: messages may be in each."""
+    return [path, *(spare for spare in spares_of(layout) if home_of(spare) == path)]
+
+
 def directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
-    """The directories that hold messages in some states: also those that somebody left who died re-making one."""
+    """The directories that are there and hold messages in some states: also those on their way in or out."""
     found = {path: state for state in states if os.path.isdir(path := layout.directory(state))}
-    return found | {spare: found[home] for spare in spares_of(layout) if (home := home_of(spare)) in found}
+    return {each: state for path, state in found.items() for each in with_spares(layout, path)}
 
 
 def holds_any(spare: str) -> bool:
