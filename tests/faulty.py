@@ -126,7 +126,7 @@ class FaultyDisk(Disk):
             self.fired = True  # whoever does not go on with the rest never sees a failure
         return int(self._make("write", super().write, fd, data[: self._most]))
 
-    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         return int(self._make("pwrite", super().pwrite, fd, data, offset))
 
     def read(self, fd: int, size: int) -> bytes:

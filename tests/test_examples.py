@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 CHECKSUM_TREE = ROOT / "examples" / "checksum_tree.py"
-THROUGHPUT = ROOT / "bench" / "throughput.py"
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 ODD = b"/odd\xff\nname"
@@ -58,12 +57,6 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The example as a module; its consumers are started from it as well."""
     monkeypatch.syspath_prepend(str(CHECKSUM_TREE.parent))
     return importlib.import_module("checksum_tree")
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(THROUGHPUT.parent))
-    return importlib.import_module("throughput")
 
 
 @pytest.fixture

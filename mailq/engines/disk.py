@@ -44,7 +44,7 @@ class Disk:
         """write(2)"""
         return os.write(fd, data)
 
-    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         """pwrite(2)"""
         return os.pwrite(fd, data, offset)
 
@@ -154,7 +154,7 @@ class Disk:
             while rest:
                 rest = rest[self.write(fd, rest) :]
 
-    def pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
+    def pwrite_all(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Write it from a place on, in one call as a rule."""
         written = self.pwrite(fd, data, offset)
         while written < len(data):

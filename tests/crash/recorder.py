@@ -124,11 +124,11 @@ class RecordingDisk(Disk):
             self._open[fd] = name, ino, offset + count
         return count
 
-    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         count = super().pwrite(fd, data, offset)
         if fd in self._open:
             name, ino, _ = self._open[fd]
-            self._log(Op("write", name, ino=ino, data=data[:count], offset=offset))
+            self._log(Op("write", name, ino=ino, data=bytes(data[:count]), offset=offset))
         return count
 
     def is_file(self, fd: int) -> bool:

@@ -23,7 +23,7 @@ JOURNALS: Final = (
     Mutant(
         "a journal's mark vouches for names that are not there yet",
         _STORE,
-        "        yield\n        journal.settle()\n",
+        "        yield\n        if not journal.settle():\n            self.journal.leave()\n",
         "        journal.settle()\n        yield\n",
         (f"{_STATES}[push]",),
     ),

@@ -126,7 +126,7 @@ CONTROLS: Final = [
     _EATEN.on("mount", XFS, 1, 100),
     _JOURNALS.on("mount", EXT4, 1, 20),
     _JOURNALS.on("mount", XFS, 1, 20),
-    _JOURNALS.on("disk", BTRFS, 4, 20),
+    _JOURNALS.on("disk", BTRFS, 6, 1),
     _NAMES.on("mount", EXT4, 4, 1),
     _NAMES.on("mount", XFS, 4, 1),
     _NAMES.on("disk", BTRFS, 6, 1),

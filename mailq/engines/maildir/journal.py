@@ -17,6 +17,7 @@ missing was removed since: acked, and not lost.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 import weakref
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mailq.names import Envelope
     from mailq.settings import Settings
 
-SIZE: Final = 2 << 20
+SIZE: Final = 4 << 20
 """Bytes of a journal; when they are used up, everything is synced and it begins anew."""
 
 WARM: Final = 16
@@ -154,6 +155,7 @@ class File:
     def __init__(self, layout: Layout, disk: Disk, settings: Settings) -> None:
         self._disk = disk
         self._number = self._offset = 0
+        self._direct: int | None = None
         token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
         _make_directory(layout, disk, settings)
         self._path = f"{layout.journal}/{token}"
@@ -170,6 +172,7 @@ class File:
             # where a full disk means that there is no journal, and not that a push fails.
             disk.write_all(self._fd, bytes(SIZE))
             disk.fsync(self._fd)
+            self._open_directly(temporary)
             self._make_mark(f"{temporary}{MARK}", mode)
             disk.rename(temporary, self._path)
             disk.sync_directory(layout.journal)
@@ -179,6 +182,13 @@ class File:
                     disk.unlink(path)
             self.drop()
             raise
+
+    def _open_directly(self, temporary: str) -> None:
+        """Open it so that what is written goes to the disk past the kernel's cache, which spares a fifth of a sync."""
+        with contextlib.suppress(OSError):  # not every file system has that
+            self._direct = self._disk.open(temporary, os.O_WRONLY | os.O_DIRECT)
+            # Memory of whole pages: what is written so must lie at the beginning of one.
+            self._page = mmap.mmap(-1, SIZE // 4)
 
     def _make_mark(self, temporary: str, mode: int) -> None:
         fd = self._disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -211,17 +221,27 @@ class File:
         for message in messages:
             self._number += 1
             parts.append(encode(self._number, os.path.basename(message.directory), message.name, message.data))
-        data = b"".join(parts)
-        offset, self._offset = self._offset, -(-(self._offset + len(data)) // _BLOCK) * _BLOCK
-        self._disk.pwrite_all(self._fd, data, offset)
+        self._write(b"".join(parts))
         self._disk.fdatasync(self._fd)
 
-    def settle(self) -> None:
-        """Say that all messages have their names."""
+    def _write(self, data: bytes) -> None:
+        size = -(-len(data) // _BLOCK) * _BLOCK
+        offset, self._offset = self._offset, self._offset + size
+        if self._direct is None:
+            self._disk.pwrite_all(self._fd, data, offset)
+            return
+        self._page[:size] = data.ljust(size, b"\0")
+        with memoryview(self._page) as page:
+            self._disk.pwrite_all(self._direct, page[:size], offset)
+
+    def settle(self) -> bool:
+        """Say that all messages have their names. False if that cannot be: then everything was synced."""
         try:
             self._set_mark()
-        except OSError:  # somebody removed it: then everything is synced now, and what the journal says does not matter
+        except OSError:  # somebody removed it
             self._disk.syncfs(self._fd)
+            return False
+        return True
 
     def _set_mark(self) -> None:
         # Whole seconds: some file systems keep nothing finer.
@@ -234,23 +254,28 @@ class File:
         self._disk.syncfs(self._fd)
 
     def retire(self) -> bool:
-        """Make everything durable, and remove the journal. False if it had to be left: then it will be replayed."""
+        """Make everything durable, and remove the journal. False if it may be replayed all the same."""
+        is_marked = True
         try:
-            self._sync_all()
-            # In this order: a journal without its mark is replayed from the beginning.
-            self._disk.unlink(self._path)
-            self._disk.unlink(self._mark)
-        except FileNotFoundError:  # somebody removed it, or the queue
-            return False
+            try:
+                self._sync_all()
+            except FileNotFoundError:  # somebody removed the mark
+                is_marked = False
+                self._disk.syncfs(self._fd)
+            for path in (self._path, self._mark):  # in this order: without its mark all of a journal is replayed
+                with contextlib.suppress(FileNotFoundError):
+                    self._disk.unlink(path)
         except OSError as error:
             log().warning("a journal is left to be replayed: %s", error)
             return False
         finally:
             self.drop()
-        return True
+        return is_marked
 
     def drop(self) -> None:
         """Let go of it, without a trace on disk."""
+        if self._direct is not None:
+            self._disk.drop(self._direct)
         self._disk.drop(self._fd)
 
 

@@ -165,7 +165,8 @@ class Store:
         self._write(placed, written, sync=False)
         journal.append(placed)
         yield
-        journal.settle()
+        if not journal.settle():
+            self.journal.leave()
 
     def _write(self, placed: Sequence[Placed], written: list[Placed], *, sync: bool) -> None:
         mode = self._mode
