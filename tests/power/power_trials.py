@@ -114,7 +114,10 @@ _CRASH: Final = Control("process-crash", Work("process-crash"), ("lost", "torn")
 _EATEN: Final = Control("eatmydata", Work(wrapper=("eatmydata",)), ("lost", "torn"))
 _FILES: Final = Control("files not synced", Work(disk="without-file-sync"), ("torn",))
 # Whoever else syncs anything takes the names along that were not synced: so one producer, alone.
-_JOURNALS: Final = Control("journals not synced", Work(disk="without-journal-sync", consumers=0), ("lost", "torn"))
+# On a disk with a cache: what is written past the kernel's is gone from a mount that is shut down only if it was never written.
+_JOURNALS: Final = Control(
+    "journals not synced", Work(disk="without-journal-sync", producers=1, consumers=0), ("lost", "torn")
+)
 _NAMES: Final = Control("names not synced", Work(disk="without-directory-sync", producers=1, consumers=0), ("lost",))
 
 CONTROLS: Final = [
@@ -124,8 +127,8 @@ CONTROLS: Final = [
     _CRASH.on("kernel", EXT4, 1, 20),
     _EATEN.on("mount", EXT4, 1, 100),
     _EATEN.on("mount", XFS, 1, 100),
-    _JOURNALS.on("mount", EXT4, 1, 20),
-    _JOURNALS.on("mount", XFS, 1, 20),
+    _JOURNALS.on("disk", EXT4, 6, 1),
+    _JOURNALS.on("disk", XFS, 6, 1),
     _JOURNALS.on("disk", BTRFS, 6, 1),
     _NAMES.on("mount", EXT4, 4, 1),
     _NAMES.on("mount", XFS, 4, 1),
