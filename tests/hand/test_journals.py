@@ -231,6 +231,33 @@ def test_a_signal_handler_that_pushes_in_the_midst_of_a_push_does_without(path: 
 
 
 @pytest.mark.usefixtures("at_once")
+def test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first(path: Path) -> None:
+    """By a signal handler, and by another thread: neither may close what the push is about to write to."""
+
+    class Closed(Ordered):
+        by: Any = None
+
+        def fdatasync(self, fd: int) -> None:
+            by, self.by = self.by, None
+            if by:
+                by()
+            super().fdatasync(fd)
+
+    disk = Closed()
+    queue = opened(path, disk)
+    queue.push("makes it")
+    disk.by = queue.close
+    queue.push("closed by its own thread")
+    assert len(left(path)) == 1
+    closing = threading.Thread(target=queue.close)
+    disk.by = closing.start
+    queue.push("closed by another")
+    closing.join()
+    assert left(path) == []
+    assert queue.stats().ready == 3
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_forked_child_has_one_of_its_own(path: Path) -> None:
     queue = opened(path)
     queue.push("parent")

@@ -42,6 +42,13 @@ JOURNALS: Final = (
         (f"{_STATES}[push]",),
     ),
     Mutant(
+        "a queue that is closed takes the journal away under a push",
+        _JOURNAL,
+        "            if not self._is_taken:\n                self.leave()\n",
+        "            self.leave()\n",
+        (f"{_HAND}test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first",),
+    ),
+    Mutant(
         "a dead letter leaves the queue before it is synced",
         _STORE,
         "self.durable and not self._is_synced(path)",

@@ -472,7 +472,7 @@ class MaildirEngine:
         """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
         self._waking.close()
         self._owner.leave()
-        self._store.journal.leave()
+        self._store.journal.close()
 
     def after_fork(self) -> None:
         """Begin a forked child's life: its own lock and claim tokens (no random one twice)."""

@@ -132,8 +132,17 @@ class Journal:
         # Also when nobody closes the queue, at the latest when the program ends.
         self._end = weakref.finalize(self, self._file.retire)
 
+    def close(self) -> None:
+        """Remove the journal, if no push of this thread is under way, which a signal handler may have interrupted."""
+        with self._lock:  # or another thread's push would write where the descriptor leads by then
+            if not self._is_taken:
+                self.leave()
+
     def leave(self) -> bool:
-        """Make everything durable and remove the journal, if there is one; whether that could be done."""
+        """Make everything durable and remove the journal, if there is one; whether that could be done.
+
+        For whoever has his turn.
+        """
         file, self._file = self._file, None
         if self._end is not None:
             self._end.detach()
