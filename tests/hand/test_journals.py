@@ -149,6 +149,37 @@ def test_when_it_is_full_everything_is_synced_and_it_begins_anew(path: Path, mon
 
 
 @pytest.mark.usefixtures("at_once")
+def test_what_could_not_be_synced_stays_in_it_though_the_next_sync_succeeds(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells a descriptor of each failure once; by then it has dropped what it could not write."""
+
+    class Failing(Ordered):
+        fails = 0
+
+        def syncfs(self, fd: int) -> None:
+            super().syncfs(fd)
+            if self.fails:
+                self.fails -= 1
+                raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal, "SIZE", 1 << 14)
+    disk = Failing()
+    queue = opened(path, disk)
+    for number in range(4):
+        queue.push(b"message %d" % number)
+    (full,) = left(path)
+    disk.fails = 1
+    queue.push(b"message 4")
+    assert full in left(path)
+    assert len(left(path)) == 2
+    for name in os.listdir(path / "new")[:2]:
+        os.truncate(path / "new" / name, 0)
+    queue.close()
+    assert sorted(bodies(mailq.open(path))) == [b"message %d" % number for number in range(5)]
+
+
+@pytest.mark.usefixtures("at_once")
 def test_who_may_not_make_one_pushes_without(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queue = opened(path)
     (path / "elsewhere").mkdir()

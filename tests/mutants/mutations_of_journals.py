@@ -30,8 +30,8 @@ JOURNALS: Final = (
     Mutant(
         "a journal begins anew before everything is synced",
         _JOURNAL,
-        "        self._disk.syncfs(self._fd)\n\n    def retire",
-        "\n    def retire",
+        "        self._disk.syncfs(self._fd)\n        self._is_sound = was_sound\n",
+        "        self._is_sound = was_sound\n",
         (f"{_STATES}[fill]",),
     ),
     Mutant(
@@ -47,6 +47,13 @@ JOURNALS: Final = (
         "            if not self._is_taken:\n                self.leave()\n",
         "            self.leave()\n",
         (f"{_HAND}test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first",),
+    ),
+    Mutant(
+        "a sync that failed is asked for again",
+        _JOURNAL,
+        "        if not self._is_sound:\n",
+        "        if not self._disk:\n",
+        (f"{_HAND}test_what_could_not_be_synced_stays_in_it_though_the_next_sync_succeeds",),
     ),
     Mutant(
         "a dead letter leaves the queue before it is synced",

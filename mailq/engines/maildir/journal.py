@@ -164,6 +164,7 @@ class File:
     def __init__(self, layout: Layout, disk: Disk, settings: Settings) -> None:
         self._disk = disk
         self._number = self._offset = 0
+        self._is_sound = True
         self._direct: int | None = None
         token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
         _make_directory(layout, disk, settings)
@@ -248,7 +249,7 @@ class File:
         try:
             self._set_mark()
         except OSError:  # somebody removed it
-            self._disk.syncfs(self._fd)
+            self._sync_files()
             return False
         return True
 
@@ -259,18 +260,27 @@ class File:
     def _sync_all(self) -> None:
         """Make the files of all pushes durable, and the mark after them."""
         self._set_mark()
-        # This descriptor was open when they were written: it is told of every failure since.
+        self._sync_files()
+
+    def _sync_files(self) -> None:
+        # This descriptor was open when they were written: it is told of every failure since, but of each
+        # only once. To ask again would be told that all is well.
+        self._is_sound, was_sound = False, self._is_sound
         self._disk.syncfs(self._fd)
+        self._is_sound = was_sound
 
     def retire(self) -> bool:
         """Make everything durable, and remove the journal. False if it may be replayed all the same."""
+        if not self._is_sound:
+            self.drop()
+            return False
         is_marked = True
         try:
             try:
                 self._sync_all()
             except FileNotFoundError:  # somebody removed the mark
                 is_marked = False
-                self._disk.syncfs(self._fd)
+                self._sync_files()
             for path in (self._path, self._mark):  # in this order: without its mark all of a journal is replayed
                 with contextlib.suppress(FileNotFoundError):
                     self._disk.unlink(path)
