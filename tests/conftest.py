@@ -14,6 +14,7 @@ from command import MAILQ, Shell
 from together import fast_directory
 
 import mailq as library
+from mailq.engines.maildir import journal
 
 # The same examples every time, and no clock over them: CI must not fail by chance.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
@@ -48,6 +49,12 @@ def place(tmp_path: Path) -> Iterator[str]:
     """Where thousands of queues may be made."""
     with fast_directory(tmp_path) as directory:
         yield directory
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Producers have their journals from the first push on."""
+    monkeypatch.setattr(journal, "WARM", 0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from mutant import Mutant
 
 _STATES: Final = "tests/crash/test_journal_states.py::test_no_power_cut_breaks_a_promise"
 _HAND: Final = "tests/hand/test_journals.py::"
+_REPLAYING: Final = "tests/hand/test_replaying.py::"
 _JOURNAL: Final = "mailq/engines/maildir/journal.py"
 _REPLAY: Final = "mailq/engines/maildir/replay.py"
 _STORE: Final = "mailq/engines/maildir/store.py"
@@ -74,7 +75,7 @@ JOURNALS: Final = (
         _REPLAY,
         "if record.number > number}",
         "if record.number > 0}",
-        (f"{_HAND}test_nothing_comes_back_from_a_producer_that_was_killed",),
+        (f"{_REPLAYING}test_nothing_comes_back_from_a_producer_that_was_killed",),
     ),
     Mutant(
         "a replay brings back nothing",
@@ -95,21 +96,21 @@ JOURNALS: Final = (
         _REPLAY,
         "if envelope.crc == record.envelope.crc and not",
         "if not",
-        (f"{_HAND}test_an_edited_message_that_is_torn_is_not_given_its_old_body",),
+        (f"{_REPLAYING}test_an_edited_message_that_is_torn_is_not_given_its_old_body",),
     ),
     Mutant(
         "a journal of the living is replayed",
         _REPLAY,
         "        yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None\n",
         "        yield fd if os.fstat(fd).st_nlink else None\n",
-        (f"{_HAND}test_nothing_comes_back_from_a_producer_that_was_killed",),
+        (f"{_REPLAYING}test_nothing_comes_back_from_a_producer_that_was_killed",),
     ),
     Mutant(
         "whoever meets a torn message does not look into journals",
         "mailq/engines/maildir/engine.py",
         "            replay(self._store)  # it may be whole in a journal\n",
         "",
-        (f"{_HAND}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
+        (f"{_REPLAYING}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
     ),
     Mutant(
         "a forked child pushes into its parent's journal",
@@ -123,7 +124,7 @@ JOURNALS: Final = (
         _JOURNAL,
         "if is_whole(envelope, data) else None",
         "if data is not None else None",
-        (f"{_HAND}test_a_journal_that_is_none_restores_nothing",),
+        (f"{_REPLAYING}test_a_journal_that_is_none_restores_nothing",),
     ),
     Mutant(
         "there are journals where names come to disk in any order",

@@ -1,0 +1,214 @@
+"""The journals of producers: what is in them, who replays them, and what others put in their place."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ordered import Ordered, bodies, kill, left, opened
+from together import Child
+
+import mailq
+from mailq.engines.maildir import replay
+from mailq.engines.maildir.engine import MaildirEngine
+from mailq.engines.maildir.journal import decode, encode
+from mailq.message import Draft, checksum
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are journals on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What was restored is logged."""
+    caplog.set_level(logging.ERROR, logger="mailq")
+
+
+# Who replays it
+
+
+def _push_for_ever(pipe: Connection, path: str) -> None:
+    queue = mailq.Queue(MaildirEngine(path, disk=Ordered()))
+    for number in range(1, 1000):
+        queue.push(number)
+        pipe.send(number)
+        if number == 30:
+            pipe.recv()
+
+
+def test_nothing_comes_back_from_a_producer_that_was_killed(path: Path) -> None:
+    queue = opened(path)
+    with Child(_push_for_ever, str(path)) as child:
+        assert [child.hear() for _ in range(30)] == list(range(1, 31))
+        assert queue.reap() == queue.reap()
+        assert len(left(path)) == 1, "it is alive"
+        for delivery in queue.pop_many(30):
+            delivery.ack()
+        assert queue.stats().leased == queue.stats().ready == 0
+    queue.reap()
+    assert left(path) == []
+    assert queue.pop() is None
+    assert mailq.open(path).stats().ready == 0
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it(path: Path) -> None:
+    queue, consumer = opened(path), opened(path)
+    for number in range(3):
+        queue.push(b"message %d" % number)
+    first = consumer.pop()
+    assert first is not None
+    first.nack(delay=0)
+    kill(queue)
+    for name in os.listdir(path / "new"):
+        os.truncate(path / "new" / name, 0)
+    seen = []
+    while delivery := consumer.pop():
+        seen.append((delivery.raw, delivery.attempt))
+        delivery.ack()
+    assert sorted(seen) == [(b"message 0", 2), (b"message 1", 1), (b"message 2", 1)]
+    assert consumer.stats().dead == 0
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_never_came_to_the_disk_is_restored_and_what_was_acked_is_not(path: Path) -> None:
+    queue = opened(path)
+    ids = [queue.push(number) for number in range(6)]
+    kill(queue)
+    (name,) = left(path)
+    for entry in os.listdir(path / "new"):
+        os.unlink(path / "new" / entry)
+    os.utime(path / "journal" / f"{name}.mark", (3, 3))  # the first three had come to the disk
+    again = mailq.open(path)
+    assert [message.id for message in again.peek(limit=10)] == ids[3:]
+    assert left(path) == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_edited_message_stays_as_it_was_edited(path: Path) -> None:
+    queue = opened(path)
+    queue.push(b"before")
+    queue.edit(queue.peek()[0], b"after the edit")
+    kill(queue)
+    for name in left(path):
+        os.unlink(path / "journal" / f"{name}.mark")
+    assert bodies(mailq.open(path)) == [b"after the edit"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_edited_message_that_is_torn_is_not_given_its_old_body(path: Path) -> None:
+    """Its edit was synced: that it is torn has another reason than a power cut, and a person should see it."""
+    queue = opened(path)
+    queue.push(b"before")
+    queue.edit(queue.peek()[0], b"after the edit")
+    kill(queue)
+    os.truncate(path / "new" / os.listdir(path / "new")[0], 3)
+    again = mailq.open(path)
+    assert again.pop() is None
+    assert [(message.reason, message.raw) for message in again.peek("dead")] == [("torn", b"aft")]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_who_is_stopped_while_he_replays_keeps_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_PATIENCE", 0.1)
+    queue = opened(path)
+    queue.push("a")
+    kill(queue)
+    fd = os.open(path / "journal", os.O_RDONLY)
+    assert replay._is_locked(fd)
+    begun = time.monotonic()
+    assert mailq.open(path).stats().ready == 1
+    assert 0.1 <= time.monotonic() - begun < 30
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_draft_of_no_bytes_goes_through_it(path: Path) -> None:
+    queue = opened(path)
+    engine = queue._engine
+    engine.push([Draft(b"", "bin"), Draft(b"", "bin")])
+    kill(queue)
+    for name in os.listdir(path / "new"):
+        os.unlink(path / "new" / name)
+    for name in left(path):
+        os.utime(path / "journal" / f"{name}.mark", (0, 0))
+    assert bodies(mailq.open(path)) == [b"", b""]
+
+
+# What else may be there
+
+
+GARBAGE = {
+    "empty": b"",
+    "zeros": bytes(10_000),
+    "text": b"redo me\n" * 1000,
+    "another directory": encode(1, "../elsewhere", "x", b""),
+    "no name of ours": encode(1, "new", "../../x", b"data"),
+    "claimed": encode(
+        1,
+        "cur",
+        "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=83dcefb7.bin",
+        b"1",
+    ),
+    "no checksum": encode(1, "new", "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811.bin", b"1"),
+    "torn": encode(
+        1,
+        "new",
+        "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=9,crc=83dcefb7.bin",
+        b"1",
+    ),
+    "a huge number": b"redo " + b"9" * 200 + b" new/x 00000000\n",
+}
+
+
+@pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)
+def test_a_journal_that_is_none_restores_nothing(path: Path, content: bytes) -> None:
+    mailq.open(path).close()
+    (path / "journal").mkdir()
+    (path / "journal" / "0badcafe").write_bytes(content)
+    queue = mailq.open(path)
+    assert queue.stats().ready + queue.stats().dead == 0
+    assert queue.push("a")
+    assert queue.pop()
+
+
+def test_what_is_no_file_in_the_place_of_a_journal_stops_nobody(path: Path) -> None:
+    mailq.open(path).close()
+    (path / "journal").mkdir()
+    os.mkfifo(path / "journal" / "0badcaf0")
+    (path / "journal" / "0badcaf1").mkdir()
+    (path / "journal" / "0badcaf2").symlink_to("/etc/passwd")
+    (path / "journal" / "0badcaf3").write_bytes(b"")
+    os.truncate(path / "journal" / "0badcaf3", 1 << 40)
+    (path / "journal" / "mine.txt").write_text("kept")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    queue = mailq.open(path)
+    queue.push("a")
+    assert queue.pop()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+    assert (path / "journal" / "mine.txt").exists()
+    assert Path("/etc/passwd").exists()
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=5000), st.sampled_from(["new", "later"])), max_size=8),
+    st.integers(0, 40_000),
+)
+def test_what_is_written_is_read(messages: list[tuple[bytes, str]], cut: int) -> None:
+    """Also of a journal that was cut off anywhere: what lies whole before that."""
+    content, expected = b"", []
+    for number, (data, directory) in enumerate(messages):
+        name = f"20261121T013205.{number:09d}Z,{number:032x},size={len(data)},crc={checksum(data):08x}.bin"
+        content += encode(number, directory, name, data)
+        if len(content) <= cut:
+            expected.append((number, name, data))
+        content = content.ljust(-(-len(content) // 4096) * 4096, b"\0") if number % 2 else content
+    found = {(record.number, record.name, record.data) for record in decode(content[:cut])}
+    assert found == set(expected)
