@@ -76,7 +76,7 @@ class Survey:
             self.missed.clear()  # what was acked is not seen any more; what was not will be
             for directory in order:
                 self._list(directory, watch)
-            self._listen(watch, everything=True)
+            self._listen(watch)
             disturbed = watch is not None and watch.missed
             if watch is not None:
                 watch.missed = False
@@ -96,9 +96,9 @@ class Survey:
                 if number % 16 == 0 or self.missed:
                     self._listen(watch)
 
-    def _listen(self, watch: Watch | None, *, everything: bool = False) -> None:
-        """Look after what was moved; at the end of a pass after everything, or the pass would show nothing."""
-        for directory, name in watch.read(everything=everything) if watch is not None else ():
+    def _listen(self, watch: Watch | None) -> None:
+        """Look after what was moved."""
+        for directory, name in watch.read() if watch is not None else ():
             if name[0] != ".":
                 self._visit(directory, name)
 

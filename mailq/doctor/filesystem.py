@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mailq.doctor.finding import Finding
+from mailq.engines import mounts
 from mailq.names import MAX_NAME
 
 if TYPE_CHECKING:
@@ -14,31 +15,6 @@ if TYPE_CHECKING:
     from mailq.engines.mounts import Mount
     from mailq.settings import Settings
 
-_NETWORK: Final = frozenset(
-    (
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "drvfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "orangefs",
-        "prl_fs",
-        "pvfs2",
-        "smb3",
-        "smbfs",
-        "vboxsf",
-        "virtiofs",
-        "vmhgfs",
-    )
-)
 _MEMORY: Final = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 _PROVEN: Final = frozenset(("ext4", "xfs", "btrfs"))
 
@@ -85,7 +61,7 @@ def _kind(settings: Settings, machine: Machine, mount: Mount) -> Finding:
 
 def _meaning(settings: Settings, machine: Machine, mount: Mount) -> tuple[str, str]:
     """What a type means for a queue, and what to do about it; nothing to do means well."""
-    if mount.type in _NETWORK or mount.type.startswith("fuse"):
+    if mounts.is_shared(mount):
         return _network(mount)
     if is_memory(mount.type):
         return _memory(settings)

@@ -8,6 +8,31 @@ import re
 from typing import Final, NamedTuple
 
 _ORDERED: Final = frozenset(("xfs", "btrfs"))
+_SHARED: Final = frozenset(
+    (
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "drvfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "prl_fs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "virtiofs",
+        "vmhgfs",
+    )
+)
 
 
 class Mount(NamedTuple):
@@ -50,6 +75,17 @@ def has_journal(mount: Mount, *, proc: str = "/proc", sys: str = "/sys") -> bool
     with contextlib.suppress(OSError):
         return any(name.startswith(f"{device}-") for name in os.listdir(f"{proc}/fs/jbd2"))
     return False  # no file system at all has one
+
+
+def is_shared(mount: Mount) -> bool:
+    """Whether others than this kernel may change what is on it: a network disk, a host's directory, a program behind FUSE."""
+    return mount.type in _SHARED or mount.type.startswith("fuse")
+
+
+def is_all_here(path: str, *, proc: str = "/proc") -> bool:
+    """Whether this kernel hears of everything that comes to a directory. False where it is not known."""
+    mount = mount_of(path, proc=proc)
+    return mount is not None and not is_shared(mount)
 
 
 def keeps_order(path: str, *, proc: str = "/proc", sys: str = "/sys") -> bool:

@@ -271,14 +271,14 @@ def test_the_watch_says_what_came_and_when_it_missed_some(tmp_path: Path) -> Non
     one.mkdir()
     two.mkdir()
     with watch([str(one), str(two)]) or pytest.fail("there is no inotify here") as heard:
-        assert heard.read(everything=True) == []
+        assert heard.read() == []
         (one / "a").touch()
         (one / "a").rename(two / "b")
         os.link(two / "b", one / "c")
-        assert heard.read(everything=True) == [(str(one), "a"), (str(two), "b"), (str(one), "c")]
+        assert heard.read() == [(str(one), "a"), (str(two), "b"), (str(one), "c")]
         assert not heard.missed
         (one / "c").rename(one / "d")
-        assert heard.read(everything=True) == [(str(one), "d")]
+        assert heard.read() == [(str(one), "d")]
         assert heard.missed
 
 
@@ -292,15 +292,15 @@ def test_the_watch_follows_a_path_to_the_directory_that_is_there_now(tmp_path: P
     other.mkdir()
     with watch([str(one)]) or pytest.fail("there is no inotify here") as heard:
         Disk().exchange(str(one), str(other))
-        assert heard.read(everything=True) == []
+        assert heard.read() == []
         assert heard.missed
         heard.missed = False
         (other / "old").touch()
         (one / "fresh").touch()
-        assert heard.read(everything=True) == [(str(one), "fresh")]
+        assert heard.read() == [(str(one), "fresh")]
         (other / "old").unlink()
         other.rmdir()
-        assert heard.read(everything=True) == []
+        assert heard.read() == []
         assert not heard.missed
 
 

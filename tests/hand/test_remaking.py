@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from together import Child
 
 import mailq
 from mailq.engines.disk import Disk
+from mailq.engines.inotify import Event
 from mailq.engines.maildir import arrivals, remaking
 from mailq.engines.maildir.engine import MaildirEngine
 
@@ -183,24 +185,34 @@ def test_where_directories_cannot_be_exchanged_they_stay_and_it_is_tried_once(pa
     assert queue.pop() is not None
 
 
+class Listener:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.has_arrived, self.has_missed = threading.Event(), threading.Event()
+
+    def arrived(self, events: Sequence[Event]) -> None:
+        self.told += [event.name for event in events]
+        self.has_arrived.set()
+
+    def missed(self) -> None:
+        self.has_missed.set()
+
+
 @pytest.mark.usefixtures("always")
 def test_arrivals_in_the_fresh_directory_are_told_of(queue: mailq.Queue, path: Path) -> None:
-    told: list[str] = []
-    missed, arrived = threading.Event(), threading.Event()
-
-    def on_arrival(_: str, name: str) -> None:
-        told.append(name)
-        arrived.set()
-
-    watch = arrivals.watch([str(path / "new")], on_arrival, missed.set)
+    listener = Listener()
+    watch = arrivals.watch([str(path / "new")], listener)
     assert watch is not None
+    watch.start()
     try:
         queue.reap()
-        assert missed.wait(10)  # what came meanwhile is for the listener to find
-        arrived.clear()
+        assert listener.has_missed.wait(10)  # what came meanwhile is for the listener to find
+        listener.has_arrived.clear()
         queue.push("x")
-        assert arrived.wait(10)
-        assert told[-1] in os.listdir(path / "new")
+        assert listener.has_arrived.wait(10)
+        assert listener.told[-1] in os.listdir(path / "new")
     finally:
         watch.stop()
 
@@ -264,22 +276,17 @@ def test_who_has_the_old_directory_open_may_go_on_moving_files_there(
 
 
 def test_arrivals_are_told_of_while_the_old_directory_is_still_there(queue: mailq.Queue, path: Path) -> None:
-    told: list[str] = []
-    missed, arrived = threading.Event(), threading.Event()
-
-    def on_arrival(_: str, name: str) -> None:
-        told.append(name)
-        arrived.set()
-
-    watch = arrivals.watch([str(path / "new")], on_arrival, missed.set)
+    listener = Listener()
+    watch = arrivals.watch([str(path / "new")], listener)
     assert watch is not None
+    watch.start()
     try:
         (path / ".new.1a2b3c4d").mkdir()
         Disk().exchange(str(path / ".new.1a2b3c4d"), str(path / "new"))
-        assert missed.wait(10)
+        assert listener.has_missed.wait(10)
         queue.push("x")
-        assert arrived.wait(10)
-        assert told == os.listdir(path / "new")
+        assert listener.has_arrived.wait(10)
+        assert listener.told == os.listdir(path / "new")
     finally:
         watch.stop()
 

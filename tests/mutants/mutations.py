@@ -10,8 +10,20 @@ from typing import Final
 
 from mutations_of_deliveries import DELIVERIES, FENCES
 from mutations_of_durability import DURABILITY
+from mutations_of_hearing import HEARING
 from mutations_of_journals import JOURNALS
 from mutations_of_tools import ARCHIVES, COMMAND, DOCTOR
 from mutations_of_workers import JOBS, PROCESSES
 
-MUTANTS: Final = (*DURABILITY, *JOURNALS, *FENCES, *DELIVERIES, *ARCHIVES, *DOCTOR, *COMMAND, *PROCESSES, *JOBS)
+MUTANTS: Final = (
+    *DURABILITY,
+    *JOURNALS,
+    *FENCES,
+    *DELIVERIES,
+    *HEARING,
+    *ARCHIVES,
+    *DOCTOR,
+    *COMMAND,
+    *PROCESSES,
+    *JOBS,
+)

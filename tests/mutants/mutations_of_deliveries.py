@@ -168,10 +168,10 @@ DELIVERIES: Final = (
         "a listing is taken for the truth",
         "mailq/engines/maildir/listing.py",
         """        if older := [key for key in keys if layouts.time_of(key) < begun]:
-            return older
+            return Found(older, since, heard=False)
 """,
         """        if keys:
-            return keys
+            return Found(keys, since, heard=False)
 """,
         ("tests/unit/test_listing.py",),
     ),
@@ -219,8 +219,8 @@ DELIVERIES: Final = (
     Mutant(
         "without the marker a queue looks empty",
         _ENGINE,
-        """        if not keys:
-            layout.require_marker(self._layout)
+        """            if not claims:
+                layout.require_marker(self._layout)
 """,
         "",
         ("tests/hand/test_surroundings.py::test_a_queue_that_went_away_is_missed_at_the_next_pop",),

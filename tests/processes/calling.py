@@ -16,7 +16,7 @@ from unittest import mock
 import mailq
 from mailq import message
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import engine, journal, later
+from mailq.engines.maildir import journal, later, line
 from mailq.engines.maildir.engine import MaildirEngine
 
 SINGLES: Final = 8
@@ -54,7 +54,7 @@ def scenes(directory: str, kind: str) -> Iterator[Iterator[Scene]]:
     mailq.open(path, durability=kind.split(maxsplit=1)[0], reap_interval=_LONG).close()
     disk = _Disk(keeps_order=kind == CLASSES[2])
     with (
-        mock.patch.object(engine, "_FRESH", _LONG),
+        mock.patch.object(line, "_FRESH", _LONG),
         mock.patch.object(later, "_FRESH", _LONG),
         mock.patch.object(message, "_SALTS", 1000),  # one draw for all of them
         mailq.Queue(MaildirEngine(path, disk=disk)) as queue,
@@ -99,6 +99,10 @@ class _Stage:
             self._take(self._queue.pop())
             self.ack()
 
+    def rely_on_the_kernel(self) -> None:
+        for _ in range(line._MANY):
+            self._queue.pop()
+
     def warm_up(self) -> None:
         """What is done once: the owner's file, the random numbers, the journal."""
         for _ in range(journal.WARM + 1):
@@ -119,6 +123,8 @@ def _scenes(stage: _Stage) -> Iterator[Scene]:
     yield Scene("push_many", 1, BATCH, stage.push_many)
     yield Scene("pop_many", 1, BATCH, stage.pop_many)
     yield Scene("acks of many", 1, BATCH, stage.ack)
+    stage.rely_on_the_kernel()
+    yield Scene("push, pop, ack in turn, told by the kernel", SINGLES, SINGLES, stage.in_turn)
 
 
 def main(directory: str, kind: str) -> None:

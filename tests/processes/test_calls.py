@@ -48,6 +48,7 @@ JOURNALED: Final = {"pwrite": 1, "fdatasync": 1, "utime": 1}
 CLAIM: Final = {"lstat": 1, "replace": 1, "open": 1, "fstat": 1, "read": 1, "close": 1}
 LOOK: Final = {"access": 1}
 LISTING: Final = {"lstat": 1, "scandir": 1}
+WORD: Final = {"read": 1}
 ACK: Final = {"unlink": 1}
 
 PUSHES: Final = {
@@ -71,6 +72,9 @@ def table(kind: str) -> dict[str, Cost]:
         "push_many": BATCHES[kind],
         "pop_many": Cost(each=CLAIM, turn=sum_of(LOOK, LISTING)),
         "acks of many": Cost(each=ACK),
+        "push, pop, ack in turn, told by the kernel": Cost(
+            each=sum_of(push.each, CLAIM, ACK), turn=sum_of(push.turn, LOOK, WORD)
+        ),
     }
 
 

@@ -8,11 +8,11 @@ import pytest
 from together import Child, wait_until
 
 import mailq
-from mailq.engines.maildir import arrivals, engine
+from mailq.engines.maildir import arrivals, line
 from mailq.engines.maildir import layout as layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_what_comes_while_the_watch_is_set_up_keeps_its_order(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watch announces what comes after its start; what came just before must not be passed over."""
-    monkeypatch.setattr(engine, "_FRESH", 60.0)
+    monkeypatch.setattr(line, "_FRESH", 60.0)
     queue.push("earlier")
     delivery = queue.pop()
     assert delivery is not None
@@ -97,19 +97,12 @@ def test_what_comes_while_the_watch_is_set_up_keeps_its_order(
     producer = mailq.open(queue.location)
     real = arrivals.watch
 
-    def watch(
-        directories: Sequence[str], arrived: Callable[[str, str], None], missed: Callable[[], None]
-    ) -> arrivals.Watch | None:
-        announced: list[str] = []
-
-        def announce(directory: str, name: str) -> None:
-            arrived(directory, name)
-            announced.append(name)
-
+    def watch(directories: Sequence[str], listener: arrivals.Listener) -> arrivals.Watch:
         producer.push("before the watch")
-        watch = real(directories, announce, missed)
+        watch = real(directories, listener)
         producer.push("after it")
-        wait_until(lambda: watch is None or bool(announced), "the second is announced")
+        assert watch is not None
+        assert watch.hear()
         return watch
 
     monkeypatch.setattr(arrivals, "watch", watch)
@@ -121,7 +114,7 @@ def test_an_arrival_that_the_kernel_tells_of_is_delivered_without_a_listing(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Listing the directory would be the longest part of waking up."""
-    monkeypatch.setattr(engine, "_FRESH", 60.0)
+    monkeypatch.setattr(line, "_FRESH", 60.0)
     rung = threading.Event()
     assert queue.pop(wait=0.01) is None
     queue.listen(rung.set)

@@ -21,8 +21,10 @@ from mailq import names
 from mailq.engines.maildir import arrivals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
+
+    from mailq.engines.inotify import Event
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see that a process sleeps")
 
@@ -104,6 +106,14 @@ def common(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+class Deaf:
+    """Would be told of arrivals."""
+
+    def arrived(self, events: Sequence[Event]) -> None: ...
+
+    def missed(self) -> None: ...
+
+
 def wait_without_inotify(pipe: Connection[Any, Any], path: str) -> None:
     """Become nobody, use up nobody's inotify instances, and wait."""
     # Loaded while they can be read: nobody may have no right to this installation.
@@ -118,7 +128,7 @@ def wait_without_inotify(pipe: Connection[Any, Any], path: str) -> None:
     while len(taken) < 100_000 and (fd := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
         taken.append(fd)
     queue = mailq.open(path, create=False)
-    assert arrivals.watch([path], lambda *_: None, lambda: None) is None
+    assert arrivals.watch([path], Deaf()) is None
     queue.pop(wait=0.01)
     pipe.send("waiting")
     delivery = queue.pop(wait=30)

@@ -174,7 +174,7 @@ def test_what_another_thread_brings_back_into_the_window_hides_no_other(
     stale = sorted(layout.sort_key(str(path / "new"), name) or "" for name in os.listdir(path / "new"))
     producer.pop(detached=True)
     brought = iter([*stale[:1] * 5, *stale])
-    monkeypatch.setattr(engine._window, "take", lambda: next(brought, None))
+    monkeypatch.setattr(engine._line._window, "take", lambda: next(brought, None))
     delivery = mailq.Queue(engine).pop()
     assert delivery is not None
     assert delivery.body == "ready"

@@ -22,6 +22,10 @@ def taken(window: Window) -> list[str]:
     return keys
 
 
+def fill(window: Window, listed: list[str], *, heard: bool = False) -> None:
+    window.fill(listed, window.begin(), heard=heard)
+
+
 def test_a_new_window_is_dry_and_takes_nothing_before_the_first_listing() -> None:
     window = Window()
     window.offer("a")
@@ -31,14 +35,14 @@ def test_a_new_window_is_dry_and_takes_nothing_before_the_first_listing() -> Non
 @given(listings)
 def test_a_listing_comes_out_in_order(listed: list[str]) -> None:
     window = Window()
-    window.fill(list(listed))
+    fill(window, list(listed))
     assert taken(window) == sorted(listed)
 
 
 @given(listings, listings)
 def test_arrivals_before_the_end_of_the_listing_come_out_in_their_place(listed: list[str], arrived: list[str]) -> None:
     window = Window()
-    window.fill([*listed, LAST])
+    fill(window, [*listed, LAST])
     for key in arrived:
         window.offer(key)
     assert sorted(set(taken(window))) == sorted({*listed, *arrived, LAST})
@@ -48,7 +52,7 @@ def test_arrivals_before_the_end_of_the_listing_come_out_in_their_place(listed: 
 def test_arrivals_behind_the_listing_wait_for_the_next_one(listed: list[str], arrived: list[str]) -> None:
     """Between the two may stand what others pushed, of which this window has not heard."""
     window = Window()
-    window.fill(list(listed))
+    fill(window, list(listed))
     for key in arrived:
         window.offer(key)
     assert set(taken(window)) == {*listed, *(key for key in arrived if listed and key < max(listed))}
@@ -60,7 +64,7 @@ def test_a_small_window_leaves_out_the_end_of_the_line_and_nothing_in_the_middle
     listed: list[str], arrived: list[str], size: int
 ) -> None:
     window = Window(size)
-    window.fill(list(listed))
+    fill(window, list(listed))
     for key in arrived:
         window.offer(key)
     out = taken(window)
@@ -71,7 +75,7 @@ def test_a_small_window_leaves_out_the_end_of_the_line_and_nothing_in_the_middle
 @given(st.lists(keys, min_size=1, max_size=30, unique=True), st.integers(1, 10))
 def test_a_long_listing_is_kept_as_far_as_it_fits(listed: list[str], size: int) -> None:
     window = Window(size)
-    window.fill(list(listed))
+    fill(window, list(listed))
     assert taken(window) == heapq.nsmallest(size, listed)
 
 
@@ -80,10 +84,10 @@ def test_behind_a_listing_that_the_kernel_told_of_since_only_what_it_tells_is_ta
     listed: list[str], arrived: list[tuple[str, bool]]
 ) -> None:
     window = Window()
-    window.begin()
+    since = window.begin()
     for key, heard in arrived[::2]:
         window.offer(key, heard=heard)
-    window.fill(list(listed), heard=True)
+    window.fill(list(listed), since, heard=True)
     for key, heard in arrived[1::2]:
         window.offer(key, heard=heard)
     within = {key for key, heard in arrived if heard or (listed and key < max(listed))}
@@ -92,25 +96,25 @@ def test_behind_a_listing_that_the_kernel_told_of_since_only_what_it_tells_is_ta
 
 def test_what_is_heard_behind_a_listing_that_did_not_fit_waits_for_the_next() -> None:
     window = Window(2)
-    window.fill(["a", "b", "c"], heard=True)
+    fill(window, ["a", "b", "c"], heard=True)
     window.offer("d", heard=True)
     assert taken(window) == ["a", "b"]
 
 
 def test_a_window_that_a_longer_line_has_filled_holds_more_of_the_next_listing() -> None:
     window = Window(2, most=4)
-    window.fill(["a", "b"])
+    fill(window, ["a", "b"])
     assert window.size == 2
-    window.fill(["a", "b", "c"])
+    fill(window, ["a", "b", "c"])
     assert taken(window) == ["a", "b"]
     assert window.size == 4
-    window.fill(["c", "d", "e", "f", "g"])
+    fill(window, ["c", "d", "e", "f", "g"])
     assert taken(window) == ["c", "d", "e", "f"]
 
 
 def test_arrivals_cannot_grow_it_without_end() -> None:
     window = Window(10)
-    window.fill([LAST])
+    fill(window, [LAST])
     for n in range(1000):
         window.offer(f"{n:04}")
     out = taken(window)
@@ -120,17 +124,17 @@ def test_arrivals_cannot_grow_it_without_end() -> None:
 
 def test_a_cleared_window_waits_for_a_listing() -> None:
     window = Window()
-    window.fill(["a", LAST])
+    fill(window, ["a", LAST])
     window.clear()
     window.offer("b")
     assert window.take() is None
-    window.fill(["a", "b"])
+    fill(window, ["a", "b"])
     assert taken(window) == ["a", "b"]
 
 
 def test_a_forked_child_begins_with_nothing_and_a_free_lock() -> None:
     window = Window()
-    window.fill(["a"])
+    fill(window, ["a"])
     holder = threading.Thread(target=window._lock.acquire)
     holder.start()
     holder.join()
@@ -140,7 +144,7 @@ def test_a_forked_child_begins_with_nothing_and_a_free_lock() -> None:
 
 def test_several_threads_take_each_key_once() -> None:
     window = Window()
-    window.fill([*(f"{n:04}" for n in range(2000)), LAST])
+    fill(window, [*(f"{n:04}" for n in range(2000)), LAST])
     out: list[str] = []
 
     threads = [threading.Thread(target=lambda: out.extend(taken(window))) for _ in range(4)]

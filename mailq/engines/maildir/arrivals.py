@@ -1,4 +1,4 @@
-"""Word of arrivals: a hint that wakes waiting consumers at once.
+"""Word of arrivals: a hint that wakes waiting consumers at once, and spares listings.
 
 It is local to this kernel, can overflow, and may not be had at all (128 inotify
 instances a user is a common limit). The listing is the truth; whoever waits
@@ -8,113 +8,223 @@ also looks from time to time.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from mailq.engines import mounts
+from mailq.engines.inotify import CREATE, MOVED_TO, Event, Inotify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+
+_MS: Final = 1000
+
+
+class Listener(Protocol):
+    """Who is told. Called by whoever hears, one call after the other."""
+
+    def arrived(self, events: Sequence[Event]) -> None:
+        """These came, in this order."""
+
+    def missed(self) -> None:
+        """Some may not have been told of."""
 
 
 class Watch(Protocol):
-    """A running watch."""
+    """A running watch. It tells of arrivals in the thread that hears or, ``in_background``, in one of its own."""
+
+    in_background: bool
+
+    def hear(self) -> bool:
+        """Tell of everything that has come. False if that may not be all: then only a listing knows."""
+
+    def wait(self, timeout: float) -> None:
+        """Wait until there is something to hear, or ``wake`` or ``stop`` is called. For one thread at a time."""
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
+
+    def calm(self) -> None:
+        """Take back a ``wake``."""
+
+    def start(self) -> None:
+        """From now on tell of arrivals in the background."""
 
     def stop(self) -> None:
         """Let go of it."""
 
+    def after_fork(self) -> None:
+        """Let go of it in a forked child, and leave it to the parent."""
 
-def watch(directories: Sequence[str], arrived: Callable[[str, str], None], missed: Callable[[], None]) -> Watch | None:
-    """Call ``arrived(directory, name)`` from another thread for each new name; None if that cannot be had.
 
-    ``missed`` is called when events were dropped.
+def watch(directories: Sequence[str], listener: Listener) -> Watch | None:
+    """Tell of what comes to directories; None if that cannot be had.
+
+    The listener is held weakly: a watch keeps nobody alive who is let go by everybody else.
     """
     try:
         if sys.platform == "linux":
-            return _Inotify(directories, arrived, missed)
-        return _Portable(directories, arrived)
+            return _Inotify(directories, listener)
+        return _Portable(directories, listener)
     except (OSError, ImportError):
         return None
 
 
 class _Inotify:
-    """watchdog's inotify reader, asked for arrivals only.
+    """The kernel's word, heard by whoever waits or is about to list: to have a thread of its own hear it takes longer."""
 
-    watchdog's own emitter asks for IN_MOVED_FROM too, and holds every later event
-    back for half a second to find its other half: a neighbour's claim would delay
-    our wake-up by that much. Its reader without the emitter also spares two
-    threads between the kernel and us.
-    """
-
-    def __init__(
-        self, directories: Sequence[str], arrived: Callable[[str, str], None], missed: Callable[[], None]
-    ) -> None:
-        from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, Mask  # noqa: PLC0415 - slow to load
-
-        self._arrived = arrived
-        self._missed = missed
-        self._directories: dict[Any, str] = {}
-        self._reader = InotifyFD()
-        arrivals = InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_CREATE
-        self._mask = Mask(arrivals | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_ONLYDIR)
+    def __init__(self, directories: Sequence[str], listener: Listener) -> None:
+        self._listener = weakref.ref(listener)
+        self.in_background = False
+        self._is_all_here = mounts.is_all_here(directories[0])
+        self._inotify = Inotify(MOVED_TO | CREATE)
         try:
             for directory in directories:
-                self._add(directory)
+                self._inotify.add(directory)
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
-            # Never started, so nobody else closes its descriptors.
-            self._reader._is_reading = False  # noqa: SLF001 - or close() would leave that to a thread that does not run
-            self._reader.close()
+            self._inotify.close()
             raise
-        self._reader.start()
+        # Reentrant, both: a signal handler may use the queue in the midst of its own thread's use.
+        self._hearing = threading.RLock()
+        self._is_hearing = False
+        # Held while the descriptors are used: their numbers may be another file's a moment after they are closed.
+        self._lock = threading.RLock()
+        self._waits = 0
+        self._is_stopped = False
 
-    def _add(self, directory: str) -> None:
-        wd = self._reader.add_callback(os.fsencode(directory), self._mask, self, id(self))  # type: ignore[arg-type]
-        self._directories[wd] = directory
+    def hear(self) -> bool:
+        with self._hearing:  # one after the other: arrivals are told of in their order
+            listener = self._listener()
+            # A signal handler, in the midst of this: what is read and not told of yet it must find by itself.
+            if self._is_hearing or listener is None:
+                return False
+            try:
+                self._is_hearing = True
+                return self._tell(listener)
+            except BaseException:  # interrupted: what is read may not have been told of
+                listener.missed()
+                raise
+            finally:
+                self._is_hearing = False
 
-    def on_event(self, event: Any) -> None:  # noqa: ANN401 - watchdog's own event
-        """Called by the reader's thread."""
-        directory = self._directories.get(event.wd)
-        if event.is_move_self:
-            self.on_watch_deleted(event.wd)
-        elif directory is not None and event.name:
-            self._arrived(directory, os.fsdecode(event.name))
+    def _tell(self, listener: Listener) -> bool:
+        with self._lock:
+            if self._is_stopped:
+                return False
+            events = self._inotify.read()
+        if events:
+            listener.arrived(events)
+        if self._inotify.missed:
+            self._inotify.missed = False
+            listener.missed()
+            return False
+        return self._is_all_here
 
-    def on_watch_deleted(self, wd: Any) -> None:  # noqa: ANN401 - watchdog's own descriptor
-        """Called by the reader's thread when the directory is gone, or elsewhere: a new one may be in its place."""
-        directory = self._directories.pop(wd, None)
-        if directory is not None:
-            with contextlib.suppress(OSError):
-                self._add(directory)
-        self._missed()
+    def wait(self, timeout: float | None) -> None:
+        poll = select.poll()
+        with self._lock:
+            if self._is_stopped:
+                return
+            poll.register(self._inotify, select.POLLIN)
+            poll.register(self._bell, select.POLLIN)
+            self._waits += 1
+        try:
+            poll.poll(None if timeout is None else math.ceil(timeout * _MS))
+        finally:
+            with self._lock:
+                self._waits -= 1
+                self._close_if_left()
 
-    def on_queue_overflow(self) -> None:
-        """Called by the reader's thread when the kernel dropped events."""
-        self._missed()
+    def wake(self) -> None:
+        with self._lock:
+            if not self._is_stopped:
+                os.eventfd_write(self._bell, 1)
+
+    def calm(self) -> None:
+        with self._lock:
+            if not self._is_stopped:  # then it rings for ever, for all who wait
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._bell)
+
+    def start(self) -> None:
+        self.in_background = True
+        threading.Thread(target=self._hear_for_ever, name="mailq-arrivals", daemon=True).start()
+
+    def _hear_for_ever(self) -> None:
+        while not self._is_stopped:
+            self.wait(None)
+            self.hear()
 
     def stop(self) -> None:
-        self._directories.clear()
-        self._reader.stop()
-        with contextlib.suppress(RuntimeError):  # the reader's own thread cannot wait for itself
-            self._reader.join()
+        with self._lock:
+            if not self._is_stopped:
+                os.eventfd_write(self._bell, 1)
+                self._is_stopped = True
+                self._close_if_left()
+
+    def _close_if_left(self) -> None:
+        if self._is_stopped and self._waits == 0:
+            self._close()
+
+    def _close(self) -> None:
+        self._inotify.close()
+        os.close(self._bell)
+
+    def after_fork(self) -> None:
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._waits += 1  # who waits, and forked in a signal handler, must not close them once more
+            self._close()
 
 
 class _Portable:
-    """watchdog's observer for other systems."""
+    """watchdog's observer for other systems, which tells in a thread of its own, a little later."""
 
-    def __init__(self, directories: Sequence[str], arrived: Callable[[str, str], None]) -> None:
+    in_background = True
+
+    def __init__(self, directories: Sequence[str], listener: Listener) -> None:
         from watchdog.events import FileCreatedEvent, FileMovedEvent, FileSystemEventHandler  # noqa: PLC0415 - slow
         from watchdog.observers import Observer  # noqa: PLC0415 - slow to load
+
+        listening = weakref.ref(listener)
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: Any) -> None:  # noqa: ANN401 - watchdog's own event
                 directory, name = os.path.split(os.fsdecode(event.dest_path or event.src_path))
-                arrived(directory, name)
+                if (listener := listening()) is not None:
+                    listener.arrived([Event(directory, name)])
 
         self._observer = Observer()
         for directory in directories:
             self._observer.schedule(Handler(), directory, event_filter=[FileCreatedEvent, FileMovedEvent])
         self._observer.start()
 
+    def hear(self) -> bool:
+        return False
+
+    def wait(self, timeout: float) -> None:
+        """Not called: it is in the background."""
+
+    def wake(self) -> None:
+        """Nobody waits."""
+
+    def calm(self) -> None:
+        """Nobody was woken."""
+
+    def start(self) -> None:
+        """It does so from the beginning."""
+
     def stop(self) -> None:
         self._observer.stop()
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # its own thread cannot wait for itself
             self._observer.join()
+
+    def after_fork(self) -> None:
+        """Its threads did not come along."""

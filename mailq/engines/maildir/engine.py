@@ -12,13 +12,14 @@ import itertools
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mailq import lifecycle, names, telemetry
 from mailq.engine import Claim, Reaped, Record, Stats
 from mailq.engine import Owner as OwnerRecord
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import admin, forks, layout, listing, owners, sharing, texts
+from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
+from mailq.engines.maildir.line import Line
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
@@ -26,8 +27,6 @@ from mailq.engines.maildir.replay import replay
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
-from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import MOST, Tried, Window
 from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
     from mailq.settings import Settings
-
-# A window is listed anew after this many seconds even if it is not dry, for what others
-# pushed with priority; but never so often that listing takes more than a twentieth of the time.
-_FRESH: Final = 1.0
-_LISTING_SHARE: Final = 20.0
 
 
 class MaildirEngine:
@@ -62,8 +56,8 @@ class MaildirEngine:
         replay(self._store)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
-        self._window = Window(most=MOST)
-        self._fresh_until = 0.0
+        self._line = Line(self._store, self._reaper.later)
+        self._waking = self._line.waking
         self._room = Room(self._store)
         self._replies = Replies(self._store)
         self._claims = _claim_numbers()
@@ -72,7 +66,6 @@ class MaildirEngine:
         self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
-        self._waking = Waking([self._layout.new, self._layout.later], self._hear_from_kernel, self._window.clear)
         self._origin_told = False
         forks.follow(self)
 
@@ -98,7 +91,7 @@ class MaildirEngine:
                 layout.require_marker(self._layout)
             raise
         for message in placed:
-            self._hear_of(message.directory, message.name)
+            self._line.hear_of(message.directory, message.name)
         if placed:
             self._waking.ring()
         return [message.id for message in placed]
@@ -106,17 +99,15 @@ class MaildirEngine:
     # Consuming
 
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
-        """Rename ready messages into ``cur/``, one after the other, from the window."""
+        """Rename ready messages into ``cur/``, one after the other, as they stand in line."""
         self._tend()
+        tried = self._line.begin()
         if layout.is_there(self._layout.paused):
-            self._waking.looks()
             return []
         claims: list[Claim] = []
         failures: list[StorageError] = []
-        tried = Tried()
         try:
-            while len(claims) < limit and (key := self._next_key(tried)) is not None:
-                tried.now.add(key)
+            while len(claims) < limit and (key := self._line.next_key(tried)) is not None:
                 try:
                     claim = self._take(layout.name_of(key), lease, detached=detached)
                 except StorageError as error:  # one bad message must not block the others
@@ -126,35 +117,18 @@ class MaildirEngine:
                 if claim is not None:
                     claims.append(claim)
                     self._receipts.remember(claim.receipt, claim.envelope)
-            if failures and not claims:
-                raise failures[0]
+            if failures:
+                self._line.clear()  # the next claim must find them again
+                if not claims:
+                    raise failures[0]
+            if not claims:
+                layout.require_marker(self._layout)
         except BaseException:
             for claim in claims:
                 with contextlib.suppress(MailqError):
                     self.release(claim.receipt, delay=0)
             raise
         return claims
-
-    def _next_key(self, tried: Tried) -> str | None:
-        """The next name in line that was not tried; lists the directory when the window is dry or old."""
-        if time.monotonic() > self._fresh_until:
-            self._window.clear()
-        while (key := self._window.take()) is not None:
-            if key not in tried.now:
-                return key
-        self._waking.looks()
-        self._promote(anew=False)
-        begun, heard = time.monotonic(), self._waking.is_watching
-        keys = listing.complete(self._layout.new, self._window, tried.for_good, self._clock)
-        if not keys and self._promote():
-            keys = listing.complete(self._layout.new, self._window, tried.for_good, self._clock)
-        tried.once_more(keys)
-        if not keys:
-            layout.require_marker(self._layout)
-        self._window.fill(keys, heard=heard)
-        now = time.monotonic()
-        self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
-        return self._window.take()
 
     def _take(self, name: str, lease: float | None, *, detached: bool) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""
@@ -223,16 +197,6 @@ class MaildirEngine:
                 patience = min(patience, (at - now) / names.NS)
         return max(0.0, patience)
 
-    def _hear_from_kernel(self, directory: str, name: str) -> None:
-        self._hear_of(directory, name, heard=True)
-
-    def _hear_of(self, directory: str, name: str, *, heard: bool = False) -> None:
-        """Tell the windows of a message that came to a directory."""
-        if directory == self._layout.later:
-            self._reaper.later.expect(name)
-        elif directory == self._layout.new and (key := layout.sort_key(directory, name)) is not None:
-            self._window.offer(key, heard=heard)
-
     # Settling
 
     def ack(self, receipt: str) -> None:
@@ -268,7 +232,7 @@ class MaildirEngine:
             path = self._store.settle(f"{self._layout.cur}/{receipt}", step, error=error)
         except OSError as failure:
             self._lost(receipt, verb, failure)
-        self._hear_of(*os.path.split(path))
+        self._line.hear_of(*os.path.split(path))
         self._waking.ring()
 
     def extend(self, receipt: str, seconds: float) -> int:
@@ -337,7 +301,7 @@ class MaildirEngine:
         """See Reaper.reap."""
         layout.require_marker(self._layout)
         reaped = self._reaper.reap()
-        self._window.clear()  # what came back may belong in front of what it holds
+        self._line.clear()  # what came back may belong in front of what it holds
         self._waking.ring()
         return reaped
 
@@ -346,7 +310,7 @@ class MaildirEngine:
         now = self._clock()
         due = self._reaper.later.next_due
         if due is not None and now >= due:
-            self._promote()
+            self._line.promote()
         if self._tended <= now < self._next_tending:  # a clock that stepped back keeps no appointment
             return
         self._tended = now
@@ -362,13 +326,7 @@ class MaildirEngine:
             layout.log().warning("reaping failed: %s", error)
             return
         if reaped is not None and (reaped.returned or reaped.due):
-            self._window.clear()  # they may belong in front of what it holds
-
-    def _promote(self, *, anew: bool = True) -> bool:
-        promoted = self._reaper.later.promote(self._store, anew=anew)
-        for name in promoted:
-            self._hear_of(self._layout.new, name)
-        return bool(promoted)
+            self._line.clear()  # they may belong in front of what it holds
 
     def _reload(self) -> None:
         """Read the settings again when the file has changed; a damaged file keeps the old ones."""
@@ -415,7 +373,7 @@ class MaildirEngine:
     def replace(self, record: Record, draft: Draft) -> None:
         """See admin.replace."""
         admin.replace(self._store, record, draft, owner=self._owner.token())
-        self._window.clear()
+        self._line.clear()
 
     def history(self, envelope: Envelope) -> list[Attempt]:
         """See texts.read."""
@@ -458,7 +416,7 @@ class MaildirEngine:
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """See admin.redrive."""
         count = admin.redrive(self._store, ids, limit)
-        self._window.clear()
+        self._line.clear()
         self._waking.ring()
         return count
 

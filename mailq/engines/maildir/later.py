@@ -82,9 +82,9 @@ class Later:
         changed = layouts.last_change(store.layout.later)
         if changed is not None and changed == self._listed_at and not self._window.is_blank:
             return
-        self._window.begin()
+        since = self._window.begin()
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(first_due(store.layout.later, self._window.size), whole=True)
+        self._window.fill(first_due(store.layout.later, self._window.size), since, whole=True)
         self._listed_at = changed
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE

@@ -7,7 +7,7 @@ one comparison that they stand too far back; only the others cost more.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import names
 from mailq.engines.maildir import layout as layouts
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from mailq.engines.maildir.window import Window
+    from mailq.engines.maildir.window import Since, Window
 
 _OF_OURS: Final = 59
 """The fewest characters in a name of ours: see names.looks_ours."""
@@ -71,20 +71,33 @@ def first_ready(directory: str, tried: Collection[str] = (), size: int = SIZE) -
     return front.of((key for key in keys if key not in tried) if tried else keys)
 
 
-def complete(directory: str, window: Window, tried: Collection[str], clock: Callable[[], int]) -> list[str]:
-    """The keys of the first ready messages of which none is missing; none only when two listings in a row find none.
+class Found(NamedTuple):
+    """What a listing found, to fill a window with."""
+
+    keys: list[str]
+    since: Since
+    heard: bool
+
+
+def complete(
+    directory: str, window: Window, tried: Collection[str], clock: Callable[[], int], hear: Callable[[], bool]
+) -> Found:
+    """Find the first ready messages, of which none is missing.
 
     A listing is no snapshot: of what is pushed while it goes on, it may miss one
-    message and see the next. So what is younger than its beginning waits for the
-    next one, or the younger would overtake the older.
+    message and see the next. ``hear()`` has the kernel tell the window of what came meanwhile. Where it
+    cannot (False), what is younger than the beginning of the listing waits for the next one, or the
+    younger would overtake the older; and there is nothing only when two listings in a row find nothing.
     """
     for _ in range(2):
-        window.begin()
+        since = window.begin()
         begun = names.format_time(clock())
         keys = first_ready(directory, tried, window.size)
+        if hear():
+            return Found(keys, since, heard=True)
         if older := [key for key in keys if layouts.time_of(key) < begun]:
-            return older
-    return keys  # nothing, or only what claims to be from the future
+            return Found(older, since, heard=False)
+    return Found(keys, since, heard=False)  # nothing, or only what claims to be from the future
 
 
 def first_due(directory: str, size: int = SIZE) -> list[str]:

@@ -16,6 +16,8 @@ from mailq.engines.maildir.layout import log
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mailq.engines.maildir.arrivals import Listener
+
 # A waiting consumer looks by itself this often, in seconds: with arrivals announced by
 # the kernel only for what they miss (another host, a dropped event), else for everything.
 _LOOK_WATCHED: Final = 1.0
@@ -23,26 +25,25 @@ _LOOK_UNWATCHED: Final = 0.25
 
 
 class Waking:
-    """The waits of one engine, and what ends them.
+    """The waits of one engine, and what ends them. ``listener`` is told of arrivals, and rings."""
 
-    ``heard(directory, name)`` is called for each arrival, ``missed()`` when some
-    may have been missed; both are held weakly, being methods of who holds this.
-    """
-
-    def __init__(
-        self, directories: Sequence[str], heard: Callable[[str, str], None], missed: Callable[[], None]
-    ) -> None:
+    def __init__(self, directories: Sequence[str], listener: Listener) -> None:
         self._directories = directories
-        self._heard = weakref.WeakMethod(heard)
-        self._missed = weakref.WeakMethod(missed)
+        self._listener = weakref.ref(listener)  # who has this
         self._watch: arrivals.Watch | None = None
         self._watch_tried = False
         self._bells: tuple[Callable[[], None], ...] = ()
         self._count = 0
         self._seen = threading.local()
+        self._is_listening = self._is_woken = False
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._rung = threading.Condition(threading.RLock())
         forks.follow(self)
+
+    def hear(self) -> bool:
+        """Tell the listener of all that the kernel tells of. False if that may not be all that has come."""
+        watch = self._watch
+        return watch is not None and watch.hear()
 
     def looks(self) -> None:
         """This thread is about to list: whatever arrives from now on must end its next wait."""
@@ -53,26 +54,28 @@ class Waking:
         with self._rung:
             self._count += 1
             self._rung.notify_all()
+            self._wake()
         for bell in self._bells:
             try:
                 bell()
             except Exception:  # noqa: BLE001 - what rang it has happened, and must not look failed
                 log().exception("a bell that listens to the queue failed")
 
+    def _wake(self) -> None:
+        if self._is_listening and not self._is_woken and self._watch is not None:
+            self._watch.wake()
+            self._is_woken = True
+
     def watch(self) -> bool:
         """Begin to listen to the kernel. True at the first time: what arrived before is for the caller to find."""
         if self._watch_tried:
             return False
         self._watch_tried = True
-        # Weakly held: the watch must not keep an engine alive that its users let go.
-        on_arrival, on_missed = weakref.WeakMethod(self._on_arrival), weakref.WeakMethod(self._on_missed)
-        self._watch = arrivals.watch(
-            self._directories,
-            lambda directory, name: (call := on_arrival()) and call(directory, name),
-            lambda: (call := on_missed()) and call(),
-        )
+        if (listener := self._listener()) is not None:
+            self._watch = arrivals.watch(self._directories, listener)
         if self._watch is not None:
             self._stop_watch = weakref.finalize(self, self._watch.stop)
+        self._hear_for_bells()
         return True
 
     def add(self, bell: Callable[[], None]) -> bool:
@@ -80,16 +83,19 @@ class Waking:
         if bell in self._bells:
             return False
         self._bells = (*self._bells, bell)
+        self._hear_for_bells()
         return True
+
+    def _hear_for_bells(self) -> None:
+        """Bells ring though nobody waits here who could hear."""
+        with self._rung:
+            if self._bells and self._watch is not None and not self._watch.in_background:
+                self._watch.start()
+                self._wake()
 
     def remove(self, bell: Callable[[], None]) -> None:
         """Ring it no more."""
         self._bells = tuple(known for known in self._bells if known != bell)
-
-    @property
-    def is_watching(self) -> bool:
-        """Whether the kernel tells of arrivals."""
-        return self._watch is not None
 
     @property
     def patience(self) -> float:
@@ -97,20 +103,28 @@ class Waking:
         return _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED
 
     def wait(self, timeout: float) -> None:
-        """Wait for a ring since this thread last looked."""
+        """Wait for a ring, or for something to hear, since this thread last looked."""
+        listens = False
+        try:
+            with self._rung:
+                if getattr(self._seen, "count", None) != self._count:
+                    return
+                watch = self._watch
+                if watch is None or watch.in_background or self._is_listening:
+                    self._rung.wait(timeout)
+                    return
+                listens = self._is_listening = True
+            watch.wait(timeout)
+        finally:
+            if listens:
+                self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
         with self._rung:
-            if getattr(self._seen, "count", None) == self._count:
-                self._rung.wait(timeout)
-
-    def _on_arrival(self, directory: str, name: str) -> None:
-        if name[0] != "." and (heard := self._heard()) is not None:
-            heard(directory, name)
-        self.ring()
-
-    def _on_missed(self) -> None:
-        if (missed := self._missed()) is not None:
-            missed()
-        self.ring()
+            if self._is_woken and self._watch is not None:
+                self._watch.calm()
+            self._is_listening = self._is_woken = False
+            self._rung.notify_all()  # somebody else who waits must listen now
 
     def close(self) -> None:
         """Stop listening to the kernel; the next wait begins anew."""
@@ -119,8 +133,10 @@ class Waking:
         self._watch, self._watch_tried, self._bells = None, False, ()
 
     def after_fork(self) -> None:
-        """Begin a forked child's life: the watch's thread did not come along."""
+        """Begin a forked child's life: the watch is the parent's, and its threads did not come along."""
         if self._watch is not None:
             self._stop_watch.detach()
+            self._watch.after_fork()
         self._watch, self._watch_tried, self._bells = None, False, ()
+        self._is_listening = self._is_woken = False
         self._rung = threading.Condition(threading.RLock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import forks
@@ -21,6 +22,14 @@ END: Final = "~"
 """Sorts behind every key."""
 
 
+class Since:
+    """What has arrived since a listing began, which may have missed it."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[tuple[str, bool]] = []
+        self.is_all = True
+
+
 class Window:
     """The first names in line, as sort keys, up to the last that a listing found.
 
@@ -34,7 +43,9 @@ class Window:
         self._most = max(size, most)
         self._heap: list[str] = []
         self._bound = self._heard_bound = ""
-        self._meanwhile: list[tuple[str, bool]] | None = None
+        # Those that go on. Weakly held, for a listing may fail.
+        self._listings: weakref.WeakSet[Since] = weakref.WeakSet()
+        self._is_listed = False
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
         forks.follow(self)
@@ -50,17 +61,25 @@ class Window:
         """Whether it knows nothing, not even that there is nothing: not filled yet, or cleared."""
         return not self._bound
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it lacks nothing, as long as it is told of whatever the kernel tells of."""
+        return self._heard_bound == END
+
     def first(self) -> str | None:
         """Look at the first key without taking it; None when the window is dry."""
         with self._lock:
             return self._heap[0] if self._heap else None
 
-    def begin(self) -> None:
-        """A listing begins: what arrives from now on it may miss."""
+    def begin(self) -> Since:
+        """A listing begins. Whoever makes it holds on to what is returned, and hands it to ``fill``."""
         with self._lock:
-            self._meanwhile = []
+            since = Since()
+            self._listings.add(since)
+            self._is_listed = True
+            return since
 
-    def fill(self, keys: list[str], *, whole: bool = False, heard: bool = False) -> None:
+    def fill(self, keys: list[str], since: Since, *, whole: bool = False, heard: bool = False) -> None:
         """Take over a listing, keeping the first of it, and what arrived during it.
 
         ``whole``: as long as everything fits, arrivals are taken at the end too.
@@ -69,14 +88,16 @@ class Window:
         with self._lock:
             is_longer = len(keys) > self.size
             self._keep(keys, whole=whole)
-            if heard and not is_longer:
+            if heard and since.is_all and not is_longer:
                 self._heard_bound = END
             # Not for the first listing: who wants one message should not pay for so many.
             self.size = self._most if is_longer else self.size
-            meanwhile, self._meanwhile = self._meanwhile, None
-            known = set(self._heap) if meanwhile else set()
-            for key, was_heard in meanwhile or ():
+            self._listings.discard(since)
+            self._is_listed = bool(self._listings)
+            known = set(self._heap) if since.arrivals else set()
+            for key, was_heard in since.arrivals:
                 if key not in known:
+                    known.add(key)
                     self.offer(key, heard=was_heard)
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
@@ -95,18 +116,27 @@ class Window:
         it (``heard``), which tells of renames in their order: whatever came before was told before.
         """
         with self._lock:
-            if self._meanwhile is not None and len(self._meanwhile) < self.size:
-                self._meanwhile.append((key, heard))
+            if self._is_listed:
+                self._note(key, heard=heard)
             if key < (self._heard_bound if heard else self._bound):
                 heapq.heappush(self._heap, key)
                 if len(self._heap) > self.size + self.size // 2:
                     self._keep(self._heap)
+
+    def _note(self, key: str, *, heard: bool) -> None:
+        for since in self._listings:
+            if len(since.arrivals) < self.size:
+                since.arrivals.append((key, heard))
+            else:
+                since.is_all = False
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
             self._heap = []
             self._bound = self._heard_bound = ""
+            for since in self._listings:
+                since.is_all = False
 
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
@@ -115,14 +145,15 @@ class Window:
 
 
 class Tried:
-    """The keys that one claim has tried.
+    """The keys that one claim has tried, and whether it has heard of all that came before it.
 
-    Another thread's stale listing may bring them back into the window: ``now`` is
+    Another thread's stale listing may bring keys back into the window: ``now`` is
     passed over there. Our own next listing may be right that one is back, given back under
     its name; but only once, for a stale network file system lists it for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, heard: bool) -> None:
+        self.heard = heard
         self.now: set[str] = set()
         self.for_good: set[str] = set()
 

@@ -1,0 +1,122 @@
+"""What the kernel tells of names that come to directories: inotify(7).
+
+Of watchdog only the bindings of the system calls are used. Its emitter asks for both halves of
+each rename, and holds every event back for half a second to find the other: a neighbour's claim
+would delay a wake-up by that much. Its reader hands all to another thread, and that takes longer than
+everything else about a wake-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOVED_FROM: Final = 0x40
+MOVED_TO: Final = 0x80
+CREATE: Final = 0x100
+_MOVE_SELF: Final = 0x800
+_UNMOUNT: Final = 0x2000
+_OVERFLOW: Final = 0x4000
+_IGNORED: Final = 0x8000
+_ONLYDIR: Final = 0x0100_0000
+_HEADER: Final = struct.Struct("iIII")
+_AT_ONCE: Final = 16_384
+_LONGEST: Final = _HEADER.size + 256
+"""No event is longer: a read that could have taken one more has left none behind."""
+
+
+class Event(NamedTuple):
+    """A name that came to a directory, or left it; ``cookie`` is the same for both halves of a rename."""
+
+    directory: str
+    name: str
+    mask: int = 0
+    cookie: int = 0
+
+
+class Inotify:
+    """Some watched directories. ``mask`` says what of them is told.
+
+    ``missed`` is set, and for the caller to clear, when not everything was told: the kernel had
+    no room for it, or a directory is not what its path leads to any more. The one that is there
+    now is watched instead.
+
+    Raises OSError where there is no more of it for this user, ImportError where the system has none. For one
+    thread at a time.
+    """
+
+    def __init__(self, mask: int) -> None:
+        from watchdog.observers import inotify_c  # noqa: PLC0415 - slow to load, and only to be had on Linux
+
+        self._add_watch: Callable[[int, bytes, int], Any] = inotify_c.inotify_add_watch
+        self._mask = mask | _MOVE_SELF | _ONLYDIR
+        self._directories: dict[int, str] = {}
+        self._lost: set[str] = set()
+        self.missed = False
+        self._fd = inotify_c.inotify_init()
+        if self._fd < 0:
+            raise _error("inotify")
+        os.set_inheritable(self._fd, False)  # noqa: FBT003 - it takes no name for it
+        os.set_blocking(self._fd, False)
+
+    def fileno(self) -> int:
+        """For poll(2)."""
+        return self._fd
+
+    def add(self, directory: str) -> None:
+        """Watch one more directory from now on. Raises OSError."""
+        number = int(self._add_watch(self._fd, os.fsencode(directory), self._mask))
+        if number < 0:
+            raise _error(directory)
+        self._directories[number] = directory
+
+    def read(self) -> list[Event]:
+        """Everything that was told until now; returns at once."""
+        for directory in tuple(self._lost) if self._lost else ():
+            self._follow(directory)
+        events: list[Event] = []
+        size = _AT_ONCE
+        while size > _AT_ONCE - _LONGEST:
+            try:
+                data = os.read(self._fd, _AT_ONCE)
+            except BlockingIOError:
+                break
+            size = len(data)
+            self._parse(data, events)
+        return events
+
+    def _parse(self, data: bytes, events: list[Event]) -> None:
+        at = 0
+        while at < len(data):
+            number, mask, cookie, length = _HEADER.unpack_from(data, at)
+            at += _HEADER.size + length
+            if mask & _OVERFLOW:
+                self.missed = True
+            elif mask & (_MOVE_SELF | _UNMOUNT | _IGNORED):
+                if (directory := self._directories.pop(number, None)) is not None:
+                    self._follow(directory)
+            elif (directory := self._directories.get(number)) is not None:
+                events.append(Event(directory, os.fsdecode(data[at - length : at].rstrip(b"\0")), mask, cookie))
+
+    def _follow(self, directory: str) -> None:
+        """Watch what a path leads to now; as long as that is nothing, everything is missed."""
+        self.missed = True
+        self._lost.add(directory)
+        with contextlib.suppress(OSError):
+            self.add(directory)
+            self._lost.discard(directory)
+
+    def close(self) -> None:
+        """Watch no more."""
+        os.close(self._fd)
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)

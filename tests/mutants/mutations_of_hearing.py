@@ -1,0 +1,60 @@
+"""What a consumer may believe of the kernel's word, and what it must not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutant import Mutant
+
+_HEARING: Final = "tests/processes/test_hearing.py::"
+
+HEARING: Final = (
+    Mutant(
+        "it is not noticed when the kernel had no room for all arrivals",
+        "mailq/engines/inotify.py",
+        """            if mask & _OVERFLOW:
+                self.missed = True
+""",
+        """            if mask & _OVERFLOW:
+                pass
+""",
+        (f"{_HEARING}test_what_the_kernel_had_no_room_for_is_told_to_be_missed",),
+    ),
+    Mutant(
+        "the kernel's word is believed where other hosts push",
+        "mailq/engines/maildir/arrivals.py",
+        "        return self._is_all_here\n",
+        "        return True\n",
+        (f"{_HEARING}test_where_others_may_be_behind_the_disk_the_word_is_never_all",),
+    ),
+    Mutant(
+        "what was read of the kernel's word in an interrupted moment is forgotten",
+        "mailq/engines/maildir/arrivals.py",
+        "                listener.missed()\n                raise\n",
+        "                raise\n",
+        (f"{_HEARING}test_who_is_interrupted_in_hearing_has_missed_some",),
+    ),
+    Mutant(
+        "what could not be taken is not tried again",
+        "mailq/engines/maildir/engine.py",
+        "                self._line.clear()  # the next claim must find them again\n",
+        "                pass\n",
+        (f"{_HEARING}test_what_could_not_be_taken_is_tried_again_by_the_next_pop",),
+    ),
+    Mutant(
+        "a listing is taken for whole though meanwhile something was missed",
+        "mailq/engines/maildir/window.py",
+        """            for since in self._listings:
+                since.is_all = False
+""",
+        "",
+        (f"{_HEARING}test_a_listing_during_which_all_was_forgotten_is_not_whole",),
+    ),
+    Mutant(
+        "who waits and leaves has nobody listen in his place",
+        "mailq/engines/maildir/waking.py",
+        "            self._rung.notify_all()  # somebody else who waits must listen now\n",
+        "",
+        (f"{_HEARING}test_when_the_thread_that_listens_gives_up_another_does",),
+    ),
+)

@@ -1,0 +1,366 @@
+"""What the kernel tells of arrivals: whole, in order, and to whoever waits; and what is done where it is not whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from together import Child, wait_until
+
+import mailq
+from mailq.engines import mounts
+from mailq.engines.disk import Disk
+from mailq.engines.inotify import Event
+from mailq.engines.maildir import arrivals, line, waking
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.engine import MaildirEngine
+from mailq.engines.maildir.window import Window
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of arrivals on Linux only")
+
+
+class Listener:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.missing = 0
+
+    def arrived(self, events: Sequence[Event]) -> None:
+        self.told += [event.name for event in events]
+
+    def missed(self) -> None:
+        self.missing += 1
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def watch(tmp_path: Path, listener: Listener) -> Iterator[arrivals.Watch]:
+    (tmp_path / "watched").mkdir()
+    watch = arrivals.watch([str(tmp_path / "watched")], listener)
+    assert watch is not None
+    yield watch
+    watch.stop()
+
+
+@pytest.fixture
+def told(queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> mailq.Queue:
+    """A queue whose consumer relies on the kernel's word, and does not look by itself any more."""
+    monkeypatch.setattr(line, "_FRESH", 3600.0)
+    assert queue.pop(wait=0.01) is None
+    assert queue.pop() is None  # the listing from which on the word is whole
+    return queue
+
+
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which directories are listed from now on."""
+    seen: list[str] = []
+    real = layouts.entries
+
+    def entries(directory: str, *near: Any) -> Iterator[os.DirEntry[str]]:
+        seen.append(os.path.basename(directory))
+        return real(directory, *near)
+
+    monkeypatch.setattr(layouts, "entries", entries)
+    return seen
+
+
+# What a watch tells
+
+
+def test_everything_that_came_is_told_in_order_however_much_it_is(
+    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+) -> None:
+    names = [f"{number:04}".ljust(200, "x") for number in range(1000)]
+    for name in names:
+        (tmp_path / "watched" / name).touch()
+    assert watch.hear()
+    assert listener.told == names
+    assert watch.hear()
+    assert listener.told == names
+
+
+def test_what_the_kernel_had_no_room_for_is_told_to_be_missed(
+    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+) -> None:
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 100_000:
+        pytest.skip(f"the kernel keeps {most} events here")
+    for number in range(most + 1):
+        (tmp_path / "watched" / f"{number}").touch()
+    assert not watch.hear()
+    assert listener.missing == 1
+    assert watch.hear()
+
+
+def test_a_directory_that_is_gone_is_missed_until_it_is_there_again(
+    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+) -> None:
+    (tmp_path / "watched").rmdir()
+    for _ in range(3):
+        assert not watch.hear()
+    (tmp_path / "watched").mkdir()
+    assert not watch.hear()
+    assert watch.hear()
+    (tmp_path / "watched" / "x").touch()
+    assert watch.hear()
+    assert listener.told == ["x"]
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p", "virtiofs", "not known"])
+def test_where_others_may_be_behind_the_disk_the_word_is_never_all(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    mount = None if kind == "not known" else mounts.Mount("/", kind, "host:/srv", "0:50", frozenset())
+    monkeypatch.setattr(mounts, "mount_of", lambda *_, **__: mount)
+    watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    (tmp_path / "x").touch()
+    assert not watch.hear()
+    assert listener.told == ["x"]
+    assert listener.missing == 0
+    watch.stop()
+
+
+def test_who_hears_in_the_midst_of_hearing_is_told_that_it_is_not_all(tmp_path: Path) -> None:
+    """A signal handler: what is read and not yet told of, it must find by itself."""
+    answers = []
+
+    class Interrupted(Listener):
+        def arrived(self, events: Sequence[Event]) -> None:
+            if not self.told:
+                (tmp_path / "second").touch()
+                answers.append(hearing.hear())
+            super().arrived(events)
+
+    listener = Interrupted()
+    hearing = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    (tmp_path / "first").touch()
+    assert hearing.hear()
+    assert hearing.hear()
+    assert answers == [False]
+    assert listener.told == ["first", "second"]
+    hearing.stop()
+
+
+def test_who_is_interrupted_in_hearing_has_missed_some(tmp_path: Path) -> None:
+    class Interrupted(Listener):
+        def arrived(self, events: Sequence[Event]) -> None:
+            raise KeyboardInterrupt
+
+    listener = Interrupted()
+    watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    (tmp_path / "x").touch()
+    with pytest.raises(KeyboardInterrupt):
+        watch.hear()
+    assert listener.missing == 1
+    watch.stop()
+
+
+def test_a_watch_that_is_stopped_ends_every_wait_and_hears_nothing_more(
+    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    watch.start()
+    waiting = threading.Thread(target=watch.wait, args=(60.0,))
+    waiting.start()
+    (tmp_path / "watched" / "x").touch()
+    wait_until(lambda: listener.told == ["x"], "it is heard in the background")
+    watch.stop()
+    watch.stop()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert not watch.hear()
+    watch.wake()
+    watch.wait(60.0)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before - 2, "its descriptors are closed")
+
+
+# What a consumer does with it
+
+
+def test_a_consumer_that_is_told_lists_nothing(told: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = listed(monkeypatch)
+    producer = mailq.open(told.location)
+    for number in range(10):
+        producer.push(["other", number])
+        told.push(["own", number])
+        taken = told.pop_many(3)
+        assert [delivery.body for delivery in taken] == [["other", number], ["own", number]]
+        taken[0].release()
+        taken[1].nack(delay=0)
+        assert [delivery.body[0] for delivery in told.pop_many(3)] == ["other", "own"]
+        assert told.pop() is None
+    assert "new" not in seen
+
+
+def test_a_consumer_that_never_waits_is_told_after_a_while(queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "_MANY", 5)
+    monkeypatch.setattr(line, "_FRESH", 3600.0)
+    seen = listed(monkeypatch)
+    producer = mailq.open(queue.location)
+    for number in range(10):
+        producer.push(number)
+        delivery = queue.pop()
+        assert delivery is not None
+        assert delivery.body == number
+        delivery.ack()
+    assert seen.count("new") <= 7  # the fifth may find only what is younger than itself
+
+
+def test_a_queue_that_was_moved_away_is_missed_at_the_next_pop(told: mailq.Queue, path: Path) -> None:
+    """The kernel goes on telling of the directory, wherever it is now."""
+    path.rename(f"{path}.old")
+    with pytest.raises(mailq.QueueNotFound):
+        told.pop()
+
+
+def test_a_consumer_that_missed_some_lists(told: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = listed(monkeypatch)
+    mailq.open(told.location).push_many([1, 2])
+    engine = told._engine
+    assert isinstance(engine, MaildirEngine)
+    watch = engine._waking._watch
+    assert isinstance(watch, arrivals._Inotify)
+    watch._inotify.read()
+    watch._inotify.missed = True
+    assert [delivery.body for delivery in told.pop_many(2)] == [1, 2]
+    assert "new" in seen
+
+
+def test_what_could_not_be_taken_is_tried_again_by_the_next_pop(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no window then, and the kernel will not tell of it again."""
+    monkeypatch.setattr(line, "_FRESH", 3600.0)
+
+    class Failing(Disk):
+        fails = 0
+
+        def rename(self, source: str, target: str) -> None:
+            if self.fails and target.startswith(f"{queue.location}/cur/"):
+                self.fails -= 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+            super().rename(source, target)
+
+    disk = Failing()
+    consumer = mailq.Queue(MaildirEngine(queue.location, disk=disk))
+    consumer.pop(wait=0.01)
+    consumer.pop()
+    queue.push("x")
+    disk.fails = 2
+    for _ in range(2):
+        with pytest.raises(mailq.StorageError):
+            consumer.pop()
+    delivery = consumer.pop()
+    assert delivery is not None
+    assert delivery.body == "x"
+
+
+def test_a_listing_during_which_all_was_forgotten_is_not_whole() -> None:
+    """Another thread has heard that the kernel had no room for all."""
+    window = Window()
+    since = window.begin()
+    window.fill([], window.begin(), heard=True)
+    assert window.is_whole
+    window.clear()
+    window.fill([], since, heard=True)
+    assert not window.is_whole
+
+
+def test_a_listing_during_which_too_much_came_is_not_whole() -> None:
+    window = Window(2)
+    since = window.begin()
+    for key in "abc":
+        window.offer(key, heard=True)
+    window.fill([], since, heard=True)
+    assert not window.is_whole
+    assert window.take() is None
+
+
+def push_each(pipe: Connection, path: str) -> None:
+    queue = mailq.open(path, create=False)
+    while (number := pipe.recv()) is not None:
+        queue.push(number)
+
+
+def test_threads_that_wait_take_turns_in_listening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them hears for all; when it has what it waited for, another must."""
+    monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
+    queue = mailq.open(path, durability="process-crash", reap_interval=3600)
+    taken: list[tuple[int, int]] = []
+
+    def consume(who: int) -> None:
+        while (delivery := queue.pop(wait=60)) is not None:
+            taken.append((who, delivery.body))
+            delivery.ack()
+            if delivery.body < 0:
+                return
+
+    def has(number: int) -> bool:
+        return len(taken) > number
+
+    consumers = [threading.Thread(target=consume, args=(who,)) for who in range(3)]
+    for consumer in consumers:
+        consumer.start()
+    with Child(push_each, str(path)) as producer:
+        for number in range(50):
+            producer.say(number)
+            wait_until(partial(has, number), "somebody has it")
+        for number in range(-3, 0):
+            queue.push(number)  # by this process: that wakes who listens to the kernel
+        for consumer in consumers:
+            consumer.join(60)
+            assert not consumer.is_alive()
+        producer.say(None)
+    assert sorted(number for _, number in taken) == list(range(-3, 50))
+
+
+def test_when_the_thread_that_listens_gives_up_another_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
+    queue = mailq.open(path, reap_interval=3600)
+    engine = queue._engine
+    assert isinstance(engine, MaildirEngine)
+    queue.pop(wait=0.01)
+    taken: list[mailq.Delivery | None] = []
+    first = threading.Thread(target=queue.pop, kwargs={"wait": 1.0})
+    second = threading.Thread(target=lambda: taken.append(queue.pop(wait=60)))
+    first.start()
+    wait_until(lambda: engine._waking._is_listening, "the first listens")
+    second.start()
+    wait_until(lambda: bool(engine._waking._rung._waiters), "the second waits for the first")  # type: ignore[attr-defined]
+    first.join(30)
+    with Child(push_each, str(path)) as producer:
+        producer.say("x")
+        second.join(30)
+        producer.say(None)
+    assert [delivery and delivery.body for delivery in taken] == ["x"]
+
+
+def test_a_signal_handler_that_pushes_ends_the_wait_that_it_interrupts(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
+    queue.configure(reap_interval=3600)
+    assert queue.pop(wait=0.01) is None
+    before = signal.signal(signal.SIGUSR1, lambda *_: queue.push("from the handler"))
+    sender = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+    sender.start()
+    try:
+        delivery = queue.pop(wait=60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert delivery is not None
+    assert delivery.body == "from the handler"
