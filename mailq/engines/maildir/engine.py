@@ -133,11 +133,12 @@ class MaildirEngine:
     def _take(self, name: str, lease: float | None, *, detached: bool) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""
         path = f"{self._layout.new}/{name}"
-        envelope = layout.envelope_of(self._layout.new, name)
-        if envelope is None:
-            return None
-        now, settings = self._clock(), self.settings
         try:
+            mtime = self._store.mtime(path)  # first of all: where there are many consumers, most names in line are gone
+            envelope = layout.envelope_of(self._layout.new, name)
+            if envelope is None:
+                return None
+            now, settings = self._clock(), self.settings
             if lifecycle.has_expired(envelope, settings, now):
                 path = self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")))
                 telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or settings.ttl)
@@ -148,7 +149,8 @@ class MaildirEngine:
             receipt = names.format_name(claimed)
             held = f"{self._layout.cur}/{receipt}"
             # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
-            self._store.shorten(path, until)
+            if mtime > until:
+                self._store.take_back(path, until)
             self._store.move(path, held, unique=True)
             return Claim(receipt, claimed, self._read(held, claimed, until), until)
         except FileNotFoundError:

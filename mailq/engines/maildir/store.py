@@ -59,6 +59,12 @@ def _as_it_is(message: Placed) -> Placed:
     return message
 
 
+def _gone_or_refused(error: OSError, path: str) -> OSError:
+    if error.errno in GONE:
+        return FileNotFoundError(error.errno, error.strerror, path)
+    return StorageError("move the message", error)
+
+
 class Store:
     """Moves single messages through a queue's directories."""
 
@@ -293,24 +299,34 @@ class Store:
             texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
         return target
 
+    def mtime(self, path: str) -> int:
+        """The mtime of a message, in nanoseconds. Raises FileNotFoundError if it is gone."""
+        try:
+            return os.lstat(path).st_mtime_ns
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _gone_or_refused(error, path) from error
+
     def shorten(self, path: str, most: int) -> None:
         """Take back an mtime beyond ``most``, in nanoseconds. Raises FileNotFoundError if the message is gone.
 
         What cannot be taken back stays (another user's file, which this one may
         not write): a message that comes back is worth more than its next lease's end.
         """
+        if self.mtime(path) > most:
+            self.take_back(path, most)
+
+    def take_back(self, path: str, most: int) -> None:
+        """The same, of one that is known to be beyond."""
         try:
-            if os.lstat(path).st_mtime_ns <= most:
-                return
             try:
                 self.disk.utime(path, most)
             except PermissionError:
                 with contextlib.suppress(PermissionError):
                     self.disk.touch(path)
         except OSError as error:
-            if error.errno not in GONE:
-                raise StorageError("move the message", error) from error
-            raise FileNotFoundError(error.errno, error.strerror, path) from error
+            raise _gone_or_refused(error, path) from error
 
     def _bury(self, path: str, envelope: Envelope, error: str | None, number: int) -> str:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
