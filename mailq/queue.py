@@ -83,17 +83,8 @@ class Queue:
         ``priority`` 0 to 9, higher first. Raises CodecError, MessageTooLarge, QueueFull
         and UsageError.
         """
-        return self.push_many(
-            [body],
-            delay=delay,
-            priority=priority,
-            lease=lease,
-            max_retries=max_retries,
-            ttl=ttl,
-            timeout=timeout,
-            headers=headers,
-            content_type=content_type,
-        )[0]
+        options = _checked_options(delay, priority, lease, max_retries, ttl)
+        return self._push([self._encoded(body, content_type, _with_timeout(headers, timeout), options)])[0]
 
     def push_many(
         self,
@@ -115,14 +106,20 @@ class Queue:
         each message.
         """
         options = _checked_options(delay, priority, lease, max_retries, ttl)
+        headers = _with_timeout(headers, timeout)
+        return self._push([self._encoded(body, content_type, headers, options) for body in bodies])
+
+    def _encoded(
+        self,
+        body: Any,  # noqa: ANN401 - any JSON value is a body
+        content_type: str | None,
+        headers: Mapping[str, str],
+        options: _Options,
+    ) -> Draft:
         if not isinstance(content_type, str | None):
             raise UsageError(f"content_type is {shown(content_type)}; it must be text like 'image/png'")
-        headers = _with_timeout(headers, timeout)
-        drafts = []
-        for body in bodies:
-            raw, kind = codecs.encode(body, content_type)
-            drafts.append(self._draft(raw, kind, codecs.ext_of(kind), headers, options))
-        return self._push(drafts)
+        raw, kind = codecs.encode(body, content_type)
+        return self._draft(raw, kind, codecs.ext_of(kind), headers, options)
 
     def _push(self, drafts: list[Draft]) -> list[str]:
         ids = self._engine.push(drafts)

@@ -53,7 +53,7 @@ HEARING: Final = (
     Mutant(
         "who waits and leaves has nobody listen in his place",
         "mailq/engines/maildir/waking.py",
-        "            self._rung.notify_all()  # somebody else who waits must listen now\n",
+        "        self._rung.notify_all()  # somebody else who waits must listen now\n",
         "",
         (f"{_HEARING}test_when_the_thread_that_listens_gives_up_another_does",),
     ),

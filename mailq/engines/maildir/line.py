@@ -94,7 +94,11 @@ class Line:
         """Hear of a message that came to a directory; ``heard`` from the kernel."""
         if directory == self._layout.later:
             self._later.expect(name)
-        elif directory == self._layout.new and (key := layouts.sort_key(directory, name)) is not None:
+        elif (
+            directory == self._layout.new
+            and not self._window.is_deaf
+            and (key := layouts.sort_key(directory, name)) is not None
+        ):
             self._window.offer(key, heard=heard)
 
     def arrived(self, events: Sequence[Event]) -> None:

@@ -6,6 +6,7 @@ clock. The word is a hint; the listing is the truth.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -33,8 +34,10 @@ class Waking:
         self._watch: arrivals.Watch | None = None
         self._watch_tried = False
         self._bells: tuple[Callable[[], None], ...] = ()
-        self._count = 0
+        self._rings = itertools.count(1)
+        self._last_ring = 0
         self._seen = threading.local()
+        self._waits = 0
         self._is_listening = self._is_woken = False
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._rung = threading.Condition(threading.RLock())
@@ -47,14 +50,16 @@ class Waking:
 
     def looks(self) -> None:
         """This thread is about to list: whatever arrives from now on must end its next wait."""
-        self._seen.count = self._count
+        self._seen.ring = self._last_ring
 
     def ring(self) -> None:
         """End every wait that began before this."""
-        with self._rung:
-            self._count += 1
-            self._rung.notify_all()
-            self._wake()
+        # In this order: who begins to wait says so first, and then looks which ring was the last.
+        self._last_ring = next(self._rings)
+        if self._waits:
+            with self._rung:
+                self._rung.notify_all()
+                self._wake()
         for bell in self._bells:
             try:
                 bell()
@@ -107,7 +112,8 @@ class Waking:
         listens = False
         try:
             with self._rung:
-                if getattr(self._seen, "count", None) != self._count:
+                self._waits += 1
+                if getattr(self._seen, "ring", None) != self._last_ring:
                     return
                 watch = self._watch
                 if watch is None or watch.in_background or self._is_listening:
@@ -116,15 +122,16 @@ class Waking:
                 listens = self._is_listening = True
             watch.wait(timeout)
         finally:
-            if listens:
-                self._listen_no_more()
+            with self._rung:
+                self._waits -= 1
+                if listens:
+                    self._listen_no_more()
 
     def _listen_no_more(self) -> None:
-        with self._rung:
-            if self._is_woken and self._watch is not None:
-                self._watch.calm()
-            self._is_listening = self._is_woken = False
-            self._rung.notify_all()  # somebody else who waits must listen now
+        if self._is_woken and self._watch is not None:
+            self._watch.calm()
+        self._is_listening = self._is_woken = False
+        self._rung.notify_all()  # somebody else who waits must listen now
 
     def close(self) -> None:
         """Stop listening to the kernel; the next wait begins anew."""
@@ -138,5 +145,5 @@ class Waking:
             self._stop_watch.detach()
             self._watch.after_fork()
         self._watch, self._watch_tried, self._bells = None, False, ()
-        self._is_listening = self._is_woken = False
+        self._waits, self._is_listening, self._is_woken = 0, False, False
         self._rung = threading.Condition(threading.RLock())

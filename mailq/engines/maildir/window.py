@@ -62,6 +62,11 @@ class Window:
         return not self._bound
 
     @property
+    def is_deaf(self) -> bool:
+        """Whether arrivals are nothing to it, as long as no listing begins."""
+        return not (self._heard_bound or self._is_listed)
+
+    @property
     def is_whole(self) -> bool:
         """Whether it lacks nothing, as long as it is told of whatever the kernel tells of."""
         return self._heard_bound == END
