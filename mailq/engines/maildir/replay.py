@@ -129,7 +129,7 @@ def _replay_one(store: Store, path: str) -> int:
         # Before anything is looked at: what is not on the disk by now never will be.
         store.disk.syncfs(fd)
         content = store.disk.read_all(fd, min(os.fstat(fd).st_size, _MOST))
-        records = {record.envelope.id: record for record in decode(content)}
+        records = {record.envelope.id: record for record in decode(os.path.basename(path), content)}
         lost = _lost(store, records, _number_on(f"{path}{MARK}"))
         _put_back(store, lost)
         # If the journal outlives the next power cut, it must not bring back what is acked by then.
