@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -140,6 +141,45 @@ def test_a_draft_of_no_bytes_goes_through_it(path: Path) -> None:
     for name in left(path):
         os.utime(path / "journal" / f"{name}.mark", (0, 0))
     assert bodies(mailq.open(path)) == [b"", b""]
+
+
+class Unreadable(Ordered):
+    """A disk that has a file whose blocks it cannot read."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._place = place
+        self._broken: set[int] = set()
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = super().open(path, flags, mode)
+        if path.endswith(self._place):
+            self._broken.add(fd)
+        else:
+            self._broken.discard(fd)
+        return fd
+
+    def read(self, fd: int, size: int) -> bytes:
+        if fd in self._broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(fd, size)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_journal_that_cannot_be_read_stops_no_other(path: Path) -> None:
+    queues = [opened(path) for _ in range(2)]
+    for queue in queues:
+        queue.push(b"never came to the disk")
+    for queue in queues:
+        kill(queue)
+    for name in left(path):
+        os.utime(path / "journal" / f"{name}.mark", (0, 0))
+    for name in os.listdir(path / "new"):
+        os.unlink(path / "new" / name)
+    unreadable = next(name for name in os.listdir(path / "journal") if name in left(path))
+    MaildirEngine(str(path), disk=Unreadable(f"journal/{unreadable}"))
+    assert left(path) == [unreadable]
+    assert len(os.listdir(path / "new")) == 1
 
 
 # What else may be there

@@ -55,14 +55,12 @@ def replay(store: Store) -> int:
     """
     if not _tokens(store.layout):
         return 0
-    restored = 0
     try:
         with _one_at_a_time(store):
-            for token in _tokens(store.layout):
-                restored += _replay_one(store, f"{store.layout.journal}/{token}")
-    except (OSError, StorageError) as error:
-        layouts.log().warning("a journal was not replayed yet: %s", error)
-    return restored
+            return sum(_try_one(store, f"{store.layout.journal}/{token}") for token in _tokens(store.layout))
+    except OSError as error:
+        layouts.log().warning("journals were not replayed yet: %s", error)
+        return 0
 
 
 def left_behind(layout: Layout, disk: Disk) -> list[str]:
@@ -120,6 +118,15 @@ def _taken(disk: Disk, path: str) -> Iterator[int | None]:
         yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None
     finally:
         disk.drop(fd)
+
+
+def _try_one(store: Store, path: str) -> int:
+    """Replay one; if that cannot be, the others are replayed all the same."""
+    try:
+        return _replay_one(store, path)
+    except (OSError, StorageError) as error:
+        layouts.log().warning("a journal was not replayed yet: %s: %s", path, error)
+        return 0
 
 
 def _replay_one(store: Store, path: str) -> int:
