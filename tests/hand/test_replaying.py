@@ -166,6 +166,21 @@ class Unreadable(Ordered):
 
 
 @pytest.mark.usefixtures("at_once")
+def test_a_message_that_the_disk_cannot_read_is_mended_like_a_torn_one(path: Path) -> None:
+    queue = opened(path)
+    for number in range(2):
+        queue.push(b"message %d" % number)
+    kill(queue)
+    unreadable, torn = sorted(os.listdir(path / "new"))
+    os.truncate(path / "new" / torn, 0)
+    before = os.stat(path / "new" / unreadable).st_ino
+    MaildirEngine(str(path), disk=Unreadable(f"new/{unreadable}"))
+    assert left(path) == []
+    assert os.stat(path / "new" / unreadable).st_ino != before, "another file, from the journal"
+    assert bodies(mailq.open(path)) == [b"message 0", b"message 1"]
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_journal_that_cannot_be_read_stops_no_other(path: Path) -> None:
     queues = [opened(path) for _ in range(2)]
     for queue in queues:

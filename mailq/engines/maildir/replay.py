@@ -9,6 +9,7 @@ torn message.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -211,12 +212,18 @@ def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str,
 
 def _is_whole(store: Store, path: str, envelope: Envelope) -> bool:
     """Whether a message is whole on the disk. Raises FileNotFoundError."""
-    fd = store.disk.open_to_read(path)
     try:
-        size = os.fstat(fd).st_size
-        if envelope.size != size:
-            return False
-        store.disk.forget(fd)
-        return is_whole(envelope, store.disk.read_all(fd, size))
-    finally:
-        store.disk.drop(fd)
+        fd = store.disk.open_to_read(path)
+        try:
+            size = os.fstat(fd).st_size
+            if envelope.size != size:
+                return False
+            store.disk.forget(fd)
+            return is_whole(envelope, store.disk.read_all(fd, size))
+        finally:
+            store.disk.drop(fd)
+    except OSError as error:
+        # What this process lacks will be there another time; what the disk cannot read is lost on it.
+        if error.errno in (*layouts.GONE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+            raise
+        return False
