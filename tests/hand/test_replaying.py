@@ -18,6 +18,7 @@ from ordered import Ordered, bodies, kill, left, opened
 from together import Child
 
 import mailq
+from mailq import names
 from mailq.engines.maildir import journal, replay
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode, encode
@@ -163,6 +164,32 @@ class Unreadable(Ordered):
         if fd in self._broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return super().read(fd, size)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_torn_message_that_is_moved_while_it_is_looked_at_is_mended_where_it_comes_to(path: Path) -> None:
+    queue = opened(path)
+    queue.push(b"the message")
+    kill(queue)
+    (name,) = os.listdir(path / "new")
+    os.truncate(path / "new" / name, 0)
+    envelope = names.parse(name)
+    assert envelope is not None
+    claimed = names.format_name(envelope.claimed(until=time.time_ns() + 10**12, owner="7f3a9c01", claim="51d2aa"))
+
+    class Claiming(Ordered):
+        is_claimed = False
+
+        def open(self, path_: str, flags: int, mode: int = 0o600) -> int:
+            if path_.endswith(name) and not self.is_claimed:
+                self.is_claimed = True
+                os.rename(path_, path / "cur" / claimed)
+            return super().open(path_, flags, mode)
+
+    disk = Claiming()
+    MaildirEngine(str(path), disk=disk)
+    assert disk.is_claimed
+    assert (path / "cur" / claimed).read_bytes() == b"the message"
 
 
 @pytest.mark.usefixtures("at_once")

@@ -179,19 +179,24 @@ def _number_on(mark: str) -> int:
 def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Lost]:
     """The messages that are torn, to be made whole where they are; and those that never came to be."""
     lost = []
+    # What had come to the disk, and is not there now, was acked.
+    came = {id for id, record in records.items() if record.number <= number}
     unseen = dict(records)
     for _ in range(_LOOKS):
+        moved = set()
         for state, path, envelope in _find(store, unseen):
-            with contextlib.suppress(FileNotFoundError):  # it was moved or acked just now
-                record = unseen[envelope.id]
+            record = unseen[envelope.id]
+            try:
                 if envelope.crc == record.envelope.crc and not _is_whole(store, path, envelope):
                     lost.append(_Lost(state, envelope, record.data, path))
                 del unseen[envelope.id]
-        # What is not there had come to the disk, and was acked.
-        unseen = {id: record for id, record in unseen.items() if record.number > number}
+            except FileNotFoundError:  # just now; it may be torn all the same, where it is by now
+                moved.add(envelope.id)
+        unseen = {id: record for id, record in unseen.items() if id not in came or id in moved}
         if not unseen:
             break
-    return lost + [_Lost(record.state, record.envelope, record.data) for record in unseen.values()]
+    never = (record for id, record in unseen.items() if id not in came)
+    return lost + [_Lost(record.state, record.envelope, record.data) for record in never]
 
 
 def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, Envelope]]:
