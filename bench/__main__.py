@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import charts, peers, places, report
+from bench import charts, peers, places, report, workers
 from bench.ratios import in_classes
 from bench.results import Plan, Result
 
@@ -69,7 +69,8 @@ def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, An
         "quick": options.quick,
     }
     results = gather(Plan(directory, rounds, options.quick, options.only, options.sides))
-    return {**where, "sides": peers.described({result.side for result in results})}, results
+    names = {result.side for result in results}
+    return {**where, "sides": {**peers.described(names), **workers.described(names)}}, results
 
 
 def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[str, Any], list[Result]]:

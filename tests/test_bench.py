@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import charts, marks, places, ratios, report, syncs, together
+from bench import charts, marks, places, ratios, report, syncs, together, workers
 from bench.__main__ import main
 from bench.floor import Floor
 from bench.results import Result
@@ -237,6 +237,15 @@ def test_the_syncs_of_a_program_are_counted(tmp_path: Path) -> None:
 
 
 # That it runs
+
+
+def test_jobs_are_counted_from_the_first_that_is_done_to_the_last(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    for body in (workers.noting(notes), workers.BODY, workers.noting(notes)):
+        workers.nothing(body)
+    assert len(notes.read_text().splitlines()) == 2
+    notes.write_text("100.0\n102.0\n")
+    assert workers.rate(notes, 11) == 5
 
 
 def test_four_producers_and_consumers_are_measured(tmp_path: Path) -> None:
