@@ -105,7 +105,7 @@ def _marks(found: Sequence[Verdict]) -> Iterator[str]:
             verdict.durability,
             verdict.required,
             f"{number(verdict.measured)}{f' ({verdict.nearest})' if verdict.nearest else ''}",
-            "yes" if verdict.met else "**no**",
+            {True: "yes", False: "**no**", None: "not all measured"}[verdict.met],
         )
         for verdict in found
         if verdict.measured is not None

@@ -98,6 +98,15 @@ def test_a_mark_without_a_measurement_is_neither_met_nor_missed() -> None:
     assert all(verdict.met is None for verdict in alone)
 
 
+@pytest.mark.parametrize(("redis_ms", "met"), [(0.6, None), (0.4, False)])
+def test_who_was_not_measured_was_not_overtaken(redis_ms: float, met: Any) -> None:
+    times = {"mailq": 0.5, "redis": redis_ms}  # and not beanstalkd
+    measured = [result(side, ms, section="wake-up", case="p50 with 3 others", unit="ms") for side, ms in times.items()]
+    (ahead,) = [verdict for verdict in marks.verdicts(measured) if verdict.nearest]
+    assert ahead.met is met
+    assert ("not all measured" in report.markdown(WHERE, measured)) is (met is None)
+
+
 def test_every_mark_has_a_number_when_its_results_are_there() -> None:
     rules = [(mark.durability, mark.rule) for mark in marks.MARKS]
     keys = [(durability, rule.key) for durability, rule in rules]
