@@ -44,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             os.makedirs(options.out, exist_ok=True)
         before = [report.read(path) for path in options.show]
+        together = merged(before) if before else None
         place = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     with place as directory:
-        where, results = merged(before) if before else _measured(directory, options)
+        where, results = together or _measured(directory, options)
     if not results:
         print("bench: nothing was measured: no such side can do what is asked for", file=sys.stderr)
         return 1
@@ -74,10 +75,25 @@ def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, An
 
 
 def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[str, Any], list[Result]]:
-    """Several runs in one: the sections of a later run stand for those of an earlier, which says where it was."""
+    """Several runs in one: the sections of a later run stand for those of an earlier, which says where it was.
+
+    Raises ValueError if a later one was somewhere else, where nothing could be compared.
+    """
+    first = before[0][0]
+    for told, _ in before:
+        if any(_place_of(told)[what] != place for what, place in _place_of(first).items()):
+            raise ValueError(f"these runs were not made in one place: {_place_of(first)}, {_place_of(told)}")
     sections = {result.section: results for _, results in before for result in results}
-    where = {**before[0][0], "sides": {name: about for told, _ in before for name, about in told["sides"].items()}}
+    where = {
+        **first,
+        "quick": any(told["quick"] for told, _ in before),
+        "sides": {name: about for told, _ in before for name, about in told["sides"].items()},
+    }
     return where, [result for name, results in sections.items() for result in results if result.section == name]
+
+
+def _place_of(where: dict[str, Any]) -> dict[str, str]:
+    return {**where["machine"], "file system": where["file_system"]["type"]}
 
 
 def _json(where: dict[str, Any], results: Sequence[Result]) -> str:

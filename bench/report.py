@@ -58,7 +58,9 @@ def markdown(where: dict[str, Any], results: Sequence[Result]) -> str:
     for group in groups(results):
         if not group.unit.endswith(PER_MESSAGE):
             rows = (_row(group, result, where.get("sides", {})) for result in group.results)
-            heading = ", ".join(filter(None, (title(group.section, group.durability), group.case)))
+            rounds = len(group.results[0].values)
+            often = f"{rounds} rounds" if rounds > 1 else "once"
+            heading = ", ".join(filter(None, (title(group.section, group.durability), group.case, often)))
             lines += ["", f"## {heading}", "", *_table(("", group.unit, "of the floor", "range"), *rows)]
     return "\n".join((*lines, *_counts(results), *_sides(where.get("sides", {})), ""))
 
@@ -91,7 +93,7 @@ def _heading(where: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{where['machine']['system']}, {', '.join(machine)}."
     yield f"{kind} on {disk['device']}; an fdatasync of 1 KiB takes {disk['fdatasync_ms']:.2f} ms."
-    yield f"Rounds: {where['rounds']}. The numbers are medians, the ratios medians of each round's own."
+    yield "The numbers are medians of the rounds, the ratios medians of each round's own."
     if disk["warning"]:
         yield f"\n**Warning:** {disk['warning']}."
     if where["quick"]:

@@ -308,6 +308,20 @@ def test_what_was_measured_can_be_shown_again_and_put_together(
     assert capsys.readouterr().out == report.markdown(WHERE, first) + "\n"
 
 
+def test_runs_of_different_places_are_not_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = {**WHERE, "file_system": {**WHERE["file_system"], "type": "xfs"}}
+    for name, where in (("here", WHERE), ("there", there)):
+        (tmp_path / name).write_text(json.dumps(report.document(where, [result("mailq", 1)])))
+    assert main(["--show", str(tmp_path / "here"), str(tmp_path / "there")]) == 2
+    assert "not made in one place" in capsys.readouterr().err
+
+
+def test_each_table_says_how_many_rounds_it_is_made_of() -> None:
+    text = report.markdown(WHERE, [result("mailq", 1, 2, 3, 4), result("mailq", 1, section="backlog", unit="ms")])
+    assert "## push, one process, power-loss, 1 KiB, 4 rounds\n" in text
+    assert "## backlog, power-loss, 1 KiB, once\n" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
