@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -28,6 +29,9 @@ PARTS: Final = {
 }
 """The modules, and the sections that each of them measures."""
 PROOF: Final = "syncs"
+ROOM: Final = 2 << 30
+ROOM_QUICK: Final = 256 << 20
+"""Bytes that must be free: some write a log of all bodies. A backlog looks for its own room."""
 SECTIONS: Final = tuple(section for sections in PARTS.values() for section in sections)
 
 
@@ -45,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.makedirs(options.out, exist_ok=True)
         before = [report.read(path) for path in options.show]
         together = merged(before) if before else None
+        if together is None:
+            _look_for_room(options.dir, ROOM_QUICK if options.quick else ROOM)
         place = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -58,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(options.out, where, results)
     print(_json(where, results) if options.json else report.markdown(where, results))
     return 0
+
+
+def _look_for_room(directory: str, needed: int) -> None:
+    """Raise OSError if a disk is too small or too full: whoever met that half way would look slow, or broken."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            f"{directory} has {free >> 20} MiB free, {needed >> 20} are needed; choose another disk with --dir"
+        )
 
 
 def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:

@@ -106,7 +106,7 @@ def measure(
     place = _place(path_of(target))
     space = machine.space(place)
     if space is not None and space.free_bytes < _ROOM:
-        raise StorageError("measure", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place))
+        raise StorageError("measure", OSError(errno.ENOSPC, f"fewer than {_ROOM >> 20} MiB are free", place))
     share = seconds / _PARTS
     with _directory(place) as directory:
         rates = _rates(directory, share)

@@ -331,7 +331,7 @@ def test_each_table_says_how_many_rounds_it_is_made_of() -> None:
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--rounds", "many"], "invalid int value: 'many'"),
         (["--fast"], "unrecognized arguments: --fast"),
-        (["--dir", "missing"], "'missing/"),
+        (["--dir", "missing"], "'missing'"),
         (["--out", "a-file"], "a-file"),
     ],
 )
@@ -348,6 +348,15 @@ def test_what_cannot_begin_is_refused_with_the_reason(
     printed, complaints = capsys.readouterr()
     assert (code, printed) == (2, "")
     assert word in complaints
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 5 << 20))
+    assert main(["--quick", "--only", "push", "--dir", str(tmp_path)]) == 2
+    assert f"{tmp_path} has 5 MiB free, 256 are needed; choose another disk with --dir" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_side_that_is_not_there_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_the_settings_of_a_queue_that_is_there_count(path: Path) -> None:
 
 
 def test_with_little_room_it_does_not_begin(tmp_path: Path) -> None:
-    with pytest.raises(mailq.StorageError) as caught:
+    with pytest.raises(mailq.StorageError, match="cannot measure: fewer than 64 MiB are free") as caught:
         measuring.measure(tmp_path, machine=Pretending(EXT4, free=1 << 20))
     assert caught.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
