@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import mailq
 from bench.results import Plan, Result
+from bench.sides import sync_disk
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
@@ -294,6 +295,7 @@ def latencies(side: Side, directory: str, *, crowd: int, count: int) -> dict[str
     path = side.start(directory)
     try:
         with _consumers(side, path, crowd) as pipe:
+            sync_disk(directory)
             for number in range(count):
                 time.sleep(_PAUSE)
                 begun = time.monotonic_ns()

@@ -47,7 +47,6 @@ def measure(plan: Plan) -> Iterator[Result]:
         seen.setdefault((case, side, durability), []).append(rate)
 
     for _ in range(plan.rounds):
-        sync_disk(plan.directory)
         for durability in (POWER_LOSS, PROCESS_CRASH):
             for case, crew in crews.items():
                 if durability == PROCESS_CRASH or case == MARK:
@@ -92,6 +91,7 @@ def _mailq(directory: str, durability: str, crew: dict[str, Any], count: int) ->
         note = noting(notes)
         with mailq.open(f"{place}/jobs", durability=durability) as queue:
             queue.push_many([note, *[BODY] * (count - 2), note])
+            sync_disk(place)
             mailq.Worker(queue, nothing, **crew).run(drain=True)
         return rate(notes, count)
 
@@ -104,6 +104,7 @@ def _bare(directory: str, count: int) -> float:
         os.mkdir(cur)
         for number in range(count):
             Path(f"{new}/{number:08}").write_bytes(BODY)
+        sync_disk(place)
         begun = time.perf_counter()
         for name in sorted(os.listdir(new)):
             os.rename(f"{new}/{name}", f"{cur}/{name}")
