@@ -105,7 +105,7 @@ def _print(measured: Measured, queue: str) -> None:
         (title, *(f"{measured.rates[durability][operation]:,.0f}/s" for durability in DURABILITIES))
         for operation, title in _TITLES.items()
     ]
-    output.table(("messages a second", *DURABILITIES), rows)
+    output.table(("messages a second", *DURABILITIES), rows, headed=True)
     click.echo()
     for sentence in meaning(measured):
         click.echo(f"- {sentence}")
