@@ -78,6 +78,18 @@ def test_where_nothing_can_be_written_it_says_so(mailq: Shell) -> None:
     assert done.stderr.decode().splitlines()[-1].startswith("mailq: cannot measure: ")
 
 
+def test_who_is_told_not_to_hang_up_does_not(path: Path, environment: dict[str, str]) -> None:
+    """As by ``nohup``, which leaves the signal ignored."""
+    library.open(path)
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", MAILQ, "bench", str(path), "--seconds", "1", "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: any(path.glob(".mailq-bench-*")), "it has come so far")
+        process.send_signal(signal.SIGHUP)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(printed)["worker_jobs"] > 0
+
+
 @pytest.mark.parametrize(
     ("number", "code", "stage", "seconds"),
     [
