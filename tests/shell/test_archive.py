@@ -58,6 +58,15 @@ def test_the_summary_as_json_is_on_stdout_unless_the_archive_is(mailq: Shell) ->
     assert done.stdout.count(b"\n") == 3
 
 
+def test_an_export_into_a_directory_that_is_not_there_names_the_directory(mailq: Shell) -> None:
+    filled(mailq)
+    done = mailq("export", "jobs", "no/such/place/jobs.tar", code=1)
+    assert done.stderr == (
+        b"mailq: cannot write the archive: there is no such directory; make it, or name another FILE ('no/such/place')\n"
+    )
+    assert b".part" not in mailq("export", "jobs", "/proc/jobs.tar", code=1).stderr
+
+
 def test_only_some_states(mailq: Shell) -> None:
     filled(mailq)
     mailq("export", "jobs", "a.tar", "--state", "delayed", "--state", "dead")
@@ -107,7 +116,10 @@ def test_a_missing_queue_file_or_directory_is_one_clear_line(mailq: Shell, tmp_p
         assert not (tmp_path / "jobs").exists()
     library.open(tmp_path / "jobs").close()
     assert b"No such file" in mailq("import", "jobs", "missing.tar", code=1).stderr
-    assert b"cannot write the archive: No such file" in mailq("export", "jobs", "missing/a.tar", code=1).stderr
+    assert (
+        b"cannot write the archive: there is no such directory"
+        in mailq("export", "jobs", "missing/a.tar", code=1).stderr
+    )
     assert b"only queues on disk" in mailq("export", "memory://", code=2).stderr
 
 
