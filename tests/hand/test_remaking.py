@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ordered import Ordered
 from together import Child
 
 import mailq
@@ -142,6 +143,54 @@ def test_producers_and_consumers_do_not_notice(path: Path) -> None:
     assert disk.exchanged > 5
     queue.reap()
     assert not spares(path)
+
+
+class Overtaking(Ordered):
+    """Exchanges a directory as soon as a message has come to it, and says what was synced of that message's."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        self._number = 0
+        self.is_synced = False
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        if os.path.dirname(target) == str(self._directory) and not self._number:
+            self._number = number_of(self._directory)
+            spare = self._directory.with_name(f".{self._directory.name}.1a2b3c4d")
+            spare.mkdir()
+            self.exchange(str(spare), str(self._directory))
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        self.is_synced |= bool(self._number) and os.fstat(fd).st_ino == self._number
+
+    def syncfs(self, fd: int) -> None:
+        super().syncfs(fd)
+        self.is_synced |= bool(self._number)
+
+
+@pytest.mark.parametrize("act", ["push", "redrive", "edit"])
+def test_what_came_to_a_directory_that_was_exchanged_meanwhile_is_synced(
+    queue: mailq.Queue, path: Path, act: str
+) -> None:
+    queue.push("x")
+    if act == "redrive":
+        delivery = queue.pop()
+        assert delivery is not None
+        delivery.reject("no")
+    disk = Overtaking(path / "new")
+    acting = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    match act:
+        case "push":
+            acting.push("y")
+        case "redrive":
+            assert acting.redrive() == 1
+        case _:
+            acting.edit(acting.peek()[0], b"edited")
+    assert spares(path)
+    assert disk.is_synced
 
 
 @pytest.mark.usefixtures("impatient")
