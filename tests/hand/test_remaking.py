@@ -10,7 +10,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from ordered import Ordered
@@ -73,6 +73,27 @@ def test_consumers_do_it_by_themselves(queue: mailq.Queue, path: Path) -> None:
     before = number_of(path / "new")
     assert queue.pop() is None
     assert number_of(path / "new") != before
+
+
+class Listener:
+    """Is told of what comes to ``new/``, and that it may have missed something."""
+
+    def __init__(self, path: Path) -> None:
+        self.told: list[str] = []
+        self.missed, self.arrived = threading.Event(), threading.Event()
+        watch = arrivals.watch([str(path / "new")], self._hear, self.missed.set)
+        assert watch is not None
+        self._watch = watch
+
+    def _hear(self, _: str, name: str) -> None:
+        self.told.append(name)
+        self.arrived.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watch.stop()
 
 
 class Exchanging(Disk):
@@ -234,24 +255,13 @@ def test_where_directories_cannot_be_exchanged_they_stay_and_it_is_tried_once(pa
 
 @pytest.mark.usefixtures("always")
 def test_arrivals_in_the_fresh_directory_are_told_of(queue: mailq.Queue, path: Path) -> None:
-    told: list[str] = []
-    missed, arrived = threading.Event(), threading.Event()
-
-    def on_arrival(_: str, name: str) -> None:
-        told.append(name)
-        arrived.set()
-
-    watch = arrivals.watch([str(path / "new")], on_arrival, missed.set)
-    assert watch is not None
-    try:
+    with Listener(path) as listener:
         queue.reap()
-        assert missed.wait(10)  # what came meanwhile is for the listener to find
-        arrived.clear()
+        assert listener.missed.wait(10)  # what came meanwhile is for the listener to find
+        listener.arrived.clear()
         queue.push("x")
-        assert arrived.wait(10)
-        assert told[-1] in os.listdir(path / "new")
-    finally:
-        watch.stop()
+        assert listener.arrived.wait(10)
+        assert listener.told[-1] in os.listdir(path / "new")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -313,24 +323,13 @@ def test_who_has_the_old_directory_open_may_go_on_moving_files_there(
 
 
 def test_arrivals_are_told_of_while_the_old_directory_is_still_there(queue: mailq.Queue, path: Path) -> None:
-    told: list[str] = []
-    missed, arrived = threading.Event(), threading.Event()
-
-    def on_arrival(_: str, name: str) -> None:
-        told.append(name)
-        arrived.set()
-
-    watch = arrivals.watch([str(path / "new")], on_arrival, missed.set)
-    assert watch is not None
-    try:
+    with Listener(path) as listener:
         (path / ".new.1a2b3c4d").mkdir()
         Disk().exchange(str(path / ".new.1a2b3c4d"), str(path / "new"))
-        assert missed.wait(10)
+        assert listener.missed.wait(10)
         queue.push("x")
-        assert arrived.wait(10)
-        assert told == os.listdir(path / "new")
-    finally:
-        watch.stop()
+        assert listener.arrived.wait(10)
+        assert listener.told == os.listdir(path / "new")
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EINVAL])
