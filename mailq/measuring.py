@@ -20,7 +20,7 @@ from mailq.doctor.finding import Finding
 from mailq.doctor.machine import Machine
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.layout import Layout, load
-from mailq.errors import MailqError, StorageError, UsageError
+from mailq.errors import MailqError, StorageError, UsageError, WorkerFailed
 from mailq.opening import open as open_queue
 from mailq.opening import path_of
 from mailq.settings import Settings
@@ -98,8 +98,8 @@ def measure(
     """Measure the disk that a queue is on, or would be on, for about so many seconds.
 
     The messages of a queue that is there are not touched. Raises UsageError where no
-    queue could be, and StorageError where nothing can be written. Whatever it raises,
-    also KeyboardInterrupt: what it made is removed.
+    queue could be, StorageError where nothing can be written, and WorkerFailed if a
+    worker does not work. Whatever it raises, also KeyboardInterrupt: what it made is removed.
     """
     checked_seconds(seconds, "seconds", least=0.01)
     machine, disk = machine or Machine(), disk or Disk()
@@ -262,7 +262,9 @@ def _worker(directory: str, share: float, pops: float) -> float:
         finally:
             worker.stop(at_once=True)
             detach()
-    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+    if len(ends) <= 1:
+        raise WorkerFailed(f"of {count} jobs that do nothing it did {len(ends)} in {_PATIENCE:g} s")
+    return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 # What it means
