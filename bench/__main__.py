@@ -84,9 +84,11 @@ def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, An
         "rounds": rounds,
         "quick": options.quick,
     }
-    results = gather(Plan(directory, rounds, options.quick, options.only, options.sides))
+    plan = Plan(directory, rounds, options.quick, [], options.only, options.sides)
+    results = gather(plan)
     names = {result.side for result in results}
-    return {**where, "sides": {**peers.described(names), **workers.described(names)}}, results
+    sides = {**peers.described(names), **workers.described(names)}
+    return {**where, "sides": sides, "left_out": plan.left_out}, results
 
 
 def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[str, Any], list[Result]]:
@@ -102,6 +104,7 @@ def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[
     where = {
         **first,
         "quick": any(told["quick"] for told, _ in before),
+        "left_out": list(dict.fromkeys(what for told, _ in before for what in told.get("left_out", ()))),
         "sides": {name: about for told, _ in before for name, about in told["sides"].items()},
     }
     return where, [result for name, results in sections.items() for result in results if result.section == name]

@@ -62,7 +62,8 @@ def markdown(where: dict[str, Any], results: Sequence[Result]) -> str:
             often = f"{rounds} rounds" if rounds > 1 else "once"
             heading = ", ".join(filter(None, (title(group.section, group.durability), group.case, often)))
             lines += ["", f"## {heading}", "", *_table(("", group.unit, "of the floor", "range"), *rows)]
-    return "\n".join((*lines, *_counts(results), *_sides(where.get("sides", {})), ""))
+    left_out = where.get("left_out", ())
+    return "\n".join((*lines, *_counts(results), *_sides(where.get("sides", {})), *_left_out(left_out), ""))
 
 
 def title(section: str, durability: str) -> str:
@@ -151,6 +152,11 @@ def _sides(sides: dict[str, Any]) -> Iterator[str]:
     if sides:
         rows = ((name, about["version"], about["note"]) for name, about in sides.items())
         yield from ("", "## Sides", "", *_table(("", "version", ""), *rows))
+
+
+def _left_out(told: Sequence[str]) -> Iterator[str]:
+    if told:
+        yield from ("", "## Not measured", "", *(f"- {' '.join(what.split())}" for what in told))
 
 
 def _table(*rows: Sequence[str]) -> Iterator[str]:

@@ -112,7 +112,7 @@ SECTIONS: Final = ("syncs", "calls", *dict.fromkeys(case.section for case in CAS
 
 def measure(plan: Plan) -> Iterator[Result]:
     """Count the syncs, then go through the rounds; within each, the sides of one class one after the other."""
-    sides = [side for side in peers.everybody(_say) if side.name in plan.sides or not plan.sides]
+    sides = [side for side in peers.everybody(plan.leave_out) if side.name in plan.sides or not plan.sides]
     counted = _count(plan, sides)
     yield from counted
     together.prepare(sides)
@@ -152,7 +152,7 @@ def _round(plan: Plan, case: Case, durability: str, sides: list[type[Side]]) -> 
         except Exception as error:
             if plan.quick or side in {Mailq, Floor}:
                 raise
-            _say(f"{side.name} is left out of {case.section}, {case.name}, {durability}: {error!r}")
+            plan.leave_out(f"{side.name} is left out of {case.section}, {case.name}, {durability}: {error!r}")
             sides.remove(side)
 
 

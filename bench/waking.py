@@ -235,7 +235,7 @@ class Server:
         self._place.cleanup()
 
 
-def _servers() -> list[Server]:
+def _servers(plan: Plan) -> list[Server]:
     servers = []
     for durability, redis, beanstalkd in (
         ("power-loss", ["--appendfsync", "always"], ["-f0"]),
@@ -263,7 +263,7 @@ def _servers() -> list[Server]:
             ),
         ]
     for name in {server.name for server in servers if not server.is_installed}:
-        print(f"waking: {name} is left out: it is not installed", file=sys.stderr)
+        plan.leave_out(f"waking: {name} is left out: it is not installed")
     return [server for server in servers if server.is_installed]
 
 
@@ -315,11 +315,11 @@ def latencies(side: Side, directory: str, *, crowd: int, count: int) -> dict[str
 def measure(plan: Plan) -> Iterator[Result]:
     """Run the rounds."""
     if sys.platform != "linux":
-        print("waking: left out: the floor needs inotify, which Linux alone has", file=sys.stderr)
+        plan.leave_out("waking: left out: the floor needs inotify, which Linux alone has")
         return
     count = 10 if plan.quick else 300
     seen: dict[tuple[str, str, str], list[float]] = {}
-    sides: list[Any] = [Mailq("process-crash"), Mailq("power-loss"), Inotify(), *_servers()]
+    sides: list[Any] = [Mailq("process-crash"), Mailq("power-loss"), Inotify(), *_servers(plan)]
     for _ in range(plan.rounds):
         for side in sides:
             for words, crowd in CROWDS.items():

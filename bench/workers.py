@@ -52,7 +52,7 @@ def measure(plan: Plan) -> Iterator[Result]:
                 if durability == PROCESS_CRASH or case == MARK:
                     note(case, "floor", durability, _bare(plan.directory, count))
                     note(case, "mailq", durability, _mailq(plan.directory, durability, crew, count))
-        for side, kind in RQ.items() if _has_rq() else ():
+        for side, kind in RQ.items() if _has_rq(plan) else ():
             alone = _rq(plan.directory, kind, 20 if plan.quick else 300)
             for case in crews:
                 note(case, side, PROCESS_CRASH, alone)
@@ -115,12 +115,12 @@ def _bare(directory: str, count: int) -> float:
         return count / (time.perf_counter() - begun)
 
 
-def _has_rq() -> bool:
+def _has_rq(plan: Plan) -> bool:
     missing = SERVER if shutil.which(SERVER) is None else ""
     if importlib.util.find_spec("rq") is None:
         missing = "rq"
     if missing:
-        print(f"rq is left out: there is no {missing} here", file=sys.stderr)
+        plan.leave_out(f"rq is left out: there is no {missing} here")
     return not missing
 
 

@@ -15,7 +15,7 @@ import pytest
 from bench import charts, marks, places, ratios, report, syncs, together, workers
 from bench.__main__ import main
 from bench.floor import Floor
-from bench.results import Result
+from bench.results import Plan, Result
 from bench.sides import POWER_LOSS, PROCESS_CRASH, Budget, Mailq
 from mailq.doctor.machine import Machine
 from mailq.engines.mounts import Mount
@@ -314,6 +314,15 @@ def test_runs_of_different_places_are_not_put_together(tmp_path: Path, capsys: p
         (tmp_path / name).write_text(json.dumps(report.document(where, [result("mailq", 1)])))
     assert main(["--show", str(tmp_path / "here"), str(tmp_path / "there")]) == 2
     assert "not made in one place" in capsys.readouterr().err
+
+
+def test_who_is_left_out_is_named_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(str(tmp_path), 1, quick=False, left_out=[])
+    for _ in range(2):
+        plan.leave_out("redis is left out:\nit lost a message")
+    assert "it lost a message" in capsys.readouterr().err
+    text = report.markdown({**WHERE, "left_out": plan.left_out}, [result("mailq", 1)])
+    assert text.endswith("\n## Not measured\n\n- redis is left out: it lost a message\n")
 
 
 def test_each_table_says_how_many_rounds_it_is_made_of() -> None:
