@@ -6,12 +6,13 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import charts, peers, places, report
+from bench import charts, peers, places, report, workers
 from bench.ratios import in_classes
 from bench.results import Plan, Result
 
@@ -28,6 +29,9 @@ PARTS: Final = {
 }
 """The modules, and the sections that each of them measures."""
 PROOF: Final = "syncs"
+ROOM: Final = 2 << 30
+ROOM_QUICK: Final = 256 << 20
+"""Bytes that must be free: some write a log of all bodies. A backlog looks for its own room."""
 SECTIONS: Final = tuple(section for sections in PARTS.values() for section in sections)
 
 
@@ -44,12 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             os.makedirs(options.out, exist_ok=True)
         before = [report.read(path) for path in options.show]
+        together = merged(before) if before else None
+        if together is None:
+            _look_for_room(options.dir, ROOM_QUICK if options.quick else ROOM)
         place = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     with place as directory:
-        where, results = merged(before) if before else _measured(directory, options)
+        where, results = together or _measured(directory, options)
     if not results:
         print("bench: nothing was measured: no such side can do what is asked for", file=sys.stderr)
         return 1
@@ -57,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(options.out, where, results)
     print(_json(where, results) if options.json else report.markdown(where, results))
     return 0
+
+
+def _look_for_room(directory: str, needed: int) -> None:
+    """Raise OSError if a disk is too small or too full: whoever met that half way would look slow, or broken."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            f"{directory} has {free >> 20} MiB free, {needed >> 20} are needed; choose another disk with --dir"
+        )
 
 
 def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
@@ -68,15 +84,34 @@ def _measured(directory: str, options: argparse.Namespace) -> tuple[dict[str, An
         "rounds": rounds,
         "quick": options.quick,
     }
-    results = gather(Plan(directory, rounds, options.quick, options.only, options.sides))
-    return {**where, "sides": peers.described({result.side for result in results})}, results
+    plan = Plan(directory, rounds, options.quick, [], options.only, options.sides)
+    results = gather(plan)
+    names = {result.side for result in results}
+    sides = {**peers.described(names), **workers.described(names)}
+    return {**where, "sides": sides, "left_out": plan.left_out}, results
 
 
 def merged(before: Sequence[tuple[dict[str, Any], list[Result]]]) -> tuple[dict[str, Any], list[Result]]:
-    """Several runs in one: the sections of a later run stand for those of an earlier, which says where it was."""
+    """Several runs in one: the sections of a later run stand for those of an earlier, which says where it was.
+
+    Raises ValueError if a later one was somewhere else, where nothing could be compared.
+    """
+    first = before[0][0]
+    for told, _ in before:
+        if any(_place_of(told)[what] != place for what, place in _place_of(first).items()):
+            raise ValueError(f"these runs were not made in one place: {_place_of(first)}, {_place_of(told)}")
     sections = {result.section: results for _, results in before for result in results}
-    where = {**before[0][0], "sides": {name: about for told, _ in before for name, about in told["sides"].items()}}
+    where = {
+        **first,
+        "quick": any(told["quick"] for told, _ in before),
+        "left_out": list(dict.fromkeys(what for told, _ in before for what in told.get("left_out", ()))),
+        "sides": {name: about for told, _ in before for name, about in told["sides"].items()},
+    }
     return where, [result for name, results in sections.items() for result in results if result.section == name]
+
+
+def _place_of(where: dict[str, Any]) -> dict[str, str]:
+    return {**where["machine"], "file system": where["file_system"]["type"]}
 
 
 def _json(where: dict[str, Any], results: Sequence[Result]) -> str:

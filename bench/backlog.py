@@ -11,7 +11,6 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import sys
 import time
 import zlib
 from itertools import islice
@@ -193,7 +192,7 @@ def _fitting(plan: Plan) -> dict[str, int]:
     room = os.statvfs(plan.directory)
     for depth, count in list(depths.items()):
         if room.f_bavail * room.f_frsize < count * _ROOM or (room.f_files and room.f_favail < count + 10_000):
-            print(f"backlog: {depth} is left out: the disk has no room for so many files", file=sys.stderr)
+            plan.leave_out(f"backlog: {depth} is left out: the disk has no room for so many files")
             del depths[depth]
     return depths
 
@@ -201,7 +200,7 @@ def _fitting(plan: Plan) -> dict[str, int]:
 def measure(plan: Plan) -> Iterator[Result]:
     """Run the rounds; the last thing is to drain the longest queue."""
     if not os.path.exists("/proc/self/status"):
-        print("backlog: left out: memory is read from /proc, which is not there", file=sys.stderr)
+        plan.leave_out("backlog: left out: memory is read from /proc, which is not there")
         return
     depths = _fitting(plan)
     queues = {depth: os.path.join(plan.directory, f"backlog-{depth}") for depth in depths}

@@ -28,7 +28,7 @@ PYTHON: Final = {"python": "pass", "import click": "import click"}
 def measure(plan: Plan) -> Iterator[Result]:
     """Milliseconds of push, pop and ack, as the installed script and as ``python -m mailq``."""
     ways = {"python -m mailq": [sys.executable, "-m", "mailq"]}
-    if (script := _script()) is not None:
+    if (script := _script(plan)) is not None:
         ways = {"mailq": [script], **ways}
     seen: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory(dir=plan.directory) as directory:
@@ -63,9 +63,9 @@ def _run(command: list[str]) -> tuple[float, bytes]:
     return 1000 * (time.perf_counter() - begun), done.stdout
 
 
-def _script() -> str | None:
+def _script(plan: Plan) -> str | None:
     """The command as it was installed beside this interpreter."""
     script = shutil.which("mailq", path=sysconfig.get_path("scripts"))
     if script is None:
-        print("mailq as a script is left out: it is not installed beside this Python", file=sys.stderr)
+        plan.leave_out("mailq as a script is left out: it is not installed beside this Python")
     return script

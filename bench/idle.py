@@ -82,7 +82,7 @@ def _share(arguments: list[str], directory: str, seconds: float) -> float:
 def measure(plan: Plan) -> Iterator[Result]:
     """Run the rounds."""
     if not os.path.exists("/proc/self/schedstat"):
-        print("idle: left out: the kernel does not say in /proc how long a process ran", file=sys.stderr)
+        plan.leave_out("idle: left out: the kernel does not say in /proc how long a process ran")
         return
     queue = os.path.join(plan.directory, "idle")
     mailq.open(queue).close()

@@ -36,7 +36,7 @@ class Limit(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """Better than all of these in the same case; None is everybody but the floor."""
+    """Better than all of these in the same case; None is everybody but the floor who was measured."""
 
     key: Key
     rivals: Sequence[str] | None = None
@@ -51,7 +51,7 @@ class Mark(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How it stands. What was not measured has no number, and is neither met nor missed."""
+    """How it stands. Where something was not measured that is needed, it is neither met nor missed."""
 
     what: str
     durability: str
@@ -178,4 +178,7 @@ def _ahead(mark: Mark, rule: Ahead, table: list[Group]) -> Verdict:
     if not found:
         return Verdict(mark.what, mark.durability, required, None, None)
     nearest = min(found, key=found.__getitem__)
-    return Verdict(mark.what, mark.durability, required, found[nearest], found[nearest] > 1, nearest)
+    # Behind one of them is behind; ahead of those who are there says nothing of who is not.
+    missing = set(rule.rivals or ()).difference(found)
+    met = False if found[nearest] <= 1 else None if missing else True
+    return Verdict(mark.what, mark.durability, required, found[nearest], met, nearest)

@@ -58,9 +58,12 @@ def markdown(where: dict[str, Any], results: Sequence[Result]) -> str:
     for group in groups(results):
         if not group.unit.endswith(PER_MESSAGE):
             rows = (_row(group, result, where.get("sides", {})) for result in group.results)
-            heading = ", ".join(filter(None, (title(group.section, group.durability), group.case)))
+            rounds = len(group.results[0].values)
+            often = f"{rounds} rounds" if rounds > 1 else "once"
+            heading = ", ".join(filter(None, (title(group.section, group.durability), group.case, often)))
             lines += ["", f"## {heading}", "", *_table(("", group.unit, "of the floor", "range"), *rows)]
-    return "\n".join((*lines, *_counts(results), *_sides(where.get("sides", {})), ""))
+    left_out = where.get("left_out", ())
+    return "\n".join((*lines, *_counts(results), *_sides(where.get("sides", {})), *_left_out(left_out), ""))
 
 
 def title(section: str, durability: str) -> str:
@@ -91,7 +94,7 @@ def _heading(where: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{where['machine']['system']}, {', '.join(machine)}."
     yield f"{kind} on {disk['device']}; an fdatasync of 1 KiB takes {disk['fdatasync_ms']:.2f} ms."
-    yield f"Rounds: {where['rounds']}. The numbers are medians, the ratios medians of each round's own."
+    yield "The numbers are medians of the rounds, the ratios medians of each round's own."
     if disk["warning"]:
         yield f"\n**Warning:** {disk['warning']}."
     if where["quick"]:
@@ -105,7 +108,7 @@ def _marks(found: Sequence[Verdict]) -> Iterator[str]:
             verdict.durability,
             verdict.required,
             f"{number(verdict.measured)}{f' ({verdict.nearest})' if verdict.nearest else ''}",
-            "yes" if verdict.met else "**no**",
+            {True: "yes", False: "**no**", None: "not all measured"}[verdict.met],
         )
         for verdict in found
         if verdict.measured is not None
@@ -149,6 +152,11 @@ def _sides(sides: dict[str, Any]) -> Iterator[str]:
     if sides:
         rows = ((name, about["version"], about["note"]) for name, about in sides.items())
         yield from ("", "## Sides", "", *_table(("", "version", ""), *rows))
+
+
+def _left_out(told: Sequence[str]) -> Iterator[str]:
+    if told:
+        yield from ("", "## Not measured", "", *(f"- {' '.join(what.split())}" for what in told))
 
 
 def _table(*rows: Sequence[str]) -> Iterator[str]:

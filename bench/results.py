@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 
@@ -13,10 +14,18 @@ class Plan(NamedTuple):
     rounds: int
     quick: bool
     """Does it run, not how fast: a few seconds a section."""
+    left_out: list[str]
+    """Who or what was not measured, and why: the report says so."""
     sections: frozenset[str] = frozenset()
     """Those that are asked for; none means all. What a part measures beyond them is dropped."""
     sides: frozenset[str] = frozenset()
     """Likewise."""
+
+    def leave_out(self, what: str) -> None:
+        """Say now, and in the report, that something is not measured."""
+        print(what, file=sys.stderr)
+        if what not in self.left_out:
+            self.left_out.append(what)
 
     def wants(self, section: str) -> bool:
         """Whether a section is asked for."""

@@ -1,16 +1,20 @@
-"""An RQ worker for bench/workers.py: pushes jobs that do nothing, works them off, prints how many a second."""
+"""An RQ worker for bench/workers.py: pushes jobs that do nothing, and works them off."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import time
+from pathlib import Path
 
-from bench.workers import nothing
+from bench.workers import BODY, nothing, noting
 
 
-def main(socket: str, kind: str, count: int) -> None:
-    """``kind`` is one of RQ's classes of workers. Only those who measure need RQ, so it is loaded by name."""
+def main(socket: str, kind: str, count: int, notes: Path) -> None:
+    """``kind`` is one of RQ's classes of workers. Only those who measure need RQ, so it is loaded by name.
+
+    The first job and the last note in a file when they were done.
+    """
     redis, rq = importlib.import_module("redis"), importlib.import_module("rq")
     connection = redis.Redis(unix_socket_path=socket)
     until = time.monotonic() + 10
@@ -23,16 +27,14 @@ def main(socket: str, kind: str, count: int) -> None:
                 raise
             time.sleep(0.01)
     jobs = rq.Queue(connection=connection)
-    for _ in range(count):
-        jobs.enqueue(nothing, "x" * 1024)
+    note = noting(notes)
+    for body in (note, *[BODY] * (count - 2), note):
+        jobs.enqueue(nothing, body)
     worker = getattr(rq, kind)([jobs], connection=connection)
-    begun = time.perf_counter()
     worker.work(burst=True, logging_level="ERROR")
-    took = time.perf_counter() - begun
     if jobs.count or jobs.failed_job_registry.count:
         raise RuntimeError("RQ did not do its jobs")
-    print(count / took)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

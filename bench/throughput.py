@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from bench import peers, syncs, together
 from bench.floor import Floor
 from bench.results import Result
-from bench.sides import DURABILITIES, POWER_LOSS, Budget, Mailq, fresh, warm_up
+from bench.sides import DURABILITIES, POWER_LOSS, PROCESS_CRASH, Budget, Mailq, fresh, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BATCH: Final = 64
 SIZES: Final = {"100 B": 100, "1 KiB": 1 << 10, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
 RATE: Final = "messages/s"
+SYNCED: Final = Budget(1.5, sys.maxsize)
+"""Long enough for a log, whoever has one, to be full and made empty again: 4 MB, mailq's and SQLite's alike."""
 STEADY: Final = 6.0
 """Seconds in which what was put off has to be done as well: longer than anybody puts it off."""
 
@@ -90,8 +92,10 @@ def _is_file_loop(side: type[Side]) -> bool:
 
 
 CASES: Final = (
-    Case("push", "1 KiB", alone(push)),
-    Case("push-pop-ack", "1 KiB", alone(push_pop_ack)),
+    Case("push", "1 KiB", alone(push), durabilities=(POWER_LOSS,), budget=SYNCED),
+    Case("push", "1 KiB", alone(push), durabilities=(PROCESS_CRASH,)),
+    Case("push-pop-ack", "1 KiB", alone(push_pop_ack), durabilities=(POWER_LOSS,), budget=SYNCED),
+    Case("push-pop-ack", "1 KiB", alone(push_pop_ack), durabilities=(PROCESS_CRASH,)),
     Case("4+4", "1 KiB", together.rate, lambda side: side.shared),
     Case("batch", "one at a time", alone(push_pop_ack), _is_file_loop),
     Case("batch", f"{BATCH} at a time", alone(batch), lambda side: side.batches),
@@ -108,7 +112,7 @@ SECTIONS: Final = ("syncs", "calls", *dict.fromkeys(case.section for case in CAS
 
 def measure(plan: Plan) -> Iterator[Result]:
     """Count the syncs, then go through the rounds; within each, the sides of one class one after the other."""
-    sides = [side for side in peers.everybody(_say) if side.name in plan.sides or not plan.sides]
+    sides = [side for side in peers.everybody(plan.leave_out) if side.name in plan.sides or not plan.sides]
     counted = _count(plan, sides)
     yield from counted
     together.prepare(sides)
@@ -148,7 +152,7 @@ def _round(plan: Plan, case: Case, durability: str, sides: list[type[Side]]) -> 
         except Exception as error:
             if plan.quick or side in {Mailq, Floor}:
                 raise
-            _say(f"{side.name} is left out of {case.section}, {case.name}, {durability}: {error!r}")
+            plan.leave_out(f"{side.name} is left out of {case.section}, {case.name}, {durability}: {error!r}")
             sides.remove(side)
 
 

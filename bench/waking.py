@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import mailq
 from bench.results import Plan, Result
+from bench.sides import sync_disk
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
@@ -234,7 +235,7 @@ class Server:
         self._place.cleanup()
 
 
-def _servers() -> list[Server]:
+def _servers(plan: Plan) -> list[Server]:
     servers = []
     for durability, redis, beanstalkd in (
         ("power-loss", ["--appendfsync", "always"], ["-f0"]),
@@ -262,7 +263,7 @@ def _servers() -> list[Server]:
             ),
         ]
     for name in {server.name for server in servers if not server.is_installed}:
-        print(f"waking: {name} is left out: it is not installed", file=sys.stderr)
+        plan.leave_out(f"waking: {name} is left out: it is not installed")
     return [server for server in servers if server.is_installed]
 
 
@@ -294,6 +295,7 @@ def latencies(side: Side, directory: str, *, crowd: int, count: int) -> dict[str
     path = side.start(directory)
     try:
         with _consumers(side, path, crowd) as pipe:
+            sync_disk(directory)
             for number in range(count):
                 time.sleep(_PAUSE)
                 begun = time.monotonic_ns()
@@ -313,11 +315,11 @@ def latencies(side: Side, directory: str, *, crowd: int, count: int) -> dict[str
 def measure(plan: Plan) -> Iterator[Result]:
     """Run the rounds."""
     if sys.platform != "linux":
-        print("waking: left out: the floor needs inotify, which Linux alone has", file=sys.stderr)
+        plan.leave_out("waking: left out: the floor needs inotify, which Linux alone has")
         return
     count = 10 if plan.quick else 300
     seen: dict[tuple[str, str, str], list[float]] = {}
-    sides: list[Any] = [Mailq("process-crash"), Mailq("power-loss"), Inotify(), *_servers()]
+    sides: list[Any] = [Mailq("process-crash"), Mailq("power-loss"), Inotify(), *_servers(plan)]
     for _ in range(plan.rounds):
         for side in sides:
             for words, crowd in CROWDS.items():

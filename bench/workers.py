@@ -9,14 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import mailq
 from bench.results import Plan, Result
+from bench.sides import sync_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 BODY: Final = b"x" * 1024
 CREWS: Final[dict[str, dict[str, Any]]] = {
@@ -50,12 +52,18 @@ def measure(plan: Plan) -> Iterator[Result]:
                 if durability == PROCESS_CRASH or case == MARK:
                     note(case, "floor", durability, _bare(plan.directory, count))
                     note(case, "mailq", durability, _mailq(plan.directory, durability, crew, count))
-        for side, kind in RQ.items() if _has_rq() else ():
-            rate = _rq(plan.directory, kind, 20 if plan.quick else 300)
-            for case in crews:  # one process, whatever there is of mailq's
-                note(case, side, PROCESS_CRASH, rate)
+        for side, kind in RQ.items() if _has_rq(plan) else ():
+            alone = _rq(plan.directory, kind, 20 if plan.quick else 300)
+            for case in crews:
+                note(case, side, PROCESS_CRASH, alone)
     for (case, side, durability), rates in seen.items():
         yield Result("worker", case, side, durability, "jobs/s", rates)
+
+
+def described(names: Collection[str]) -> dict[str, Any]:
+    """What is to be known of RQ beside its numbers."""
+    note = "one process, in every case; Redis syncs nothing"
+    return {side: {"version": metadata.version("rq"), "acks": True, "note": note} for side in RQ if side in names}
 
 
 def nothing(body: bytes | str) -> None:
@@ -65,16 +73,27 @@ def nothing(body: bytes | str) -> None:
             file.write(f"{time.monotonic()}\n")
 
 
+def noting(notes: Path) -> bytes:
+    """The body of the first job and of the last, which note in that file when they were done."""
+    return NOTE + os.fsencode(notes)
+
+
+def rate(notes: Path, count: int) -> float:
+    """Jobs a second from the first that was done to the last: how long a worker takes to start is another matter."""
+    first, last = map(float, notes.read_text("ascii").split())
+    return (count - 1) / (last - first)
+
+
 def _mailq(directory: str, durability: str, crew: dict[str, Any], count: int) -> float:
-    """From the first job to the last: how long the processes take to start is another matter."""
+    """A mailq worker with that crew."""
     with tempfile.TemporaryDirectory(dir=directory) as place:
-        notes = f"{place}/notes"
-        note = NOTE + os.fsencode(notes)
+        notes = Path(place, "notes")
+        note = noting(notes)
         with mailq.open(f"{place}/jobs", durability=durability) as queue:
-            queue.push_many([note, *[BODY] * (count - 1), note])
+            queue.push_many([note, *[BODY] * (count - 2), note])
+            sync_disk(place)
             mailq.Worker(queue, nothing, **crew).run(drain=True)
-            first, last = map(float, Path(notes).read_text("ascii").split())
-        return count / (last - first)
+        return rate(notes, count)
 
 
 def _bare(directory: str, count: int) -> float:
@@ -85,6 +104,7 @@ def _bare(directory: str, count: int) -> float:
         os.mkdir(cur)
         for number in range(count):
             Path(f"{new}/{number:08}").write_bytes(BODY)
+        sync_disk(place)
         begun = time.perf_counter()
         for name in sorted(os.listdir(new)):
             os.rename(f"{new}/{name}", f"{cur}/{name}")
@@ -95,12 +115,12 @@ def _bare(directory: str, count: int) -> float:
         return count / (time.perf_counter() - begun)
 
 
-def _has_rq() -> bool:
+def _has_rq(plan: Plan) -> bool:
     missing = SERVER if shutil.which(SERVER) is None else ""
     if importlib.util.find_spec("rq") is None:
         missing = "rq"
     if missing:
-        print(f"rq is left out: there is no {missing} here", file=sys.stderr)
+        plan.leave_out(f"rq is left out: there is no {missing} here")
     return not missing
 
 
@@ -112,7 +132,9 @@ def _rq(directory: str, kind: str, count: int) -> float:
         how = ["--save", "", "--appendonly", "yes", "--appendfsync", "no"]
         with subprocess.Popen([SERVER, *where, *how], stdout=subprocess.DEVNULL) as server:
             try:
-                command = [sys.executable, "-m", "bench.rq_worker", socket, kind, str(count)]
-                return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                notes = Path(place, "notes")
+                command = [sys.executable, "-m", "bench.rq_worker", socket, kind, str(count), str(notes)]
+                subprocess.run(command, check=True, capture_output=True)
+                return rate(notes, count)
             finally:
                 server.terminate()

@@ -122,12 +122,14 @@ class CodecError(MailqError, ValueError):
 class QueueNotFound(MailqError, LookupError):
     """There is no queue at ``path``, or it is there no longer.
 
-    Either it was never made (``mailq init``), or its disk is not mounted.
+    Either it was never made (``mailq init``), or its disk is not mounted; or none
+    can be there, and then the text says what to do instead.
     """
 
-    def __init__(self, path: str, why: str = "there is no queue here") -> None:
+    def __init__(self, path: str, why: str = "there is no queue here", todo: str = "") -> None:
         self.path = path
-        super().__init__(f"{path}: {why}; create it with 'mailq init {path}', or mount its disk")
+        todo = todo or f"create it with 'mailq init {path}', or mount its disk"
+        super().__init__(f"{path}: {why}; {todo}")
 
 
 class MessageNotFound(MailqError, LookupError):

@@ -20,7 +20,7 @@ from mailq.doctor.finding import Finding
 from mailq.doctor.machine import Machine
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.layout import Layout, load
-from mailq.errors import MailqError, StorageError, UsageError
+from mailq.errors import MailqError, StorageError, UsageError, WorkerFailed
 from mailq.opening import open as open_queue
 from mailq.opening import path_of
 from mailq.settings import Settings
@@ -98,15 +98,15 @@ def measure(
     """Measure the disk that a queue is on, or would be on, for about so many seconds.
 
     The messages of a queue that is there are not touched. Raises UsageError where no
-    queue could be, and StorageError where nothing can be written. Whatever it raises,
-    also KeyboardInterrupt: what it made is removed.
+    queue could be, StorageError where nothing can be written, and WorkerFailed if a
+    worker does not work. Whatever it raises, also KeyboardInterrupt: what it made is removed.
     """
     checked_seconds(seconds, "seconds", least=0.01)
     machine, disk = machine or Machine(), disk or Disk()
     place = _place(path_of(target))
     space = machine.space(place)
     if space is not None and space.free_bytes < _ROOM:
-        raise StorageError("measure", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place))
+        raise StorageError("measure", OSError(errno.ENOSPC, f"fewer than {_ROOM >> 20} MiB are free", place))
     share = seconds / _PARTS
     with _directory(place) as directory:
         rates = _rates(directory, share)
@@ -262,7 +262,9 @@ def _worker(directory: str, share: float, pops: float) -> float:
         finally:
             worker.stop(at_once=True)
             detach()
-    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+    if len(ends) <= 1:
+        raise WorkerFailed(f"of {count} jobs that do nothing it did {len(ends)} in {_PATIENCE:g} s")
+    return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 # What it means

@@ -12,10 +12,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import charts, marks, places, ratios, report, syncs, together
+from bench import charts, marks, places, ratios, report, syncs, together, workers
 from bench.__main__ import main
 from bench.floor import Floor
-from bench.results import Result
+from bench.results import Plan, Result
 from bench.sides import POWER_LOSS, PROCESS_CRASH, Budget, Mailq
 from mailq.doctor.machine import Machine
 from mailq.engines.mounts import Mount
@@ -96,6 +96,15 @@ def test_a_mark_without_a_measurement_is_neither_met_nor_missed() -> None:
     assert {(verdict.measured, verdict.met) for verdict in marks.verdicts([])} == {(None, None)}
     alone = marks.verdicts([result("mailq", 5)])
     assert all(verdict.met is None for verdict in alone)
+
+
+@pytest.mark.parametrize(("redis_ms", "met"), [(0.6, None), (0.4, False)])
+def test_who_was_not_measured_was_not_overtaken(redis_ms: float, met: Any) -> None:
+    times = {"mailq": 0.5, "redis": redis_ms}  # and not beanstalkd
+    measured = [result(side, ms, section="wake-up", case="p50 with 3 others", unit="ms") for side, ms in times.items()]
+    (ahead,) = [verdict for verdict in marks.verdicts(measured) if verdict.nearest]
+    assert ahead.met is met
+    assert ("not all measured" in report.markdown(WHERE, measured)) is (met is None)
 
 
 def test_every_mark_has_a_number_when_its_results_are_there() -> None:
@@ -239,6 +248,15 @@ def test_the_syncs_of_a_program_are_counted(tmp_path: Path) -> None:
 # That it runs
 
 
+def test_jobs_are_counted_from_the_first_that_is_done_to_the_last(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    for body in (workers.noting(notes), workers.BODY, workers.noting(notes)):
+        workers.nothing(body)
+    assert len(notes.read_text().splitlines()) == 2
+    notes.write_text("100.0\n102.0\n")
+    assert workers.rate(notes, 11) == 5
+
+
 def test_four_producers_and_consumers_are_measured(tmp_path: Path) -> None:
     together.prepare([Mailq])
     assert together.rate(Mailq, str(tmp_path), PROCESS_CRASH, Budget(10, 16)) > 0
@@ -290,6 +308,29 @@ def test_what_was_measured_can_be_shown_again_and_put_together(
     assert capsys.readouterr().out == report.markdown(WHERE, first) + "\n"
 
 
+def test_runs_of_different_places_are_not_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = {**WHERE, "file_system": {**WHERE["file_system"], "type": "xfs"}}
+    for name, where in (("here", WHERE), ("there", there)):
+        (tmp_path / name).write_text(json.dumps(report.document(where, [result("mailq", 1)])))
+    assert main(["--show", str(tmp_path / "here"), str(tmp_path / "there")]) == 2
+    assert "not made in one place" in capsys.readouterr().err
+
+
+def test_who_is_left_out_is_named_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(str(tmp_path), 1, quick=False, left_out=[])
+    for _ in range(2):
+        plan.leave_out("redis is left out:\nit lost a message")
+    assert "it lost a message" in capsys.readouterr().err
+    text = report.markdown({**WHERE, "left_out": plan.left_out}, [result("mailq", 1)])
+    assert text.endswith("\n## Not measured\n\n- redis is left out: it lost a message\n")
+
+
+def test_each_table_says_how_many_rounds_it_is_made_of() -> None:
+    text = report.markdown(WHERE, [result("mailq", 1, 2, 3, 4), result("mailq", 1, section="backlog", unit="ms")])
+    assert "## push, one process, power-loss, 1 KiB, 4 rounds\n" in text
+    assert "## backlog, power-loss, 1 KiB, once\n" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -299,7 +340,7 @@ def test_what_was_measured_can_be_shown_again_and_put_together(
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--rounds", "many"], "invalid int value: 'many'"),
         (["--fast"], "unrecognized arguments: --fast"),
-        (["--dir", "missing"], "'missing/"),
+        (["--dir", "missing"], "'missing'"),
         (["--out", "a-file"], "a-file"),
     ],
 )
@@ -316,6 +357,15 @@ def test_what_cannot_begin_is_refused_with_the_reason(
     printed, complaints = capsys.readouterr()
     assert (code, printed) == (2, "")
     assert word in complaints
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 5 << 20))
+    assert main(["--quick", "--only", "push", "--dir", str(tmp_path)]) == 2
+    assert f"{tmp_path} has 5 MiB free, 256 are needed; choose another disk with --dir" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_side_that_is_not_there_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,5 +36,9 @@ class Peer(Side):
     def ack(self, receipt: str) -> None:
         self._queue.done(receipt)
 
+    def ack_many(self, receipts: Sequence[str]) -> None:
+        with self._queue.transaction():  # a pop begins its own: those cannot be put into one
+            super().ack_many(receipts)
+
     def close(self) -> None:
         self._queue.close()

@@ -41,7 +41,7 @@ def writing(path: str, disk: Disk | None = None) -> Iterator[BinaryIO]:
     try:
         fd = disk.open(part, flags | getattr(os, "O_BINARY", 0), 0o600)
     except OSError as error:
-        raise StorageError("write the archive", error) from error
+        raise StorageError("write the archive", _about(path, error)) from error
     try:
         with open(fd, "wb") as file:
             with compression.writing(file, path) as stream:
@@ -59,3 +59,11 @@ def writing(path: str, disk: Disk | None = None) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             raise StorageError("write the archive", error) from error
         raise
+
+
+def _about(path: str, error: OSError) -> OSError:
+    """The error of a file that nobody has named, as one of what was named."""
+    directory = os.path.dirname(path) or "."
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(directory):
+        return FileNotFoundError(error.errno, "there is no such directory; make it, or name another FILE", directory)
+    return OSError(error.errno, error.strerror, path)

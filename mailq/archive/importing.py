@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq.archive import compression
-from mailq.archive.items import ArchiveDamaged, Flaw, Item, checked
+from mailq.archive.items import ArchiveDamaged, Flaw, Item, NoArchive, checked
 from mailq.archive.lines import LinesReader
 from mailq.archive.survey import Survey
 from mailq.archive.tar import TarReader
@@ -50,11 +50,19 @@ class Imported(NamedTuple):
 
 
 class ImportStopped(MailqError):
-    """An import ended early: ``done`` is stored all the same. Mend the cause and import again: none comes twice."""
+    """An import ended early: ``done`` is stored all the same.
+
+    Import it again when the cause is mended; of an archive that is damaged, a whole
+    copy. What is in the queue by then is passed over; what was acked in between comes again.
+    """
 
     def __init__(self, cause: Exception, done: Imported) -> None:
         self.done = done
-        super().__init__(f"{cause}; {done.imported} were imported before; import again, none will come twice")
+        text = f"{cause}; {done.imported or 'none'} were imported before"
+        if not isinstance(cause, NoArchive):
+            what = "a whole copy of it" if isinstance(cause, ArchiveDamaged) else "it again"
+            text += f"; import {what}: messages that are in the queue are passed over, acked ones come again"
+        super().__init__(text)
 
 
 def import_from(
@@ -109,7 +117,7 @@ def _reader(stream: compression.Peekable, format: Format | None) -> Reader:  # n
     if format == "jsonl":
         return LinesReader(stream)
     if not first:
-        raise ArchiveDamaged("at its beginning", "the archive is empty; not even an empty queue makes an empty tar")
+        raise NoArchive("it is empty; not even an empty queue makes an empty tar")
     return LinesReader(stream) if format is None and first in b"{ \t\r\n" else TarReader(stream)
 
 

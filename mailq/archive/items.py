@@ -31,6 +31,13 @@ class ArchiveDamaged(MailqError, ValueError):
         super().__init__(f"{where}: {why}")
 
 
+class NoArchive(ArchiveDamaged):
+    """This is no archive at all."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("this is no archive", f"{why}; 'mailq push --file' takes a file as a message")
+
+
 class Text(NamedTuple):
     """The error text of an attempt; ``at`` is when it was written, in nanoseconds."""
 

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mailq import codecs, names
-from mailq.archive.items import MAX_TEXT, Flaw, Item, Text, is_torn
+from mailq.archive.items import MAX_TEXT, Flaw, Item, NoArchive, Text, is_torn
 from mailq.errors import CodecError, MailqError
 from mailq.message import CONTENT_TYPE, seal, unseal
 
@@ -46,6 +46,8 @@ _AROUND: Final = 48 << 20
 """What a line may take besides its body: a hundred error texts, all of them escaped, and some more."""
 
 _AT_ONCE: Final = 1 << 16
+_BEGINNING: Final = 4096
+"""Of the first line so many bytes show whether this is text; a damaged line further on is refused by itself."""
 
 
 class Bad(Exception):
@@ -166,7 +168,15 @@ class LinesReader:
         self.strays = 0
 
     def settings(self) -> str | None:
-        """None: there are only messages in it."""
+        """None: there are only messages in it. Raises NoArchive for what is no text, rather than refuse each line of it."""
+        first, *_ = self._stream.peek(_BEGINNING)[:_BEGINNING].lstrip().split(b"\n", 1)
+        try:
+            first.decode()
+        except UnicodeDecodeError as error:
+            if error.end < len(first):  # or it is a character that goes on behind what was looked at
+                raise NoArchive("JSON lines are text in UTF-8, and the first line is not") from None
+        if b"\0" in first:
+            raise NoArchive("JSON lines are text, and there is a zero byte in the first line")
         return None
 
     def items(self, most: int) -> Iterator[Item | Flaw]:

@@ -12,7 +12,7 @@ import tarfile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import names
-from mailq.archive.items import MAX_TEXT, ArchiveDamaged, Flaw, Item, Text
+from mailq.archive.items import MAX_TEXT, ArchiveDamaged, Flaw, Item, NoArchive, Text
 from mailq.engines.maildir.layout import DIRECTORIES, MARKER, directory_mode
 from mailq.names import NS
 
@@ -201,8 +201,11 @@ class TarReader:
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError):
-            why = "this is no tar archive" if not self._count else "here is no header of a tar; the archive is damaged"
-            raise ArchiveDamaged(f"after {self._count} members", why) from None
+            if not self._count:
+                raise NoArchive("it begins neither like a tar nor like JSON lines") from None
+            raise ArchiveDamaged(
+                f"after {self._count} members", "here is no header of a tar; the archive is damaged"
+            ) from None
         self._count += 1
         return info
 

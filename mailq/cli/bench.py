@@ -61,6 +61,8 @@ def bench(queue: str, *, seconds: float, as_json: bool) -> None:
 def _ended_by_signals() -> Iterator[None]:
     """Have the first signal that ends us raise, so that what was made is removed, and no further one disturb that."""
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Who ignores one, as by nohup, wants it ignored.
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
         for other in numbers:
@@ -105,7 +107,7 @@ def _print(measured: Measured, queue: str) -> None:
         (title, *(f"{measured.rates[durability][operation]:,.0f}/s" for durability in DURABILITIES))
         for operation, title in _TITLES.items()
     ]
-    output.table(("messages a second", *DURABILITIES), rows)
+    output.table(("messages a second", *DURABILITIES), rows, headed=True)
     click.echo()
     for sentence in meaning(measured):
         click.echo(f"- {sentence}")

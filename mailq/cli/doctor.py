@@ -105,7 +105,7 @@ def _verdict(path: str, findings: Sequence[Finding], *, fix: bool) -> str:
     open_ones = sum(finding.open for finding in findings)
     warnings = sum(finding.level == "warning" and finding.fixed is None for finding in findings)
     fixed = sum(finding.fixed is not None for finding in findings)
-    parts = [f"{len(findings)} checks"]
+    parts = [_count(len(findings), "check")]
     parts.append(_count(open_ones, "error"))
     parts.append(_count(warnings, "warning"))
     if fixed:

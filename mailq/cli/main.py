@@ -64,10 +64,15 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _COMMANDS.get(cmd_name)
         if module is None:
-            return None
+            import difflib  # noqa: PLC0415 - only who has mistaken one loads it
+
+            near = difflib.get_close_matches(cmd_name[:40], _COMMANDS, 1)
+            raise click.UsageError(
+                f"there is no command {cmd_name!a}{f', perhaps you mean {near[0]}' if near else ''}", ctx
+            )
         # What is a keyword of Python has an underscore behind it.
         command = getattr(import_module(f"mailq.cli.{module}"), cmd_name + "_" * iskeyword(cmd_name))
         return command if isinstance(command, click.Command) else None

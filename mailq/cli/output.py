@@ -18,10 +18,13 @@ _AGES: Final = 1e12
 _NEVER: Final = "?"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows: as a table for a person, one tab-separated line each for a program."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, headed: bool = False) -> None:
+    """Print rows: as a table for a person, one tab-separated line each for a program.
+
+    A program gets no headings, unless it is ``headed``: what is kept for people to read later.
+    """
     if not sys.stdout.isatty():
-        for row in rows:
+        for row in (columns, *rows) if headed else rows:
             click.echo("\t".join(plain(cell) for cell in row))
         return
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it

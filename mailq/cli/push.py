@@ -47,17 +47,20 @@ def push(
 ) -> None:
     """Push messages; print their ids.
 
-    Each BODY is one message: JSON if it parses as JSON, else text. Without BODY
-    standard input is one message. What is printed is stored: it survives a power
+    Each BODY is one message: JSON if it parses as JSON, else text. Without BODY, or
+    with - (also as a file), standard input is one message. What is printed is stored: it survives a power
     cut. The queue is created if there is none.
 
     \b
         mailq push jobs '{"resize": "cat.jpg"}' '{"resize": "dog.jpg"}'
         mailq push jobs --file cat.jpg --priority 5
+        convert cat.jpg png:- | mailq push jobs - --content-type image/png
         seq 1000 | mailq push jobs --lines --delay 5m
     """
     if lines and (bodies or files):
         raise click.UsageError("--lines reads standard input: leave out BODY and --file")
+    if (*bodies, *files).count("-") > 1:
+        raise click.UsageError("standard input can be read once: pass - once")
     if text and content_type:
         raise click.UsageError("--text and --content-type exclude each other: choose one")
     from mailq.opening import open as open_queue  # noqa: PLC0415 - help needs no engine
@@ -70,9 +73,7 @@ def push(
         elif bodies or files:
             pushed = _push_each(target, bodies, files, text=text, content_type=content_type, options=options)
         else:
-            _hint_at_terminal()
-            whole = sys.stdin.buffer.read()
-            pushed = [push_one(target, whole, text=text, content_type=content_type, options=options)]
+            pushed = [push_one(target, given("-"), text=text, content_type=content_type, options=options)]
         for id in pushed:
             _print(id)
 
@@ -96,9 +97,11 @@ def _push_each(
     options: dict[str, Any],
 ) -> Iterator[str]:
     for body in bodies:
-        yield push_one(queue, os.fsencode(body), text=text, content_type=content_type, options=options)
+        yield push_one(queue, given(body), text=text, content_type=content_type, options=options)
     for path in files:
-        if content_type or text:
+        if path == "-":
+            yield push_one(queue, given(path), text=text, content_type=content_type, options=options)
+        elif content_type or text:
             with open(path, "rb") as file:
                 yield push_one(queue, file.read(), text=text, content_type=content_type, options=options)
         else:
@@ -158,6 +161,10 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-def _hint_at_terminal() -> None:
+def given(body: str) -> bytes:
+    """A body as the command line has it; - is standard input."""
+    if body != "-":
+        return os.fsencode(body)
     if sys.stdin.isatty():
         click.echo("mailq: type the message; Ctrl-D ends it", err=True)
+    return sys.stdin.buffer.read()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import click
@@ -11,7 +9,7 @@ import click
 from mailq.cli.main import FAILED, NOTHING, complain
 from mailq.cli.options import DURATION, message_options, open_queue, parse_headers, queue_argument
 from mailq.cli.output import as_json, plain
-from mailq.cli.push import kind_of
+from mailq.cli.push import given, kind_of
 from mailq.errors import JobFailed, ReplyTimeout
 
 
@@ -32,13 +30,13 @@ def request(
 ) -> int:
     """Push a message, wait for a worker's reply, and print it as JSON.
 
-    Without BODY standard input is the message. Exit code 1: the job failed, and
+    Without BODY, or with -, standard input is the message. Exit code 1: the job failed, and
     its error is on stderr; 3: there was no reply in time, but the job goes on.
 
     \b
         mailq request jobs '{"fibonacci": 100}' --timeout 30s
     """
-    raw = sys.stdin.buffer.read() if body is None else os.fsencode(body)
+    raw = given("-" if body is None else body)
     with open_queue(queue) as target:
         content_type = kind_of(raw, text=text)
         reply = target.request(raw, content_type=content_type, headers=parse_headers(headers), **options)

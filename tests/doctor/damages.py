@@ -128,7 +128,7 @@ def lose_what_is_in_a_journal(path: Path) -> None:
     data, name = b"x", "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=8cdc1683.bin"
     mailq.open(path).close()
     (path / "journal").mkdir()
-    (path / "journal" / "7f3a9c01").write_bytes(encode(1, "new", name, data))
+    (path / "journal" / "7f3a9c01").write_bytes(encode("7f3a9c01", 1, "new", name, data))
     (path / "journal" / "7f3a9c01.mark").touch()
     os.utime(path / "journal" / "7f3a9c01.mark", (0, 0))
 

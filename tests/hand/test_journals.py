@@ -171,7 +171,7 @@ def test_threads_share_one(path: Path) -> None:
     for thread in threads:
         thread.join()
     (name,) = left(path)
-    records = list(decode((path / "journal" / name).read_bytes()))
+    records = list(decode(name, (path / "journal" / name).read_bytes()))
     assert sorted(record.number for record in records) == list(range(1, 201))
     assert os.stat(path / "journal" / f"{name}.mark").st_mtime == 200
     assert queue.stats().ready == 200

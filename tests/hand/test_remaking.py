@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from ordered import Ordered
 from together import Child
 
 import mailq
@@ -74,6 +75,31 @@ def test_consumers_do_it_by_themselves(queue: mailq.Queue, path: Path) -> None:
     before = number_of(path / "new")
     assert queue.pop() is None
     assert number_of(path / "new") != before
+
+
+class Listener:
+    """Is told of what comes to ``new/``, and that it may have missed something."""
+
+    def __init__(self, path: Path) -> None:
+        self.told: list[str] = []
+        self.has_missed, self.has_arrived = threading.Event(), threading.Event()
+        watch = arrivals.watch([str(path / "new")], self)
+        assert watch is not None
+        self._watch = watch
+        watch.start()
+
+    def arrived(self, events: Sequence[Event]) -> None:
+        self.told += [event.name for event in events]
+        self.has_arrived.set()
+
+    def missed(self) -> None:
+        self.has_missed.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watch.stop()
 
 
 class Exchanging(Disk):
@@ -146,6 +172,54 @@ def test_producers_and_consumers_do_not_notice(path: Path) -> None:
     assert not spares(path)
 
 
+class Overtaking(Ordered):
+    """Exchanges a directory as soon as a message has come to it, and says what was synced of that message's."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        self._number = 0
+        self.is_synced = False
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        if os.path.dirname(target) == str(self._directory) and not self._number:
+            self._number = number_of(self._directory)
+            spare = self._directory.with_name(f".{self._directory.name}.1a2b3c4d")
+            spare.mkdir()
+            self.exchange(str(spare), str(self._directory))
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        self.is_synced |= bool(self._number) and os.fstat(fd).st_ino == self._number
+
+    def syncfs(self, fd: int) -> None:
+        super().syncfs(fd)
+        self.is_synced |= bool(self._number)
+
+
+@pytest.mark.parametrize("act", ["push", "redrive", "edit"])
+def test_what_came_to_a_directory_that_was_exchanged_meanwhile_is_synced(
+    queue: mailq.Queue, path: Path, act: str
+) -> None:
+    queue.push("x")
+    if act == "redrive":
+        delivery = queue.pop()
+        assert delivery is not None
+        delivery.reject("no")
+    disk = Overtaking(path / "new")
+    acting = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    match act:
+        case "push":
+            acting.push("y")
+        case "redrive":
+            assert acting.redrive() == 1
+        case _:
+            acting.edit(acting.peek()[0], b"edited")
+    assert spares(path)
+    assert disk.is_synced
+
+
 @pytest.mark.usefixtures("impatient")
 def test_what_somebody_left_who_died_on_the_way_is_delivered(queue: mailq.Queue, path: Path) -> None:
     queue.push_many(["a", "b"])
@@ -185,36 +259,15 @@ def test_where_directories_cannot_be_exchanged_they_stay_and_it_is_tried_once(pa
     assert queue.pop() is not None
 
 
-class Listener:
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.has_arrived, self.has_missed = threading.Event(), threading.Event()
-
-    def arrived(self, events: Sequence[Event]) -> None:
-        self.told += [event.name for event in events]
-        self.has_arrived.set()
-
-    def missed(self) -> None:
-        self.has_missed.set()
-
-
 @pytest.mark.usefixtures("always")
 def test_arrivals_in_the_fresh_directory_are_told_of(queue: mailq.Queue, path: Path) -> None:
-    listener = Listener()
-    watch = arrivals.watch([str(path / "new")], listener)
-    assert watch is not None
-    watch.start()
-    try:
+    with Listener(path) as listener:
         queue.reap()
         assert listener.has_missed.wait(10)  # what came meanwhile is for the listener to find
         listener.has_arrived.clear()
         queue.push("x")
         assert listener.has_arrived.wait(10)
         assert listener.told[-1] in os.listdir(path / "new")
-    finally:
-        watch.stop()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -276,19 +329,13 @@ def test_who_has_the_old_directory_open_may_go_on_moving_files_there(
 
 
 def test_arrivals_are_told_of_while_the_old_directory_is_still_there(queue: mailq.Queue, path: Path) -> None:
-    listener = Listener()
-    watch = arrivals.watch([str(path / "new")], listener)
-    assert watch is not None
-    watch.start()
-    try:
+    with Listener(path) as listener:
         (path / ".new.1a2b3c4d").mkdir()
         Disk().exchange(str(path / ".new.1a2b3c4d"), str(path / "new"))
         assert listener.has_missed.wait(10)
         queue.push("x")
         assert listener.has_arrived.wait(10)
         assert listener.told == os.listdir(path / "new")
-    finally:
-        watch.stop()
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EINVAL])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -17,7 +18,8 @@ from ordered import Ordered, bodies, kill, left, opened
 from together import Child
 
 import mailq
-from mailq.engines.maildir import replay
+from mailq import names
+from mailq.engines.maildir import journal, replay
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode, encode
 from mailq.message import Draft, checksum
@@ -142,29 +144,119 @@ def test_a_draft_of_no_bytes_goes_through_it(path: Path) -> None:
     assert bodies(mailq.open(path)) == [b"", b""]
 
 
+class Unreadable(Ordered):
+    """A disk that has a file whose blocks it cannot read."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._place = place
+        self._broken: set[int] = set()
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = super().open(path, flags, mode)
+        if path.endswith(self._place):
+            self._broken.add(fd)
+        else:
+            self._broken.discard(fd)
+        return fd
+
+    def read(self, fd: int, size: int) -> bytes:
+        if fd in self._broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(fd, size)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_torn_message_that_is_moved_while_it_is_looked_at_is_mended_where_it_comes_to(path: Path) -> None:
+    queue = opened(path)
+    queue.push(b"the message")
+    kill(queue)
+    (name,) = os.listdir(path / "new")
+    os.truncate(path / "new" / name, 0)
+    envelope = names.parse(name)
+    assert envelope is not None
+    claimed = names.format_name(envelope.claimed(until=time.time_ns() + 10**12, owner="7f3a9c01", claim="51d2aa"))
+
+    class Claiming(Ordered):
+        is_claimed = False
+
+        def open(self, path_: str, flags: int, mode: int = 0o600) -> int:
+            if path_.endswith(name) and not self.is_claimed:
+                self.is_claimed = True
+                os.rename(path_, path / "cur" / claimed)
+            return super().open(path_, flags, mode)
+
+    disk = Claiming()
+    MaildirEngine(str(path), disk=disk)
+    assert disk.is_claimed
+    assert (path / "cur" / claimed).read_bytes() == b"the message"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_message_that_the_disk_cannot_read_is_mended_like_a_torn_one(path: Path) -> None:
+    queue = opened(path)
+    for number in range(2):
+        queue.push(b"message %d" % number)
+    kill(queue)
+    unreadable, torn = sorted(os.listdir(path / "new"))
+    os.truncate(path / "new" / torn, 0)
+    before = os.stat(path / "new" / unreadable).st_ino
+    MaildirEngine(str(path), disk=Unreadable(f"new/{unreadable}"))
+    assert left(path) == []
+    assert os.stat(path / "new" / unreadable).st_ino != before, "another file, from the journal"
+    assert bodies(mailq.open(path)) == [b"message 0", b"message 1"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_journal_that_cannot_be_read_stops_no_other(path: Path) -> None:
+    queues = [opened(path) for _ in range(2)]
+    for queue in queues:
+        queue.push(b"never came to the disk")
+    for queue in queues:
+        kill(queue)
+    for name in left(path):
+        os.utime(path / "journal" / f"{name}.mark", (0, 0))
+    for name in os.listdir(path / "new"):
+        os.unlink(path / "new" / name)
+    unreadable = next(name for name in os.listdir(path / "journal") if name in left(path))
+    MaildirEngine(str(path), disk=Unreadable(f"journal/{unreadable}"))
+    assert left(path) == [unreadable]
+    assert len(os.listdir(path / "new")) == 1
+
+
 # What else may be there
 
 
+TOKEN = "0badcafe"
 GARBAGE = {
     "empty": b"",
     "zeros": bytes(10_000),
     "text": b"redo me\n" * 1000,
-    "another directory": encode(1, "../elsewhere", "x", b""),
-    "no name of ours": encode(1, "new", "../../x", b"data"),
+    "another directory": encode(TOKEN, 1, "../elsewhere", "x", b""),
+    "no name of ours": encode(TOKEN, 1, "new", "../../x", b"data"),
     "claimed": encode(
+        TOKEN,
         1,
         "cur",
         "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=83dcefb7.bin",
         b"1",
     ),
-    "no checksum": encode(1, "new", "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811.bin", b"1"),
+    "no checksum": encode(TOKEN, 1, "new", "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811.bin", b"1"),
+    "another's": encode(
+        "0badbeef",
+        1,
+        "new",
+        "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=83dcefb7.bin",
+        b"1",
+    ),
     "torn": encode(
+        TOKEN,
         1,
         "new",
         "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=9,crc=83dcefb7.bin",
         b"1",
     ),
-    "a huge number": b"redo " + b"9" * 200 + b" new/x 00000000\n",
+    "a huge number": b"redo 0badcafe " + b"9" * 200 + b" new/x 00000000\n",
 }
 
 
@@ -172,7 +264,7 @@ GARBAGE = {
 def test_a_journal_that_is_none_restores_nothing(path: Path, content: bytes) -> None:
     mailq.open(path).close()
     (path / "journal").mkdir()
-    (path / "journal" / "0badcafe").write_bytes(content)
+    (path / "journal" / TOKEN).write_bytes(content)
     queue = mailq.open(path)
     assert queue.stats().ready + queue.stats().dead == 0
     assert queue.push("a")
@@ -197,6 +289,29 @@ def test_what_is_no_file_in_the_place_of_a_journal_stops_nobody(path: Path) -> N
     assert Path("/etc/passwd").exists()
 
 
+@pytest.mark.usefixtures("at_once")
+def test_a_body_that_looks_like_a_record_brings_nothing_into_the_queue(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may choose a body must not choose other messages: when its beginning is overwritten, its end may stand at a block."""
+    monkeypatch.setattr(journal, "SIZE", 1 << 15)
+    forged = (
+        b"redo 0badcafe 9999 new/20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=83dcefb7.bin"
+    )
+    forged += b" %08x\n1" % checksum(forged)
+    queue = opened(path)
+    queue.push(bytes(5000))
+    (name,) = left(path)
+    line = (path / "journal" / name).read_bytes().index(b"\n") + 1
+    queue.push((b"." * (4096 - line) + forged).ljust(5000))
+    for number in range(7):  # the last of them over the record of that one
+        queue.push(number)
+    assert (path / "journal" / name).read_bytes().startswith(forged, 3 * 4096)
+    queue.purge("ready")
+    kill(queue)
+    assert bodies(mailq.open(path)) == []
+
+
 @given(
     st.lists(st.tuples(st.binary(max_size=5000), st.sampled_from(["new", "later"])), max_size=8),
     st.integers(0, 40_000),
@@ -206,9 +321,9 @@ def test_what_is_written_is_read(messages: list[tuple[bytes, str]], cut: int) ->
     content, expected = b"", []
     for number, (data, directory) in enumerate(messages):
         name = f"20261121T013205.{number:09d}Z,{number:032x},size={len(data)},crc={checksum(data):08x}.bin"
-        content += encode(number, directory, name, data)
+        content += encode(TOKEN, number, directory, name, data)
         if len(content) <= cut:
             expected.append((number, name, data))
         content = content.ljust(-(-len(content) // 4096) * 4096, b"\0") if number % 2 else content
-    found = {(record.number, record.name, record.data) for record in decode(content[:cut])}
+    found = {(record.number, record.name, record.data) for record in decode(TOKEN, content[:cut])}
     assert found == set(expected)

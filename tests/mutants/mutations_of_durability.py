@@ -90,7 +90,7 @@ DURABILITY: Final = (
     ),
     Mutant(
         "a push does not notice that its directory was made anew",
-        _REMAKING,
+        "mailq/engines/maildir/held.py",
         """            if os.path.samestat(status, os.stat(self._path)):
                 return
 """,
@@ -148,9 +148,16 @@ DURABILITY: Final = (
     Mutant(
         "a redrive is not synced",
         _ADMIN,
-        "        store.disk.sync_directory(store.layout.new)\n",
-        "        pass\n",
+        "        with _synced(store, store.layout.new):\n",
+        "        with contextlib.nullcontext():\n",
         (f"{_STATES}[redrive]",),
+    ),
+    Mutant(
+        "an edit is not synced",
+        _ADMIN,
+        "        with _synced(store, place):\n",
+        "        with contextlib.nullcontext():\n",
+        ("tests/hand/test_remaking.py::test_what_came_to_a_directory_that_was_exchanged_meanwhile_is_synced",),
     ),
     Mutant(
         "the sync of a directory does not ask a failed disk for its status",

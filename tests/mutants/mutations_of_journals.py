@@ -73,15 +73,15 @@ JOURNALS: Final = (
     Mutant(
         "a replay brings back what was acked",
         _REPLAY,
-        "if record.number > number}",
-        "if record.number > 0}",
+        "if record.number <= number}",
+        "if record.number <= 0}",
         (f"{_REPLAYING}test_nothing_comes_back_from_a_producer_that_was_killed",),
     ),
     Mutant(
         "a replay brings back nothing",
         _REPLAY,
-        "if record.number > number}",
-        "if record.number < 0}",
+        "if record.number <= number}",
+        "if record.number >= 0}",
         (f"{_STATES}[push]",),
     ),
     Mutant(

@@ -58,6 +58,15 @@ def test_the_summary_as_json_is_on_stdout_unless_the_archive_is(mailq: Shell) ->
     assert done.stdout.count(b"\n") == 3
 
 
+def test_an_export_into_a_directory_that_is_not_there_names_the_directory(mailq: Shell) -> None:
+    filled(mailq)
+    done = mailq("export", "jobs", "no/such/place/jobs.tar", code=1)
+    assert done.stderr == (
+        b"mailq: cannot write the archive: there is no such directory; make it, or name another FILE ('no/such/place')\n"
+    )
+    assert b".part" not in mailq("export", "jobs", "/proc/jobs.tar", code=1).stderr
+
+
 def test_only_some_states(mailq: Shell) -> None:
     filled(mailq)
     mailq("export", "jobs", "a.tar", "--state", "delayed", "--state", "dead")
@@ -77,11 +86,22 @@ def test_an_archive_that_is_cut_off_is_told_of_with_what_was_imported(mailq: She
     data = mailq("export", "jobs").stdout
     done = mailq("import", "copy", "--create", stdin=data[: len(data.rstrip(b"\0")) - 4], code=1)
     assert b"cut off" in done.stderr
-    assert b"import again, none will come twice" in done.stderr
-    assert done.stderr.decode().splitlines()[-1].startswith("imported ")
-    assert mailq("import", "copy", stdin=b"", code=1).stderr.startswith(
-        b"mailq: at its beginning: the archive is empty"
+    assert (
+        b"2 were imported before; import a whole copy of it: messages that are in the queue are passed over"
+        in done.stderr
     )
+    assert done.stderr.decode().splitlines()[-1].startswith("imported ")
+    assert mailq("import", "copy", stdin=b"", code=1).stderr.startswith(b"mailq: this is no archive: it is empty")
+
+
+@pytest.mark.parametrize("begin", [b"{", b"\n\n", b"{\0}\n", b'{"id": "', b"\x7fELF" + bytes(600)])
+def test_a_file_that_is_no_archive_is_told_in_one_line(mailq: Shell, tmp_path: Path, begin: bytes) -> None:
+    done = mailq("import", "copy", "--create", stdin=begin + bytes(range(256)) * 50, code=1)
+    lines = done.stderr.decode().splitlines()
+    assert lines[0].startswith("mailq: this is no archive: ")
+    assert lines[0].endswith("; 'mailq push --file' takes a file as a message; none were imported before")
+    assert lines[1:] == ["imported 0, already there 0, refused 0"]
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_message_left_out_makes_the_exit_code_1(mailq: Shell) -> None:
@@ -107,7 +127,10 @@ def test_a_missing_queue_file_or_directory_is_one_clear_line(mailq: Shell, tmp_p
         assert not (tmp_path / "jobs").exists()
     library.open(tmp_path / "jobs").close()
     assert b"No such file" in mailq("import", "jobs", "missing.tar", code=1).stderr
-    assert b"cannot write the archive: No such file" in mailq("export", "jobs", "missing/a.tar", code=1).stderr
+    assert (
+        b"cannot write the archive: there is no such directory"
+        in mailq("export", "jobs", "missing/a.tar", code=1).stderr
+    )
     assert b"only queues on disk" in mailq("export", "memory://", code=2).stderr
 
 

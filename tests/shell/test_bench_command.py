@@ -47,12 +47,9 @@ def test_it_tells_a_person_what_that_means(mailq: Shell, tmp_path: Path) -> None
     done = mailq("bench", "not-there-yet", "--seconds", "0.05")
     text = done.stdout.decode()
     assert text.startswith(f"directory    {tmp_path}\nfile system  ")
-    assert {line.split("\t")[0] for line in text.splitlines() if "\t" in line} == {
-        "push",
-        "pop, ack",
-        "push, pop, ack",
-        "push, pop, ack, by 64",
-    }
+    heading, *rows = (line.split("\t") for line in text.splitlines() if "\t" in line)
+    assert heading == ["messages a second", "power-loss", "process-crash"]
+    assert [row[0] for row in rows] == ["push", "pop, ack", "push, pop, ack", "push, pop, ack, by 64"]
     assert "\n- One producer pushes " in text
     assert everything(tmp_path) == set()
 
@@ -79,6 +76,18 @@ def test_where_no_queue_could_be_it_says_so(
 def test_where_nothing_can_be_written_it_says_so(mailq: Shell) -> None:
     done = mailq("bench", "/sys", code=1)
     assert done.stderr.decode().splitlines()[-1].startswith("mailq: cannot measure: ")
+
+
+def test_who_is_told_not_to_hang_up_does_not(path: Path, environment: dict[str, str]) -> None:
+    """As by ``nohup``, which leaves the signal ignored."""
+    library.open(path)
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", MAILQ, "bench", str(path), "--seconds", "1", "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: any(path.glob(".mailq-bench-*")), "it has come so far")
+        process.send_signal(signal.SIGHUP)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(printed)["worker_jobs"] > 0
 
 
 @pytest.mark.parametrize(

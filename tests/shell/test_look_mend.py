@@ -165,7 +165,8 @@ def test_init_and_config_show_and_change_settings(mailq: Shell, tmp_path: Path) 
         (["push", "jobs", "x", "--priority", "10"], b"priority"),
         (["push", "jobs", "x", "--header", "novalue"], b"write --header KEY=VALUE"),
         (["pop", "jobs", "-n", "0"], b"number"),
-        (["frobnicate", "jobs"], b"No such command"),
+        (["frobnicate", "jobs"], b"there is no command 'frobnicate'; see"),
+        (["stat", "jobs"], b"there is no command 'stat', perhaps you mean stats; see"),
         (["push", "redis://jobs", "x"], b"there is no redis:// here"),
     ],
 )
@@ -184,6 +185,19 @@ def test_only_init_and_push_make_a_queue(mailq: Shell, tmp_path: Path, verb: str
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("verb", ["push", "init", "stats"])
+def test_where_no_queue_can_be_none_is_advised(mailq: Shell, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").touch()
+    for place, why in (("file", b"this is a file"), ("home", b"holds other things")):
+        if (place, verb) != ("home", "stats"):
+            done = mailq(verb, place, stdin=b"x", code=1)
+            assert why in done.stderr
+            assert b"name the directory of a queue, or one that is empty or not there yet" in done.stderr
+            assert b"mailq init" not in done.stderr
+
+
 def test_limits_are_exit_code_5(mailq: Shell) -> None:
     mailq("init", "jobs", "--max-length", "1", "--max-message-bytes", "10")
     assert b"11 bytes" in mailq("push", "jobs", "x" * 11, code=5).stderr
@@ -194,7 +208,7 @@ def test_limits_are_exit_code_5(mailq: Shell) -> None:
 def test_a_directory_with_other_things_in_it_is_not_taken_over(mailq: Shell, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    assert b"choose an empty one" in mailq("push", "home", "x", code=1).stderr
+    assert b"one that is empty or not there yet" in mailq("push", "home", "x", code=1).stderr
     assert [p.name for p in (tmp_path / "home").iterdir()] == ["letter.txt"]
 
 

@@ -184,3 +184,10 @@ def test_an_id_that_cannot_be_printed_is_told_to_be_stored(mailq: Shell, shell: 
 def test_push_can_be_told_not_to_make_a_queue(mailq: Shell, tmp_path: Path) -> None:
     assert b"there is no queue here" in mailq("push", "--no-create", "mnt", "x", code=1).stderr
     assert not (tmp_path / "mnt").exists()
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["--file", "-"]])
+def test_a_dash_is_standard_input(mailq: Shell, arguments: list[str]) -> None:
+    mailq("push", "jobs", "first", *arguments, stdin=b"\x00\xffthe second")
+    assert [mailq("pop", "jobs", "--body").stdout for _ in range(2)] == [b"first", b"\x00\xffthe second"]
+    assert b"can be read once" in mailq("push", "jobs", "-", *arguments, stdin=b"x", code=2).stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_the_settings_of_a_queue_that_is_there_count(path: Path) -> None:
 
 
 def test_with_little_room_it_does_not_begin(tmp_path: Path) -> None:
-    with pytest.raises(mailq.StorageError) as caught:
+    with pytest.raises(mailq.StorageError, match="cannot measure: fewer than 64 MiB are free") as caught:
         measuring.measure(tmp_path, machine=Pretending(EXT4, free=1 << 20))
     assert caught.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
@@ -79,6 +80,14 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(mailq.StorageError, match="cannot measure: refused"):
         measuring.measure(tmp_path, seconds=0.02, disk=Refusing())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_does_nothing_is_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_PATIENCE", 0.0)
+    monkeypatch.setattr(measuring, "telemetry", SimpleNamespace(attach=lambda _: lambda: None))  # hears of no job
+    with pytest.raises(mailq.MailqError, match="of 64 jobs that do nothing it did 0 in 0 s"):
+        measuring.measure(tmp_path, seconds=0.02, machine=Pretending(EXT4))
     assert list(tmp_path.iterdir()) == []
 
 

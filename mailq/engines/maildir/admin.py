@@ -148,21 +148,20 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
         store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
         if store.durable:
             store.disk.sync_file(record.name)  # without its checksum no journal can mend it
-        store.move(record.name, hold, unique=True)
-        try:
-            store.disk.rename(temporary, hold)
-            back = f"{place}/{names.format_name(sealed)}"
-        except OSError:
-            # NFS may have carried it out: under its old name the new content would count as torn.
-            if not os.path.lexists(temporary):
+        with _synced(store, place):
+            store.move(record.name, hold, unique=True)
+            try:
+                store.disk.rename(temporary, hold)
                 back = f"{place}/{names.format_name(sealed)}"
-            raise
-        finally:
-            store.disk.rename(hold, back)
-        if record.state == "dead" and record.at is not None:
-            store.disk.utime(back, record.at)  # when it died is its mtime
-        if store.durable:
-            store.disk.sync_directory(place)
+            except OSError:
+                # NFS may have carried it out: under its old name the new content would count as torn.
+                if not os.path.lexists(temporary):
+                    back = f"{place}/{names.format_name(sealed)}"
+                raise
+            finally:
+                store.disk.rename(hold, back)
+            if record.state == "dead" and record.at is not None:
+                store.disk.utime(back, record.at)  # when it died is its mtime
     except FileNotFoundError:
         raise MessageNotFound(record.envelope.id, f"{store.layout.root} any more in that place") from None
     except OSError as error:
@@ -170,6 +169,11 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             store.disk.unlink(temporary)
+
+
+def _synced(store: Store, directory: str) -> contextlib.AbstractContextManager[None]:
+    """Have what is renamed into a directory meanwhile on disk at the end, if the queue promises that."""
+    return store.synced([directory]) if store.durable else contextlib.nullcontext()
 
 
 def stats(store: Store) -> Stats:
@@ -240,6 +244,16 @@ def _first_dead(store: Store, ids: set[str] | None, limit: int | None) -> Iterat
 
 def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
     """Rename the dead back into ``new/``, first in line first."""
+    try:
+        with _synced(store, store.layout.new):
+            return _redrive(store, ids, limit)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError("redrive", error) from error
+
+
+def _redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
     count = 0
     for directory, name in _first_dead(store, None if ids is None else set(ids), limit):
         if limit is not None and count >= limit:
@@ -257,11 +271,6 @@ def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
         home = sharing.home_of(store.layout, store.settings)
         if home is not None and directory == home.new:
             texts.move(store.disk, home.errors, store.layout.errors, again)
-    if count and store.durable:
-        try:
-            store.disk.sync_directory(store.layout.new)
-        except OSError as error:
-            raise StorageError("redrive", error) from error
     return count
 
 

@@ -58,7 +58,7 @@ _BLOCK: Final = 4096
 
 MARK: Final = ".mark"
 _WORD: Final = b"redo "
-_LONGEST: Final = 32 + names.MAX_NAME
+_LONGEST: Final = 48 + names.MAX_NAME
 """No first line of a record is longer."""
 
 _STATES: Final[dict[str, State]] = {"new": "ready", "later": "delayed"}
@@ -166,11 +166,11 @@ class File:
         self._number = self._offset = 0
         self._is_sound = True
         self._direct: int | None = None
-        token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
+        self._token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
         _make_directory(layout, disk, settings)
-        self._path = f"{layout.journal}/{token}"
+        self._path = f"{layout.journal}/{self._token}"
         self._mark = f"{self._path}{MARK}"
-        temporary = f"{layout.tmp}/.journal.{token}"
+        temporary = f"{layout.tmp}/.journal.{self._token}"
         self._fd = disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
             if mode & 0o077:  # the umask must not take back what the settings share
@@ -230,7 +230,8 @@ class File:
         parts = []
         for message in messages:
             self._number += 1
-            parts.append(encode(self._number, os.path.basename(message.directory), message.name, message.data))
+            directory = os.path.basename(message.directory)
+            parts.append(encode(self._token, self._number, directory, message.name, message.data))
         self._write(b"".join(parts))
         self._disk.fdatasync(self._fd)
 
@@ -310,18 +311,23 @@ def _make_directory(layout: Layout, disk: Disk, settings: Settings) -> None:
     disk.sync_directory(layout.root)
 
 
-def encode(number: int, directory: str, name: str, data: bytes) -> bytes:
-    """Spell a record: a line that names the message and ends in its own checksum, then the message."""
-    line = _WORD + f"{number} {directory}/{name}".encode()
+def encode(token: str, number: int, directory: str, name: str, data: bytes) -> bytes:
+    """Spell a record: a line that names the journal and the message and ends in its own checksum, then the message.
+
+    The journal's name, which nobody can know who only chooses what a message says,
+    tells a record from the middle of a body that looks like one.
+    """
+    line = _WORD + f"{token} {number} {directory}/{name}".encode()
     return line + f" {checksum(line):08x}\n".encode() + data
 
 
-def decode(content: bytes) -> Iterator[Record]:
-    """Every whole record in a journal, in no order: behind the last push there are older ones."""
+def decode(token: str, content: bytes) -> Iterator[Record]:
+    """Every whole record of a journal, in no order: behind the last push there are older ones."""
+    word = _WORD + token.encode() + b" "
     place = 0
     while place < len(content):
         end = content.find(b"\n", place, place + _LONGEST)
-        record = _record_at(content, place, end) if content.startswith(_WORD, place) and end >= 0 else None
+        record = _record_at(content, place, end) if content.startswith(word, place) and end >= 0 else None
         if record is None:
             place = (place // _BLOCK + 1) * _BLOCK
         else:
@@ -332,7 +338,7 @@ def decode(content: bytes) -> Iterator[Record]:
 def _record_at(content: bytes, place: int, end: int) -> Record | None:
     line, _, told = content[place:end].rpartition(b" ")
     try:
-        _, number, path = line.decode("ascii").split(" ")
+        _, _, number, path = line.decode("ascii").split(" ")
         count = int(number)
         if int(told, 16) != checksum(line):
             return None

@@ -26,6 +26,7 @@ GONE: Final = (errno.ENOENT, errno.ESTALE)
 
 MARKER: Final = "mailq.toml"
 _MARKER_BYTES: Final = 65_536
+_ELSEWHERE: Final = "name the directory of a queue, or one that is empty or not there yet"
 _TICK: Final = 2_000_000_000
 """No file system's stamps are coarser, in nanoseconds."""
 DIRECTORIES: Final = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
@@ -97,7 +98,7 @@ def _refuse_other_directories(layout: Layout) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
+        raise QueueNotFound(layout.root, "this is a file, and a queue a directory", _ELSEWHERE) from None
     except OSError as error:
         raise StorageError("create the queue", error) from error
     _refuse_links(layout)
@@ -107,7 +108,7 @@ def _refuse_other_directories(layout: Layout) -> None:
     strange = sorted(name for name in found - OWN if name[0] != ".")
     if strange:
         raise QueueNotFound(
-            layout.root, f"this directory is no queue and holds other things ({strange[0]!a}); choose an empty one"
+            layout.root, f"this directory is no queue and holds other things ({strange[0]!a})", _ELSEWHERE
         )
 
 
@@ -115,7 +116,7 @@ def _refuse_links(layout: Layout) -> None:
     """No directory of a queue is a symbolic link: what is moved, swept and deleted there would be elsewhere."""
     for path in layout.directories():
         if os.path.islink(path):
-            raise QueueNotFound(layout.root, f"{path} is a symbolic link; put a directory in its place")
+            raise QueueNotFound(layout.root, f"{path} is a symbolic link", "put a directory in its place")
 
 
 def directory_mode(settings: Settings) -> int:
@@ -134,7 +135,7 @@ def _make_directory(disk: Disk, path: str, mode: int) -> None:
                 disk.chmod(path, mode)
         except FileExistsError:
             if not _is_directory(path):
-                raise QueueNotFound(path, "a file is in the way; a queue needs a directory here") from None
+                raise QueueNotFound(path, "a file is in the way", "a queue needs a directory here") from None
         except OSError as error:
             raise StorageError("create the queue", error) from error
 
@@ -174,7 +175,7 @@ def read_marker(layout: Layout, disk: Disk) -> str:
     except FileNotFoundError:
         raise QueueNotFound(layout.root) from None
     except NotADirectoryError:
-        raise QueueNotFound(layout.root, "this is a file; a queue is a directory") from None
+        raise QueueNotFound(layout.root, "this is a file, and a queue a directory", _ELSEWHERE) from None
     except OSError as error:
         raise StorageError("read the settings", error) from error
     try:
@@ -221,7 +222,7 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
         raise StorageError("open the queue", error) from error
     if len(devices) > 1:
         apart = " and ".join(sorted(devices.values()))
-        raise QueueNotFound(layout.root, f"{apart} are on different file systems; a queue must be on one")
+        raise QueueNotFound(layout.root, f"{apart} are on different file systems", "a queue must be on one")
 
 
 def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:

@@ -9,6 +9,7 @@ torn message.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -55,14 +56,12 @@ def replay(store: Store) -> int:
     """
     if not _tokens(store.layout):
         return 0
-    restored = 0
     try:
         with _one_at_a_time(store):
-            for token in _tokens(store.layout):
-                restored += _replay_one(store, f"{store.layout.journal}/{token}")
-    except (OSError, StorageError) as error:
-        layouts.log().warning("a journal was not replayed yet: %s", error)
-    return restored
+            return sum(_try_one(store, f"{store.layout.journal}/{token}") for token in _tokens(store.layout))
+    except OSError as error:
+        layouts.log().warning("journals were not replayed yet: %s", error)
+        return 0
 
 
 def left_behind(layout: Layout, disk: Disk) -> list[str]:
@@ -122,6 +121,15 @@ def _taken(disk: Disk, path: str) -> Iterator[int | None]:
         disk.drop(fd)
 
 
+def _try_one(store: Store, path: str) -> int:
+    """Replay one; if that cannot be, the others are replayed all the same."""
+    try:
+        return _replay_one(store, path)
+    except (OSError, StorageError) as error:
+        layouts.log().warning("a journal was not replayed yet: %s: %s", path, error)
+        return 0
+
+
 def _replay_one(store: Store, path: str) -> int:
     with _taken(store.disk, path) as fd:
         if fd is None:
@@ -129,7 +137,7 @@ def _replay_one(store: Store, path: str) -> int:
         # Before anything is looked at: what is not on the disk by now never will be.
         store.disk.syncfs(fd)
         content = store.disk.read_all(fd, min(os.fstat(fd).st_size, _MOST))
-        records = {record.envelope.id: record for record in decode(content)}
+        records = {record.envelope.id: record for record in decode(os.path.basename(path), content)}
         lost = _lost(store, records, _number_on(f"{path}{MARK}"))
         _put_back(store, lost)
         # If the journal outlives the next power cut, it must not bring back what is acked by then.
@@ -171,19 +179,24 @@ def _number_on(mark: str) -> int:
 def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Lost]:
     """The messages that are torn, to be made whole where they are; and those that never came to be."""
     lost = []
+    # What had come to the disk, and is not there now, was acked.
+    came = {id for id, record in records.items() if record.number <= number}
     unseen = dict(records)
     for _ in range(_LOOKS):
+        moved = set()
         for state, path, envelope in _find(store, unseen):
-            with contextlib.suppress(FileNotFoundError):  # it was moved or acked just now
-                record = unseen[envelope.id]
+            record = unseen[envelope.id]
+            try:
                 if envelope.crc == record.envelope.crc and not _is_whole(store, path, envelope):
                     lost.append(_Lost(state, envelope, record.data, path))
                 del unseen[envelope.id]
-        # What is not there had come to the disk, and was acked.
-        unseen = {id: record for id, record in unseen.items() if record.number > number}
+            except FileNotFoundError:  # just now; it may be torn all the same, where it is by now
+                moved.add(envelope.id)
+        unseen = {id: record for id, record in unseen.items() if id not in came or id in moved}
         if not unseen:
             break
-    return lost + [_Lost(record.state, record.envelope, record.data) for record in unseen.values()]
+    never = (record for id, record in unseen.items() if id not in came)
+    return lost + [_Lost(record.state, record.envelope, record.data) for record in never]
 
 
 def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, Envelope]]:
@@ -204,12 +217,18 @@ def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str,
 
 def _is_whole(store: Store, path: str, envelope: Envelope) -> bool:
     """Whether a message is whole on the disk. Raises FileNotFoundError."""
-    fd = store.disk.open_to_read(path)
     try:
-        size = os.fstat(fd).st_size
-        if envelope.size != size:
-            return False
-        store.disk.forget(fd)
-        return is_whole(envelope, store.disk.read_all(fd, size))
-    finally:
-        store.disk.drop(fd)
+        fd = store.disk.open_to_read(path)
+        try:
+            size = os.fstat(fd).st_size
+            if envelope.size != size:
+                return False
+            store.disk.forget(fd)
+            return is_whole(envelope, store.disk.read_all(fd, size))
+        finally:
+            store.disk.drop(fd)
+    except OSError as error:
+        # What this process lacks will be there another time; what the disk cannot read is lost on it.
+        if error.errno in (*layouts.GONE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+            raise
+        return False

@@ -16,9 +16,9 @@ from mailq import lifecycle, names, telemetry
 from mailq.engines.disk import can_syncfs
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
+from mailq.engines.maildir.held import Held
 from mailq.engines.maildir.journal import Journal
 from mailq.engines.maildir.layout import GONE
-from mailq.engines.maildir.remaking import Held
 from mailq.errors import StorageError
 from mailq.message import checksum, is_whole
 
@@ -162,7 +162,7 @@ class Store:
         finally:
             if fd is not None:
                 self.disk.drop(fd)
-        with self._synced({message.directory for message in placed}):
+        with self.synced({message.directory for message in placed}):
             yield
 
     @contextlib.contextmanager
@@ -181,8 +181,8 @@ class Store:
             self.disk.write_file(f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
 
     @contextlib.contextmanager
-    def _synced(self, directories: Iterable[str]) -> Iterator[None]:
-        """Sync the directories that messages are renamed into meanwhile."""
+    def synced(self, directories: Iterable[str]) -> Iterator[None]:
+        """Sync the directories that messages are renamed into within the block, also those that are exchanged meanwhile."""
         if os.name == "nt":  # there is no such call, and none is needed
             yield
             return
