@@ -3,6 +3,8 @@
 Queues of several depths stand beside each other, and every operation goes through
 them in turns, so that whatever else the machine does meets all of them. What is popped is read
 once before, untimed: whether an old message is still in memory is a matter of how much there is of it.
+The floor goes through the same directories, after mailq: in a directory of a million names each
+rename costs anybody more. How much had to be read from the disk all the same is counted.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import shutil
 import time
 import zlib
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import mailq
+from bench.floor import Floor
 from bench.results import Plan, Result
+from bench.sides import Mailq, sync_disk
 from mailq import names
 from mailq.opening import preload
 
@@ -32,6 +36,13 @@ DEPTHS: Final = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1M": 1_000_000}
 _BODY: Final = os.urandom(1024)
 _BLOCK: Final = 500
 """So many pops, then so many pushes: the backlog stays what it is."""
+_STEADY: Final = 40_000
+"""So many pops, in which a consumer of mailq's comes to the end of what it listed first, and lists once more.
+
+What it lists then is four times as long: in the long run a listing of all comes a third as often as here.
+"""
+_ONES: Final = 2_000
+"""So many messages go through an emptied queue and a new one, one at a time."""
 _ROOM: Final = 6_000
 """Bytes on the disk that a message of 1 KiB may take, with its name and its inode."""
 
@@ -76,28 +87,60 @@ def _first_bare(path: str) -> float:
     return took
 
 
+class _Deep(Mailq):
+    """A queue that is there already."""
+
+    def __init__(self, directory: str, *, durable: bool) -> None:  # noqa: ARG002 - it says itself how durable it is
+        self._queue = mailq.open(directory, create=False)
+
+    def count(self) -> None:
+        """Have it counted."""
+        self._queue.stats()
+
+
+class _Bare(Floor):
+    """The floor in a queue's directories, under names that the queue can go on with: to make one is in its push."""
+
+    def name_next(self) -> str:
+        now = time.time_ns()
+        return names.format_name(names.Envelope(now, names.new_id(now), size=len(_BODY), crc=zlib.crc32(_BODY)))
+
+    def count(self) -> None:
+        """There is nothing to count with."""
+
+
+_SIDES: Final[tuple[type[_Deep | _Bare], ...]] = (_Deep, _Bare)
+
+
 def _in_a_new_process(pipe: Connection, act: Callable[[str], float], path: str) -> None:
     pipe.send(act(path))
 
 
-def _consume(pipe: Connection, path: str) -> None:
+def _consume(pipe: Connection, kind: type[_Deep | _Bare], path: str) -> None:
     """A long-lived consumer, which pushes as well; says how long it took for so many."""
-    with mailq.open(path, create=False) as queue:
+    with contextlib.closing(kind(path, durable=False)) as side:
         while (order := pipe.recv()) is not None:
             begun = time.perf_counter()
             match order:
                 case "pop", count:
                     for _ in range(count):
-                        if (delivery := queue.pop()) is None:
+                        if (taken := side.pop()) is None:
                             raise RuntimeError("a backlog came to an end")
-                        delivery.ack()
+                        side.ack(taken[1])
                 case "push", count:
                     for _ in range(count):
-                        queue.push(_BODY)
+                        side.push(_BODY)
                 case "stats", _:
-                    queue.stats()
-            pipe.send(time.perf_counter() - begun)
+                    side.count()
+            pipe.send((time.perf_counter() - begun, _read_from_disk()))
         pipe.send(_most_memory())
+
+
+def _read_from_disk() -> float:
+    """The KiB that this process has waited for so far."""
+    import resource  # noqa: PLC0415 - not everywhere, and nor is /proc
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_inblock / 2
 
 
 def _most_memory() -> float:
@@ -119,10 +162,11 @@ def _start(target: Callable[..., None], *arguments: object) -> tuple[SpawnProces
 # Measuring
 
 
-def _first_pops(queues: dict[str, str], told: Told) -> None:
-    sides: dict[str, Callable[[str], float]] = {"mailq": _first_mailq, "floor": _first_bare}
+def _first_pops(queues: dict[str, str], told: Told, number: int) -> None:
+    sides = [("mailq", _first_mailq), ("floor", _first_bare)]
     for depth, path in queues.items():
-        for side, act in sides.items():
+        os.listdir(f"{path}/new")  # or who comes first would read the directory from the disk for the other
+        for side, act in sides[:: -1 if number % 2 else 1]:
             process, pipe = _start(_in_a_new_process, act, path)
             told.setdefault((f"{depth} first pop", side, "ms"), []).append(pipe.recv() * 1000)
             process.join()
@@ -135,55 +179,91 @@ def _warm(path: str, count: int) -> None:
             file.read()
 
 
-def _steady(queues: dict[str, str], told: Told, count: int) -> None:
+class _Consumer(NamedTuple):
+    """A process that is told what to do."""
+
+    process: SpawnProcess
+    pipe: Connection
+
+    def ask(self, *order: object) -> tuple[float, float]:
+        """Have something done; the seconds that it took, and the KiB that were read so far."""
+        self.pipe.send(order)
+        took, read = self.pipe.recv()
+        return float(took), float(read)
+
+    def end(self) -> float:
+        """Have it end; the MiB of memory that it had at most."""
+        self.pipe.send(None)
+        most = float(self.pipe.recv())
+        self.process.join()
+        return most
+
+
+def _steady(queues: dict[str, str], told: Told, count: int, kind: type[_Deep | _Bare]) -> None:
     for path in queues.values():
         _warm(path, count)
-    consumers = {depth: _start(_consume, path) for depth, path in queues.items()}
-    pipes = {depth: pipe for depth, (_, pipe) in consumers.items()}
+    sync_disk(next(iter(queues.values())))
+    consumers = {depth: _Consumer(*_start(_consume, kind, path)) for depth, path in queues.items()}
 
-    def ask(depth: str, order: tuple[str, int] | None) -> float:
-        pipes[depth].send(order)
-        return float(pipes[depth].recv())
+    def tell(case: str, unit: str, value: float) -> None:
+        told.setdefault((case, kind.name, unit), []).append(value)
 
+    read_before = {depth: _begin(consumer) for depth, consumer in consumers.items()}
     times = {(depth, verb): 0.0 for depth in queues for verb in ("pop", "push")}
-    for depth in queues:
-        for verb in ("pop", "push"):  # the first listing is the first pop's
-            ask(depth, (verb, 1))
     for _ in range(count // _BLOCK):
         for depth, verb in times:
-            times[depth, verb] += ask(depth, (verb, _BLOCK))
+            times[depth, verb] += consumers[depth].ask(verb, _BLOCK)[0]
     for (depth, verb), took in times.items():
-        case = f"{depth} {'pop+ack' if verb == 'pop' else verb}"
-        told.setdefault((case, "mailq", "us"), []).append(took / (count // _BLOCK * _BLOCK) * 1e6)
-    for depth in queues:
-        told.setdefault((f"{depth} stats", "mailq", "ms"), []).append(ask(depth, ("stats", 1)) * 1000)
-    for depth, (process, _) in consumers.items():
-        told.setdefault((f"{depth} memory", "mailq", "MiB"), []).append(ask(depth, None))
-        process.join()
+        tell(f"{depth} {'pop+ack' if verb == 'pop' else verb}", "us", took / count * 1e6)
+    for depth, consumer in consumers.items():
+        took, read = consumer.ask("stats", 1)
+        tell(f"{depth} read from the disk", "KiB a message", (read - read_before[depth]) / count)
+        most = consumer.end()
+        if kind is _Deep:
+            tell(f"{depth} stats", "ms", took * 1000)
+            tell(f"{depth} memory", "MiB", most)
+
+
+def _begin(consumer: _Consumer) -> float:
+    """The first listing is the first pop's; the KiB that were read for it."""
+    consumer.ask("pop", 1)
+    _, read = consumer.ask("push", 1)
+    return read
 
 
 def _drained(path: str, depth: str, told: Told) -> None:
-    """What an emptied queue costs beside a new one."""
+    """What an emptied queue costs beside a new one.
+
+    The first pop of an opened queue stands by itself: it looks whether anything came to the
+    directory that was exchanged for a fresh one. Among the pops that follow it would be
+    a matter of how many those are.
+    """
     fresh = f"{path}-fresh"
     mailq.open(fresh, durability="process-crash").close()
     with mailq.open(path) as queue:
         queue.purge("ready")
         queue.reap()
     for case, place in ((f"{depth} drained", path), ("new", fresh)):
+        sync_disk(place)  # a million unlinks are on their way to the disk
         with mailq.open(place) as queue:
             queue.push(_BODY)
             begun = time.perf_counter()
             os.listdir(f"{place}/new")
             told.setdefault((f"{case}, listing", "mailq", "ms"), []).append((time.perf_counter() - begun) * 1000)
-            times = []
-            for _ in range(200):
-                queue.push(_BODY)
-                begun = time.perf_counter()
-                delivery = queue.pop()
-                if delivery is not None:
-                    delivery.ack()
-                times.append(time.perf_counter() - begun)
-            told.setdefault((f"{case}, pop+ack", "mailq", "us"), []).append(sum(times) / len(times) * 1e6)
+            first, *others = [_once(queue) for _ in range(_ONES + 1)]
+            told.setdefault((f"{case}, first pop+ack", "mailq", "ms"), []).append(first * 1000)
+            told.setdefault((f"{case}, pop+ack", "mailq", "us"), []).append(sum(others) / len(others) * 1e6)
+
+
+def _once(queue: mailq.Queue) -> float:
+    """Push one; the seconds that pop and ack take."""
+    queue.push(_BODY)
+    begun = time.perf_counter()
+    delivery = queue.pop()
+    if delivery is None:
+        raise RuntimeError("a message that was pushed is not there")
+    delivery.ack()
+    return time.perf_counter() - begun
 
 
 def _fitting(plan: Plan) -> dict[str, int]:
@@ -208,9 +288,10 @@ def measure(plan: Plan) -> Iterator[Result]:
     try:
         for depth, path in queues.items():
             fill(path, depths[depth])
-        for _ in range(plan.rounds):
-            _first_pops(queues, told)
-            _steady(queues, told, _BLOCK if plan.quick else 40_000)
+        for number in range(plan.rounds):
+            _first_pops(queues, told, number)
+            for kind in _SIDES:
+                _steady(queues, told, _BLOCK if plan.quick else _STEADY, kind)
         for depth, path in islice(reversed(queues.items()), 1):
             _drained(path, depth, told)
     finally:

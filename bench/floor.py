@@ -43,9 +43,13 @@ class Floor(Side):
         if self._durable:
             os.fsync(self._new_fd)
 
-    def _write(self, body: bytes, *, sync: bool) -> str:
+    def name_next(self) -> str:
+        """What the next message is called: no other process's has that name."""
         self._serial += 1
-        name = f"{self._serial:012}.{self._pid}"
+        return f"{self._serial:012}.{self._pid}"
+
+    def _write(self, body: bytes, *, sync: bool) -> str:
+        name = self.name_next()
         fd = os.open(f"{self._tmp}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(fd, body)
         if sync:
