@@ -12,7 +12,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import mailq
 from mailq import names
@@ -21,11 +21,14 @@ from mailq.engines.maildir.engine import MaildirEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkContext, SpawnContext
     from types import TracebackType
 
 SPAWN: Final = multiprocessing.get_context("spawn")
 PATIENCE: Final = float(os.environ.get("TEST_PATIENCE", "60"))
 """Seconds to wait for what must come; less where it is known not to come, as for a broken mailq."""
+
+_Result = TypeVar("_Result")
 
 
 class _Failure(NamedTuple):
@@ -33,11 +36,16 @@ class _Failure(NamedTuple):
 
 
 class Child:
-    """A fresh interpreter that runs ``target(pipe, *arguments)``; killed on leaving, if it is still there."""
+    """A process that runs ``target(pipe, *arguments)``; killed on leaving, if it is still there.
 
-    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
-        self._pipe, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_main, args=(target, theirs, arguments), daemon=True)
+    It is a fresh interpreter, unless the context says that it is a fork.
+    """
+
+    def __init__(
+        self, target: Callable[..., None], *arguments: object, context: ForkContext | SpawnContext = SPAWN
+    ) -> None:
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_main, args=(target, theirs, arguments), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -49,8 +57,8 @@ class Child:
     def say(self, word: object) -> None:
         self._pipe.send(word)
 
-    def hear(self, timeout: float = PATIENCE) -> Any:
-        """The next thing that it says; fails if it died, raised, or says nothing for too long."""
+    def hear(self, timeout: float | None = PATIENCE) -> Any:
+        """The next thing that it says; fails if it died, raised, or says nothing for too long (None: for ever)."""
         assert self._pipe.poll(timeout), f"{self._process.name} said nothing for {timeout} s"
         try:
             word = self._pipe.recv()
@@ -84,6 +92,28 @@ def _main(target: Callable[..., None], pipe: Connection[Any, Any], arguments: tu
         target(pipe, *arguments)
     except BaseException:  # noqa: BLE001 - the test that started this process reports it
         pipe.send(_Failure(traceback.format_exc()))
+
+
+def on_each_core(work: Callable[[int, int], _Result]) -> list[_Result]:
+    """What ``work(number, count)`` returned in each of ``count`` forks of this process, one for each core.
+
+    One that died or raised fails the test.
+    """
+    if not hasattr(os, "fork"):
+        return [work(0, 1)]
+    count, fork = cores(), multiprocessing.get_context("fork")
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(Child(_tell, work, number, count, context=fork)) for number in range(count)]
+        return [child.hear(timeout=None) for child in children]
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tell(pipe: Connection[Any, Any], work: Callable[[int, int], Any], number: int, count: int) -> None:
+    pipe.send(work(number, count))
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

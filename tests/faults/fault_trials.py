@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from fault_books import wrongs
 from fault_stage import Stage, descriptors
 from fault_verbs import Verb
 from faulty import Fault, FaultyDisk
+from together import on_each_core
 
 
 class Trials:
@@ -36,6 +37,21 @@ class Trials:
         finally:
             shutil.rmtree(self._base)
         return stage
+
+    def run_all(self, faults: Sequence[Fault]) -> None:
+        """Let each of them fail, and look, and conclude; the cores share them."""
+
+        def run_some(number: int, count: int) -> tuple[int, list[str]]:
+            self._base = f"{self._base}-{number}"
+            for one in faults[number::count]:
+                self.run(one)
+            return self.tried, self.wrong
+
+        shares = on_each_core(run_some)
+        self.tried = sum(tried for tried, _ in shares)
+        self.wrong = [text for _, wrong in shares for text in wrong]
+        assert self.tried == len(faults)
+        self.conclude()
 
     def run(self, fault: Fault) -> Stage:
         """Let it fail, and look."""

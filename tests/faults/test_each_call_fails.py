@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import pytest
 from fault_trials import Trials, numbers
 from fault_verbs import VERBS, Verb
-from faulty import CALLS, fault
+from faulty import CALLS, Fault, fault
 
 ERRORS: Final = (
     *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE),
@@ -32,15 +33,18 @@ def _silence(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=str)
 def test_each_call_of_each_verb_fails(place: str, verb: Verb) -> None:
     trials = Trials(place, verb)
-    for kind, count in trials.calls.items():
+    trials.run_all(list(_some(trials.calls)))
+
+
+def _some(calls: Mapping[str, int]) -> Iterator[Fault]:
+    for kind, count in calls.items():
         for number in numbers(count, thin=True):
-            trials.run(fault(kind, number=number, error=errno.EIO))
-            trials.run(fault(kind, number=number, error=errno.ENOSPC, part=kind == "write"))
+            yield fault(kind, number=number, error=errno.EIO)
+            yield fault(kind, number=number, error=errno.ENOSPC, part=kind == "write")
             if kind in MADE:
-                trials.run(fault(kind, number=number, made=True))
+                yield fault(kind, number=number, made=True)
         for position, error in enumerate(ERRORS[2:]):
-            trials.run(fault(kind, number=position % count, error=error))
-    trials.conclude()
+            yield fault(kind, number=position % count, error=error)
 
 
 @pytest.mark.slow
@@ -49,14 +53,17 @@ def test_each_call_of_each_verb_fails(place: str, verb: Verb) -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=str)
 def test_each_call_of_each_verb_fails_with_each_error(place: str, verb: Verb, error: int) -> None:
     trials = Trials(place, verb)
-    for kind, count in trials.calls.items():
+    trials.run_all(list(_all(trials.calls, error)))
+
+
+def _all(calls: Mapping[str, int], error: int) -> Iterator[Fault]:
+    for kind, count in calls.items():
         for number in range(count):
-            trials.run(fault(kind, number=number, error=error))
+            yield fault(kind, number=number, error=error)
             if kind in MADE:
-                trials.run(fault(kind, number=number, error=error, made=True))
+                yield fault(kind, number=number, error=error, made=True)
             if kind == "write":
-                trials.run(fault(kind, number=number, error=error, part=True))
-    trials.conclude()
+                yield fault(kind, number=number, error=error, part=True)
 
 
 # A disk that does not fail once but from then on: what each verb still can do

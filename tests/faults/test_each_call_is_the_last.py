@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -19,7 +20,7 @@ from fault_stage import Stage
 from fault_trials import Trials, numbers, tell
 from fault_verbs import VERBS, Verb
 from faulty import Fault, FaultyDisk, fault
-from together import Child, fast_directory
+from together import Child, cores, fast_directory
 
 CHANGES: Final = ("create", "write", "pwrite", "rename", "link", "unlink", "utime", "chmod", "mkdir")
 """Dying before one of these is dying after the last: in between nothing changes on the disk."""
@@ -39,17 +40,16 @@ class Deaths(NamedTuple):
     wrong: list[str]
 
 
-def killer(pipe: Connection[Any, Any], place: str) -> None:
-    """A small process with one thread: a fork of it costs a millisecond. Kills one for each fault that it is told."""
+def killer(pipe: Connection[Any, Any], place: str, share: int, count: int) -> None:
+    """A small process with one thread: a fork of it costs a millisecond. Kills one for each fault of its share."""
     logging.getLogger("mailq").setLevel(logging.CRITICAL)  # its warnings are meant
     while (asked := pipe.recv()) is not None:
         number, slow = asked
-        verb, wrong, count = VERBS[number], [], 0
-        calls = Trials(place, verb).calls
-        for death in _deaths(calls, slow=slow):
-            count += 1
+        verb, wrong = VERBS[number], []
+        deaths = list(_deaths(Trials(place, verb).calls, slow=slow))[share::count]
+        for death in deaths:
             wrong += [f"{verb} {death}: {text}" for text in _die(f"{place}/{verb}", verb, death)]
-        pipe.send(Deaths(count, wrong))
+        pipe.send(Deaths(len(deaths), wrong))
 
 
 def _deaths(calls: dict[str, int], *, slow: bool) -> Iterator[Fault]:
@@ -95,28 +95,37 @@ def _live(base: str, verb: Verb, death: Fault) -> None:
 
 
 @pytest.fixture(scope="module")
-def helper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    with fast_directory(tmp_path_factory.mktemp("deaths")) as place, Child(killer, place) as child:
-        yield child
-        child.say(None)
-        child.join()
+def killers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Child]]:
+    """One for each core."""
+    count = cores()
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(fast_directory(tmp_path_factory.mktemp("deaths")))
+        children = []
+        for share in range(count):
+            os.mkdir(f"{place}/{share}")
+            children.append(stack.enter_context(Child(killer, f"{place}/{share}", share, count)))
+        yield children
+        for child in children:
+            child.say(None)
+            child.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("verb", VERBS, ids=str)
-def test_each_call_is_the_last(helper: Child, verb: Verb) -> None:
-    _ask(helper, verb, slow=False)
+def test_each_call_is_the_last(killers: list[Child], verb: Verb) -> None:
+    _ask(killers, verb, slow=False)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("verb", VERBS, ids=str)
-def test_each_call_of_any_kind_is_the_last(helper: Child, verb: Verb) -> None:
-    _ask(helper, verb, slow=True)
+def test_each_call_of_any_kind_is_the_last(killers: list[Child], verb: Verb) -> None:
+    _ask(killers, verb, slow=True)
 
 
-def _ask(helper: Child, verb: Verb, *, slow: bool) -> None:
-    helper.say((VERBS.index(verb), slow))
-    deaths = helper.hear(timeout=1700 if slow else 100)
-    tell(f"{verb}: {deaths.died} deaths", deaths.wrong)
+def _ask(killers: list[Child], verb: Verb, *, slow: bool) -> None:
+    for child in killers:
+        child.say((VERBS.index(verb), slow))
+    shares = [child.hear(timeout=1700 if slow else 100) for child in killers]
+    tell(f"{verb}: {sum(share.died for share in shares)} deaths", [text for share in shares for text in share.wrong])

@@ -16,7 +16,7 @@ import pytest
 from command import MAILQ
 from fault_books import Book, wrongs
 from fault_trials import tell
-from together import ahead
+from together import ahead, on_each_core
 
 import mailq
 
@@ -222,15 +222,27 @@ def _fail(play: Callable[[Scene], None], place: str, point: Point, error: str) -
     yield from wrongs(scene.base, scene.book, time.time_ns())
 
 
+def _room(place: str, name: str) -> str:
+    """A directory for one process's queues, as deep as any other: a new queue syncs those above it too."""
+    os.mkdir(path := f"{place}/{name}")
+    return path
+
+
 def _explore(play: Callable[[Scene], None], place: str, errors: Callable[[int], tuple[str, ...]]) -> None:
-    wrong, count = [], 0
-    for position, point in enumerate(_points(play, place)):
-        for error in errors(position):
-            count += 1
-            found = list(_fail(play, place, point, error))
+    points = enumerate(_points(play, _room(place, "unharmed")))
+    tries = [(point, error) for position, point in points for error in errors(position)]
+
+    def fail(number: int, count: int) -> list[str]:
+        """One core's share of them."""
+        room, wrong = _room(place, str(number)), []
+        for point, error in tries[number::count]:
+            found = list(_fail(play, room, point, error))
             wrong += ["\n  ".join([f"{play.__name__}: {point} {error}", *found])] if found else []
-    tell(f"{play.__name__}: {count} calls failed from outside", wrong)
-    assert count
+        return wrong
+
+    wrong = [text for share in on_each_core(fail) for text in share]
+    tell(f"{play.__name__}: {len(tries)} calls failed from outside", wrong)
+    assert tries
 
 
 @pytest.mark.parametrize("play", SCENES, ids=lambda play: play.__name__)
@@ -240,24 +252,33 @@ def test_each_call_of_the_command_fails(place: str, play: Callable[[Scene], None
 
 def test_each_call_of_a_worker_fails(place: str) -> None:
     """In each of its processes. Whatever it does not ack is told in the log, and not lost."""
-    wrong, count = [], 0
-    for kind in ("rename", "unlink", "utimensat"):
-        for number, error in zip(range(1, 4), ERRORS, strict=True):
-            scene = _set_up(drain, place)
-            done = _run(scene, f"{place}/log", "-e", f"inject={CALLS[kind]}:error={error}:when={number}")
-            if "(INJECTED)" not in Path(f"{place}/log").read_text():
-                continue
-            count += 1
-            found = [f"exit code {done.returncode}"] if done.returncode or "Traceback" in done.stderr else []
-            for id in list(scene.book.places):
-                acked = re.search(rf"job {id} attempt \d: ack after", done.stderr)
-                kept = re.search(rf"job {id} attempt \d: stays leased, ack failed", done.stderr)
-                scene.book.places[id] = {"gone"} if acked else {"live"}
-                found += [] if acked or kept else [f"nothing is told of {id}"]
-            found += wrongs(scene.base, scene.book, time.time_ns())
-            wrong += ["\n  ".join([f"drain: {kind} {number} {error}", *found, done.stderr])] if found else []
-    tell(f"drain: {count} calls failed from outside", wrong)
-    assert count
+    tries = [(kind, *which) for kind in ("rename", "unlink", "utimensat") for which in enumerate(ERRORS, 1)]
+
+    def fail(number: int, count: int) -> list[list[str]]:
+        """What was wrong with each of one core's share of them, but for those that did not come to pass."""
+        room = _room(place, str(number))
+        found = [_fail_a_worker(room, *one) for one in tries[number::count]]
+        return [wrong for wrong in found if wrong is not None]
+
+    failed = [wrong for share in on_each_core(fail) for wrong in share]
+    tell(f"drain: {len(failed)} calls failed from outside", ["\n  ".join(wrong) for wrong in failed if wrong])
+    assert failed
+
+
+def _fail_a_worker(place: str, kind: str, number: int, error: str) -> list[str] | None:
+    """Let one call fail, if there are so many of the kind; what was wrong."""
+    scene = _set_up(drain, place)
+    done = _run(scene, f"{place}/log", "-e", f"inject={CALLS[kind]}:error={error}:when={number}")
+    if "(INJECTED)" not in Path(f"{place}/log").read_text():
+        return None
+    found = [f"exit code {done.returncode}"] if done.returncode or "Traceback" in done.stderr else []
+    for id in list(scene.book.places):
+        acked = re.search(rf"job {id} attempt \d: ack after", done.stderr)
+        kept = re.search(rf"job {id} attempt \d: stays leased, ack failed", done.stderr)
+        scene.book.places[id] = {"gone"} if acked else {"live"}
+        found += [] if acked or kept else [f"nothing is told of {id}"]
+    found += wrongs(scene.base, scene.book, time.time_ns())
+    return [f"drain: {kind} {number} {error}", *found, done.stderr] if found else []
 
 
 @pytest.mark.slow

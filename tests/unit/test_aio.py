@@ -11,7 +11,7 @@ import pytest
 from aio_queues import LONG, run, take
 
 import mailq
-from mailq import aio
+from mailq import aio, reply
 
 
 def test_push_pop_ack(opened: mailq.Queue) -> None:
@@ -197,7 +197,9 @@ def test_a_delivery_replies(opened: mailq.Queue) -> None:
     run(opened, test)
 
 
-def test_a_reply_that_does_not_come(opened: mailq.Queue) -> None:
+def test_a_reply_that_does_not_come(opened: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply, "_CHECK", 0.01)
+
     async def test(q: aio.AsyncQueue) -> None:
         reply = await q.request("x")
         with pytest.raises(mailq.UsageError, match="timeout is"):

@@ -21,6 +21,7 @@ from working import HERE, Work, all_settled, letters
 
 import mailq
 from mailq.engines.maildir import arrivals
+from mailq.workers import crew
 
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 
@@ -408,7 +409,10 @@ def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:
         assert worker.stop() == 0
 
 
-def test_code_that_takes_its_process_with_it_does_not_start_for_ever(path: Path, tmp_path: Path) -> None:
+def test_code_that_takes_its_process_with_it_does_not_start_for_ever(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "_FIRST_REST", 0.05)
     mailq.open(path)
     (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\ndef handle(body): pass\n")
     with pytest.raises(mailq.WorkerFailed, match="died while it was starting: killed by SIGKILL"):
