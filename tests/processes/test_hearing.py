@@ -220,6 +220,17 @@ def test_a_consumer_that_never_waits_is_told_after_a_while(queue: mailq.Queue, m
     assert seen.count("new") <= 7  # the fifth may find only what is younger than itself
 
 
+def test_what_came_while_it_was_closed_is_found_behind_what_was_heard_before(told: mailq.Queue) -> None:
+    producer = mailq.open(told.location)
+    producer.push_many([1, 2])
+    assert [delivery.body for delivery in told.pop_many(1)] == [1]
+    told.close()
+    producer.push(3)
+    told.listen(lambda: None)
+    assert [delivery.body for delivery in (told.pop(), told.pop()) if delivery] == [2, 3]
+    told.close()
+
+
 def test_a_queue_that_was_moved_away_is_missed_at_the_next_pop(told: mailq.Queue, path: Path) -> None:
     """The kernel goes on telling of the directory, wherever it is now."""
     path.rename(f"{path}.old")
