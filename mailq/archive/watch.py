@@ -69,7 +69,7 @@ def watch(directories: Iterable[str]) -> Watch | None:
         return None
     try:
         inotify = Inotify(MOVED_FROM | MOVED_TO | CREATE)
-    except (OSError, ImportError):
+    except OSError:
         return None
     try:
         for directory in directories:

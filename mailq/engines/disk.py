@@ -65,8 +65,8 @@ class Disk:
 
     def syncfs(self, fd: int) -> None:
         """syncfs(2): everything dirty on the file system that ``fd`` is on."""
-        if _libc().syncfs(fd) != 0:
-            raise _libc_error()
+        if libc().syncfs(fd) != 0:
+            raise libc_error()
 
     def close(self, fd: int) -> None:
         """close(2)"""
@@ -231,25 +231,27 @@ def can_syncfs() -> bool:
     if sys.platform != "linux":
         return False
     version = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return version is not None and (int(version[1]), int(version[2])) >= (5, 8) and hasattr(_libc(), "syncfs")
+    return version is not None and (int(version[1]), int(version[2])) >= (5, 8) and hasattr(libc(), "syncfs")
 
 
 def _renameat2(source: str, target: str, flags: int) -> None:
-    if sys.platform != "linux" or not hasattr(_libc(), "renameat2"):
+    if sys.platform != "linux" or not hasattr(libc(), "renameat2"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
-    if _libc().renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) != 0:
-        raise _libc_error(source, target)
+    if libc().renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) != 0:
+        raise libc_error(source, target)
 
 
-def _libc_error(source: str | None = None, target: str | None = None) -> OSError:
-    import ctypes  # noqa: PLC0415 - loaded already by _libc
+def libc_error(source: str | None = None, target: str | None = None) -> OSError:
+    """What the last call of ``libc()`` in this thread failed with."""
+    import ctypes  # noqa: PLC0415 - loaded already by libc
 
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), source, None, target)
 
 
 @cache
-def _libc():  # type: ignore[no-untyped-def] # noqa: ANN202 - a ctypes library has no useful type
+def libc():  # type: ignore[no-untyped-def] # noqa: ANN201 - a ctypes library has no useful type
+    """The C library, for the calls that Python has no function for."""
     import ctypes  # noqa: PLC0415 - seldom needed, and slow to load
 
     return ctypes.CDLL(None, use_errno=True)

@@ -1,21 +1,19 @@
 """What the kernel tells of names that come to directories: inotify(7).
 
-Of watchdog only the bindings of the system calls are used. Its emitter asks for both halves of
-each rename, and holds every event back for half a second to find the other: a neighbour's claim
-would delay a wake-up by that much. Its reader hands all to another thread, and that takes longer than
-everything else about a wake-up.
+watchdog can do that too, and does on other systems. Its emitter asks for both halves of each rename, and
+holds every event back for half a second to find the other: a neighbour's claim would delay a
+wake-up by that much. Its reader hands all to another thread, which takes longer than everything
+else about a wake-up; and to load it takes as long as some hundred pops.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mailq.engines.disk import libc, libc_error
 
 MOVED_FROM: Final = 0x40
 MOVED_TO: Final = 0x80
@@ -47,23 +45,17 @@ class Inotify:
     no room for it, or a directory is not what its path leads to any more. The one that is there
     now is watched instead.
 
-    Raises OSError where there is no more of it for this user, ImportError where the system has none. For one
-    thread at a time.
+    Linux only. Raises OSError where there is no more of it for this user. For one thread at a time.
     """
 
     def __init__(self, mask: int) -> None:
-        from watchdog.observers import inotify_c  # noqa: PLC0415 - slow to load, and only to be had on Linux
-
-        self._add_watch: Callable[[int, bytes, int], Any] = inotify_c.inotify_add_watch
         self._mask = mask | _MOVE_SELF | _ONLYDIR
         self._directories: dict[int, str] = {}
         self._lost: set[str] = set()
         self.missed = False
-        self._fd = inotify_c.inotify_init()
+        self._fd = int(libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         if self._fd < 0:
-            raise _error("inotify")
-        os.set_inheritable(self._fd, False)  # noqa: FBT003 - it takes no name for it
-        os.set_blocking(self._fd, False)
+            raise libc_error("inotify")
 
     def fileno(self) -> int:
         """For poll(2)."""
@@ -71,9 +63,9 @@ class Inotify:
 
     def add(self, directory: str) -> None:
         """Watch one more directory from now on. Raises OSError."""
-        number = int(self._add_watch(self._fd, os.fsencode(directory), self._mask))
+        number = int(libc().inotify_add_watch(self._fd, os.fsencode(directory), self._mask))
         if number < 0:
-            raise _error(directory)
+            raise libc_error(directory)
         self._directories[number] = directory
 
     def read(self) -> list[Event]:
@@ -116,7 +108,3 @@ class Inotify:
         """Watch no more."""
         os.close(self._fd)
 
-
-def _error(what: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number), what)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FRESH: Final = 1.0
 _LISTING_SHARE: Final = 20.0
 
-_MANY: Final = 300
+_MANY: Final = 100
 """After so many listings a consumer that never waits has the kernel tell it of arrivals, too: that spares the others."""
 
 
