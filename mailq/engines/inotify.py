@@ -107,4 +107,3 @@ class Inotify:
     def close(self) -> None:
         """Watch no more."""
         os.close(self._fd)
-

@@ -55,6 +55,7 @@ def scenes(directory: str, kind: str) -> Iterator[Iterator[Scene]]:
     disk = _Disk(keeps_order=kind == CLASSES[2])
     with (
         mock.patch.object(line, "_FRESH", _LONG),
+        mock.patch.object(line, "_MUCH", _LONG),
         mock.patch.object(later, "_FRESH", _LONG),
         mock.patch.object(message, "_SALTS", 1000),  # one draw for all of them
         mailq.Queue(MaildirEngine(path, disk=disk)) as queue,
@@ -100,7 +101,7 @@ class _Stage:
             self.ack()
 
     def rely_on_the_kernel(self) -> None:
-        for _ in range(line._MANY):
+        with mock.patch.object(line, "_MUCH", 0.0):
             self._queue.pop()
 
     def warm_up(self) -> None:

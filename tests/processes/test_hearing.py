@@ -206,18 +206,37 @@ def test_a_consumer_that_is_told_lists_nothing(told: mailq.Queue, monkeypatch: p
     assert "new" not in seen
 
 
-def test_a_consumer_that_never_waits_is_told_after_a_while(queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line, "_MANY", 5)
+def test_a_consumer_that_never_waits_is_told_when_it_has_listed_much(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(line, "_FRESH", 3600.0)
+    monkeypatch.setattr(line, "_MUCH", 3600.0)
     seen = listed(monkeypatch)
     producer = mailq.open(queue.location)
     for number in range(10):
+        if number == 5:
+            monkeypatch.setattr(line, "_MUCH", 0.0)
         producer.push(number)
         delivery = queue.pop()
         assert delivery is not None
         assert delivery.body == number
         delivery.ack()
-    assert seen.count("new") <= 7  # the fifth may find only what is younger than itself
+    assert seen.count("new") == 6
+
+
+def test_a_long_line_is_seldom_listed_where_the_kernel_tells_of_what_comes_before_its_end(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "_FRESH", 0.0)
+    monkeypatch.setattr(line, "_PART", 1.0)
+    monkeypatch.setattr(line, "_PART_HEARD", 1e-9)
+    monkeypatch.setattr(line, "_MUCH", 0.0)
+    queue.push_many(range(10))
+    seen = listed(monkeypatch)
+    assert [delivery.body for delivery in queue.pop_many(2)] == [0, 1]
+    mailq.open(queue.location).push("urgent", priority=9)
+    assert [delivery.body for delivery in queue.pop_many(20)] == ["urgent", *range(2, 10)]
+    assert seen.count("new") == 1
 
 
 def test_what_came_while_it_was_closed_is_found_behind_what_was_heard_before(told: mailq.Queue) -> None:

@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.store import Store
 
 # The line is listed anew after this many seconds even if some of it is left, for what others
-# pushed with priority; but never so often that listing takes more than a twentieth of the time.
+# pushed with priority; but never so often that listing takes more than such a part of the time. Where
+# the kernel tells of that, it is only for what nobody thought of.
 _FRESH: Final = 1.0
-_LISTING_SHARE: Final = 20.0
+_PART: Final = 1 / 20
+_PART_HEARD: Final = 1 / 400
 
-_MANY: Final = 100
-"""After so many listings a consumer that never waits has the kernel tell it of arrivals, too: that spares the others."""
+_MUCH: Final = 0.005
+"""After so many seconds of listing the kernel is asked to tell of arrivals, also for a consumer that never waits."""
 
 
 class Line:
     """The line of one engine: known from a listing, and from word of what arrived since.
 
     Where the kernel tells of all arrivals, the directory is not listed again as long as
-    the line is fresh: then no message of another host is overlooked for longer than that.
+    the line is fresh, not even if it is empty.
     """
 
     def __init__(self, store: Store, later: Later) -> None:
@@ -39,7 +41,7 @@ class Line:
         self._later = later
         self._window = Window(most=MOST)
         self._fresh_until = 0.0
-        self._listings = 0
+        self._listed_for = 0.0
         self.waking = Waking([self._layout.new, self._layout.later], self)
 
     def begin(self) -> Tried:
@@ -68,8 +70,7 @@ class Line:
         return None
 
     def _list(self, tried: Tried) -> None:
-        self._listings += 1
-        if self._listings >= _MANY:
+        if self._listed_for >= _MUCH:
             self.waking.watch()
         begun = time.monotonic()
         keys, since, heard = self._listed(tried)
@@ -78,7 +79,9 @@ class Line:
         tried.once_more(keys)
         self._window.fill(keys, since, heard=heard)
         now = time.monotonic()
-        self._fresh_until = now + max(_FRESH, (now - begun) * _LISTING_SHARE)
+        took = now - begun
+        self._listed_for += took
+        self._fresh_until = now + max(_FRESH, took / (_PART_HEARD if heard else _PART))
 
     def _listed(self, tried: Tried) -> listing.Found:
         return listing.complete(self._layout.new, self._window, tried.for_good, self._store.clock, self.waking.hear)
