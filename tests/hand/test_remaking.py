@@ -95,6 +95,8 @@ class Listener:
     def missed(self) -> None:
         self.has_missed.set()
 
+    def ring(self) -> None: ...
+
     def __enter__(self) -> Self:
         return self
 

@@ -23,8 +23,8 @@ HEARING: Final = (
     Mutant(
         "the kernel's word is believed where other hosts push",
         "mailq/engines/maildir/arrivals.py",
-        "        return self._is_all_here\n",
-        "        return True\n",
+        "        return self._is_all_here and not missed\n",
+        "        return not missed\n",
         (f"{_HEARING}test_where_others_may_be_behind_the_disk_the_word_is_never_all",),
     ),
     Mutant(

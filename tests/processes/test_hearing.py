@@ -33,13 +33,16 @@ class Listener:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.missing = 0
+        self.missing = self.rings = 0
 
     def arrived(self, events: Sequence[Event]) -> None:
         self.told += [event.name for event in events]
 
     def missed(self) -> None:
         self.missing += 1
+
+    def ring(self) -> None:
+        self.rings += 1
 
 
 @pytest.fixture
@@ -152,6 +155,25 @@ def test_who_hears_in_the_midst_of_hearing_is_told_that_it_is_not_all(tmp_path: 
     assert hearing.hear()
     assert answers == [False]
     assert listener.told == ["first", "second"]
+    hearing.stop()
+
+
+def test_a_bell_may_wait_for_somebody_who_is_about_to_hear(tmp_path: Path) -> None:
+    """As one does that takes a lock, under which another thread pops."""
+
+    class Waiting(Listener):
+        def ring(self) -> None:
+            other = threading.Thread(target=hearing.hear)
+            other.start()
+            other.join(30)
+            assert not other.is_alive()
+            super().ring()
+
+    listener = Waiting()
+    hearing = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    (tmp_path / "x").touch()
+    assert hearing.hear()
+    assert listener.rings == 1
     hearing.stop()
 
 

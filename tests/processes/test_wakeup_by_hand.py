@@ -113,6 +113,8 @@ class Deaf:
 
     def missed(self) -> None: ...
 
+    def ring(self) -> None: ...
+
 
 def wait_without_inotify(pipe: Connection[Any, Any], path: str) -> None:
     """Become nobody, use up nobody's inotify instances, and wait."""

@@ -22,18 +22,20 @@ from mailq.engines.inotify import CREATE, MOVED_TO, Event, Inotify
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 _MS: Final = 1000
 
 
 class Listener(Protocol):
-    """Who is told. Called by whoever hears, one call after the other."""
+    """Who is told, by whoever hears."""
 
     def arrived(self, events: Sequence[Event]) -> None:
-        """These came, in this order."""
+        """These came, in this order. One call after the other."""
 
     def missed(self) -> None:
-        """Some may not have been told of."""
+        """Some may not have been told of. Likewise."""
+
+    def ring(self) -> None:
+        """Something was told. Called under no lock: whom it wakes may be about to hear."""
 
 
 class Watch(Protocol):
@@ -100,32 +102,37 @@ class _Inotify:
         self._is_stopped = False
 
     def hear(self) -> bool:
+        listener = self._listener()
+        if listener is None:
+            return False
         with self._hearing:  # one after the other: arrivals are told of in their order
-            listener = self._listener()
             # A signal handler, in the midst of this: what is read and not told of yet it must find by itself.
-            if self._is_hearing or listener is None:
+            if self._is_hearing or self._is_stopped:
                 return False
             try:
                 self._is_hearing = True
-                return self._tell(listener)
+                came, missed = self._read()
+                if came:
+                    listener.arrived(came)
+                if missed:
+                    listener.missed()
             except BaseException:  # interrupted: what is read may not have been told of
                 listener.missed()
                 raise
             finally:
                 self._is_hearing = False
+        if came or missed:
+            listener.ring()
+        return self._is_all_here and not missed
 
-    def _tell(self, listener: Listener) -> bool:
+    def _read(self) -> tuple[Sequence[Event], bool]:
+        """What came, and whether that may not be all."""
         with self._lock:
             if self._is_stopped:
-                return False
-            events = self._inotify.read()
-        if events:
-            listener.arrived(events)
-        if self._inotify.missed:
+                return (), True
+            came, missed = self._inotify.read(), self._inotify.missed
             self._inotify.missed = False
-            listener.missed()
-            return False
-        return self._is_all_here
+            return came, missed
 
     def wait(self, timeout: float | None) -> None:
         poll = select.poll()
@@ -200,6 +207,7 @@ class _Portable:
                 directory, name = os.path.split(os.fsdecode(event.dest_path or event.src_path))
                 if (listener := listening()) is not None:
                     listener.arrived([Event(directory, name)])
+                    listener.ring()
 
         self._observer = Observer()
         for directory in directories:

@@ -109,11 +109,13 @@ class Line:
         for event in events:
             if event.name[0] != ".":
                 self.hear_of(event.directory, event.name, heard=True)
-        self.waking.ring()
 
     def missed(self) -> None:
         """The kernel has not told of all."""
-        self._window.clear()
+        self.clear()
+
+    def ring(self) -> None:
+        """The kernel has told of something."""
         self.waking.ring()
 
     def clear(self) -> None:
