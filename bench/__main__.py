@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", type=words, default="", help=f"sections, with commas between: {', '.join(SECTIONS)}")
     parser.add_argument("--sides", type=words, default="", help="likewise sides: mailq, floor, redis ...")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="each takes some four minutes (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few messages, one round: does it run, not how fast")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--out", metavar="DIR", help="write JSON, tables and charts there")

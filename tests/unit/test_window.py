@@ -80,6 +80,7 @@ def test_a_long_listing_is_kept_as_far_as_it_fits(listed: list[str], size: int) 
 
 
 @given(listings, st.lists(st.tuples(keys, st.booleans()), max_size=20))
+@example(["a"], [("b", False), ("c", False), ("b", True)])
 def test_behind_a_listing_that_the_kernel_told_of_since_only_what_it_tells_is_taken(
     listed: list[str], arrived: list[tuple[str, bool]]
 ) -> None:

@@ -101,8 +101,7 @@ class Window:
             self._is_listed = bool(self._listings)
             known = set(self._heap) if since.arrivals else set()
             for key, was_heard in since.arrivals:
-                if key not in known:
-                    known.add(key)
+                if key not in known:  # twice is no harm, and the first time it may not be wanted: not heard yet
                     self.offer(key, heard=was_heard)
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
