@@ -321,6 +321,49 @@ def test_what_could_not_be_taken_is_tried_again_by_the_next_pop(
     assert delivery.body == "x"
 
 
+def test_what_was_tried_in_vain_and_given_back_meanwhile_is_found_by_the_next_pop(
+    told: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another consumer has the first, and releases it while ours is busy with the second."""
+    other = mailq.open(told.location)
+    other.push_many(["first", "second", "third"])
+    held: list[mailq.Delivery | None] = []
+    engine = told._engine
+    assert isinstance(engine, MaildirEngine)
+    take = engine._take
+
+    def taking(name: str, lease: float | None, *, detached: bool) -> Any:
+        if not held:
+            held.append(other.pop())
+            claim = take(name, lease, detached=detached)
+            assert held[0] is not None
+            held[0].release()
+            engine._line.waking.hear()
+            return claim
+        return take(name, lease, detached=detached)
+
+    monkeypatch.setattr(engine, "_take", taking)
+    found = [delivery.body for _ in range(3) for delivery in told.pop_many(2)]
+    assert sorted(found) == ["first", "second", "third"]
+
+
+def test_a_pop_that_is_interrupted_forgets_nothing(told: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailq.open(told.location).push("x")
+    engine = told._engine
+    assert isinstance(engine, MaildirEngine)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            told.pop()
+    delivery = told.pop()
+    assert delivery is not None
+    assert delivery.body == "x"
+
+
 def test_a_listing_during_which_all_was_forgotten_is_not_whole() -> None:
     """Another thread has heard that the kernel had no room for all."""
     window = Window()

@@ -117,13 +117,14 @@ class MaildirEngine:
                 if claim is not None:
                     claims.append(claim)
                     self._receipts.remember(claim.receipt, claim.envelope)
-            if failures:
+            if tried.for_good:
                 self._line.clear()  # the next claim must find them again
-                if not claims:
-                    raise failures[0]
+            if failures and not claims:
+                raise failures[0]
             if not claims:
                 layout.require_marker(self._layout)
         except BaseException:
+            self._line.clear()  # of the one that was about to be claimed nobody will be told again
             for claim in claims:
                 with contextlib.suppress(MailqError):
                     self.release(claim.receipt, delay=0)

@@ -67,6 +67,7 @@ class Line:
             if key not in tried.now:
                 tried.now.add(key)
                 return key
+            self._window.doubt()  # it may have been given back since
         return None
 
     def _list(self, tried: Tried) -> None:

@@ -134,6 +134,11 @@ class Window:
             else:
                 since.is_all = False
 
+    def doubt(self) -> None:
+        """What is held is right, but may not be all: when it is used up the directory must be listed."""
+        with self._lock:
+            self._bound = self._heard_bound = ""
+
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
