@@ -68,13 +68,6 @@ def watch(directories: Iterable[str]) -> Watch | None:
     if sys.platform != "linux":
         return None
     try:
-        inotify = Inotify(MOVED_FROM | MOVED_TO | CREATE)
+        return Watch(Inotify(MOVED_FROM | MOVED_TO | CREATE, directories))
     except OSError:
         return None
-    try:
-        for directory in directories:
-            inotify.add(directory)
-    except OSError:
-        inotify.close()
-        return None
-    return Watch(inotify)

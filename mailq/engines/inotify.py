@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq.engines.disk import libc, libc_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOVED_FROM: Final = 0x40
 MOVED_TO: Final = 0x80
@@ -39,16 +42,17 @@ class Event(NamedTuple):
 
 
 class Inotify:
-    """Some watched directories. ``mask`` says what of them is told.
+    """Some directories, watched from now on. ``mask`` says what of them is told.
 
     ``missed`` is set, and for the caller to clear, when not everything was told: the kernel had
     no room for it, or a directory is not what its path leads to any more. The one that is there
     now is watched instead.
 
-    Linux only. Raises OSError where there is no more of it for this user. For one thread at a time.
+    Linux only. Raises OSError where there is no more of it for this user, or a directory is not there. For one
+    thread at a time.
     """
 
-    def __init__(self, mask: int) -> None:
+    def __init__(self, mask: int, directories: Iterable[str]) -> None:
         self._mask = mask | _MOVE_SELF | _ONLYDIR
         self._directories: dict[int, str] = {}
         self._lost: set[str] = set()
@@ -56,13 +60,18 @@ class Inotify:
         self._fd = int(libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         if self._fd < 0:
             raise libc_error("inotify")
+        try:
+            for directory in directories:
+                self._add(directory)
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """For poll(2)."""
         return self._fd
 
-    def add(self, directory: str) -> None:
-        """Watch one more directory from now on. Raises OSError."""
+    def _add(self, directory: str) -> None:
         number = int(libc().inotify_add_watch(self._fd, os.fsencode(directory), self._mask))
         if number < 0:
             raise libc_error(directory)
@@ -101,7 +110,7 @@ class Inotify:
         self.missed = True
         self._lost.add(directory)
         with contextlib.suppress(OSError):
-            self.add(directory)
+            self._add(directory)
             self._lost.discard(directory)
 
     def close(self) -> None:

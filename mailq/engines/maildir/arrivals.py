@@ -85,10 +85,8 @@ class _Inotify:
         self._listener = weakref.ref(listener)
         self.in_background = False
         self._is_all_here = mounts.is_all_here(directories[0])
-        self._inotify = Inotify(MOVED_TO | CREATE)
+        self._inotify = Inotify(MOVED_TO | CREATE, directories)
         try:
-            for directory in directories:
-                self._inotify.add(directory)
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
             self._inotify.close()

@@ -143,7 +143,7 @@ class Window:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
             self._heap = []
-            self._bound = self._heard_bound = ""
+            self.doubt()
             for since in self._listings:
                 since.is_all = False
 
