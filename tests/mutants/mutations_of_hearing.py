@@ -57,4 +57,25 @@ HEARING: Final = (
         "",
         (f"{_HEARING}test_when_the_thread_that_listens_gives_up_another_does",),
     ),
+    Mutant(
+        "a queue that was closed believes in what stood in line before",
+        "mailq/engines/maildir/engine.py",
+        "        self._line.clear()  # what comes now it does not hear of\n",
+        "",
+        (f"{_HEARING}test_what_came_while_it_was_closed_is_found_behind_what_was_heard_before",),
+    ),
+    Mutant(
+        "what was pushed here hides the kernel's word of it",
+        "mailq/engines/maildir/window.py",
+        "                    self.offer(key, heard=was_heard)\n",
+        "                    known.add(key)\n                    self.offer(key, heard=was_heard)\n",
+        ("tests/unit/test_window.py",),
+    ),
+    Mutant(
+        "bells are rung under the lock of those who hear",
+        "mailq/engines/maildir/arrivals.py",
+        "        if came or missed:\n            listener.ring()\n",
+        "            if came or missed:\n                listener.ring()\n",
+        (f"{_HEARING}test_a_bell_may_wait_for_somebody_who_is_about_to_hear",),
+    ),
 )
