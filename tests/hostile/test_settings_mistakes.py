@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,19 +177,11 @@ def fifo(place: Path) -> None:
     os.mkfifo(place)
 
 
-def fed_fifo(place: Path) -> None:
+def fed_fifo(place: Path) -> subprocess.Popen[bytes]:
     """A FIFO that somebody writes to without end."""
     os.mkfifo(place)
-    fd = os.open(place, os.O_RDWR)
-
-    def feed() -> None:
-        try:
-            while True:
-                os.write(fd, b"#" * 65_536)
-        except OSError:
-            pass
-
-    threading.Thread(target=feed, daemon=True).start()
+    with open(place, "r+b", buffering=0) as end:
+        return subprocess.Popen(["yes"], stdout=end)
 
 
 def huge(place: Path) -> None:
@@ -214,13 +206,22 @@ def test_something_else_in_its_place_is_told_at_once(
 ) -> None:
     make, kind, says = PLACES[place]
     (path / "mailq.toml").unlink()
-    make(path / "mailq.toml")
-    for call in (lambda: library.open(path), lambda: library.open(path, create=False), lambda: queue.configure(ttl=5)):
-        with pytest.raises(kind, match=says):
-            call()
-    queue.push("the running go on")
-    assert queue.pop() is not None
-    assert says in mailq("stats", str(path), code=2 if kind is library.SettingsError else 1).stderr.decode()
+    made = make(path / "mailq.toml")
+    try:
+        for call in (
+            lambda: library.open(path),
+            lambda: library.open(path, create=False),
+            lambda: queue.configure(ttl=5),
+        ):
+            with pytest.raises(kind, match=says):
+                call()
+        queue.push("the running go on")
+        assert queue.pop() is not None
+        assert says in mailq("stats", str(path), code=2 if kind is library.SettingsError else 1).stderr.decode()
+    finally:
+        if isinstance(made, subprocess.Popen):
+            made.kill()
+            made.wait()
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda place: place.symlink_to("/etc/passwd")])

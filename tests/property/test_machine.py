@@ -25,6 +25,7 @@ from queue_model import Model
 import mailq
 from mailq.engine import Engine
 from mailq.engines.disk import Disk
+from mailq.engines.maildir import line
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.layout import Layout, create
 from mailq.engines.memory import MemoryEngine
@@ -225,14 +226,31 @@ STEADY = settings(
 )
 
 
-@pytest.mark.parametrize("machine", [QueueMachine, MaildirMachine])
-def test_a_queue_does_what_the_model_does(machine: type[QueueMachine]) -> None:
+WAYS = pytest.mark.parametrize(
+    ("machine", "much"),
+    [
+        pytest.param(QueueMachine, 0.0, id="memory"),
+        pytest.param(MaildirMachine, 3600.0, id="listing"),
+        pytest.param(MaildirMachine, 0.0, id="hearing"),  # the kernel's word is believed from the first listing on
+    ],
+)
+
+
+@WAYS
+@pytest.mark.timeout(600)  # what fails is made smaller for up to five minutes before it is told
+def test_a_queue_does_what_the_model_does(
+    machine: type[QueueMachine], much: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "_MUCH", much)
     run_state_machine_as_test(machine, settings=STEADY)
 
 
+@WAYS
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("machine", [QueueMachine, MaildirMachine])
-def test_a_queue_does_what_the_model_does_for_long(machine: type[QueueMachine]) -> None:
+def test_a_queue_does_what_the_model_does_for_long(
+    machine: type[QueueMachine], much: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "_MUCH", much)
     long = settings(STEADY, max_examples=1500, stateful_step_count=80, derandomize=False)
     run_state_machine_as_test(machine, settings=long)
