@@ -51,6 +51,13 @@ HEARING: Final = (
         (f"{_HEARING}test_a_listing_during_which_all_was_forgotten_is_not_whole",),
     ),
     Mutant(
+        "a listing that was begun before there was anything to hear is taken for whole",
+        "mailq/engines/maildir/listing.py",
+        "        if hear() and hears:\n",
+        "        if hear():\n",
+        (f"{_HEARING}test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found",),
+    ),
+    Mutant(
         "who waits and leaves has nobody listen in his place",
         "mailq/engines/maildir/waking.py",
         "        self._rung.notify_all()  # somebody else who waits must listen now\n",

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +20,7 @@ import mailq
 from mailq.engines import mounts
 from mailq.engines.disk import Disk
 from mailq.engines.inotify import Event
-from mailq.engines.maildir import arrivals, line, waking
+from mailq.engines.maildir import arrivals, line, listing, waking
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.window import Window
@@ -259,6 +259,28 @@ def test_a_long_line_is_seldom_listed_where_the_kernel_tells_of_what_comes_befor
     mailq.open(queue.location).push("urgent", priority=9)
     assert [delivery.body for delivery in queue.pop_many(20)] == ["urgent", *range(2, 10)]
     assert seen.count("new") == 1
+
+
+def test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found(
+    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "_FRESH", 3600.0)
+    producer = mailq.open(queue.location)
+    real = listing.first_ready
+    missed = iter(["missed"])
+
+    def slow(directory: str, tried: Collection[str], size: int) -> list[str]:
+        keys = real(directory, tried, size)
+        for body in missed:
+            producer.push(body)
+            queue.listen(lambda: None)
+        return keys
+
+    monkeypatch.setattr(listing, "first_ready", slow)
+    delivery = queue.pop() or queue.pop()
+    queue.close()
+    assert delivery is not None
+    assert delivery.body == "missed"
 
 
 def test_what_came_while_it_was_closed_is_found_behind_what_was_heard_before(told: mailq.Queue) -> None:

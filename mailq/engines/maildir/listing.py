@@ -91,9 +91,10 @@ def complete(
     """
     for _ in range(2):
         since = window.begin()
+        hears = hear()  # another thread may begin to while this one lists, when it has missed some already
         begun = names.format_time(clock())
         keys = first_ready(directory, tried, window.size)
-        if hear():
+        if hear() and hears:
             return Found(keys, since, heard=True)
         if older := [key for key in keys if layouts.time_of(key) < begun]:
             return Found(older, since, heard=False)
