@@ -37,6 +37,14 @@ RAM = Path("/dev/shm")
 delays = st.sampled_from((0, 0, 5_000, 40_000))
 
 
+class TickingClock(ManualClock):
+    """Moved by hand, and a little each time that it is read: what was just done is before what is done now."""
+
+    def __call__(self) -> int:
+        self.advance(1e-9)
+        return super().__call__()
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Does whatever it likes to a queue, and the same to the model."""
 
@@ -46,9 +54,10 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         # Away from the real time: the lock file of the reaping is stamped with that when it is made.
-        self.clock = ManualClock()
+        self.clock = TickingClock()
         self.clock.advance(3600)
         self.start = self.clock()
+        self.clock.advance(0.0007)  # leases are rounded up to milliseconds, and what is compared here to the nearest
         self.root = tempfile.mkdtemp(dir=RAM if RAM.is_dir() else None) if self.on_disk else ""
 
     @initialize(order=st.sampled_from(("front", "back")))
@@ -78,7 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
     def tick(self, seconds: float = 0.0) -> int:
         """No two acts happen in the same millisecond, so that the order of all of them is certain."""
         self.clock.advance(seconds + 0.001)
-        return (self.clock() - self.start) // 1_000_000
+        return round((self.clock() - self.start) / 1_000_000)
 
     def settle(self, verb: str, receipt: str, act: Callable[[], object]) -> bool:
         """Act on a receipt; whether the lease was good, which the model foresaw."""
