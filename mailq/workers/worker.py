@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq.errors import UsageError
 from mailq.opening import open as open_queue
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[..., Any] | str | Sequence[str] | App
     QueueLike = Queue | str | os.PathLike[str]
+
+_MOMENT: Final = 5.0
+"""A thread that was about to be started runs after so many seconds, and with nothing to do has ended."""
 
 
 class Worker:
@@ -103,6 +106,7 @@ class Worker:
         self._supervisor: Supervisor | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._ended = threading.Event()
 
     def _all_queues(
         self, queues: QueueLike | App | Iterable[QueueLike], handler: Handler | None, dead: Mapping[str, Handler]
@@ -152,7 +156,7 @@ class Worker:
     def start(self) -> None:
         """Work in a thread of this process, until stop(). Returns when the worker is ready; raises what run does."""
         supervisor = self._begin(drain=False)
-        ready = threading.Event()
+        ready, ended = threading.Event(), threading.Event()
 
         def work() -> None:
             try:
@@ -160,9 +164,10 @@ class Worker:
             except BaseException as error:  # noqa: BLE001 - start or stop raises it in its caller's thread
                 self._failure = error
             finally:
+                ended.set()
                 ready.set()
 
-        self._failure = None
+        self._failure, self._ended = None, ended
         self._thread = threading.Thread(target=work, name="mailq-supervisor", daemon=True)
         self._thread.start()
         ready.wait()
@@ -181,7 +186,11 @@ class Worker:
                 supervisor.stop()
         # A job may stop its own worker; it cannot wait for its own end.
         if thread is not None and not is_crew(threading.current_thread()):
-            thread.join()
+            try:
+                thread.join()
+            except RuntimeError:  # a signal came while it was being started: it runs in a moment, or never
+                self._ended.wait(_MOMENT)
+                self._supervisor = None
             self._thread = None
             self._raise_failure()
 

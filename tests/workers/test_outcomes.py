@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import handlers
@@ -13,6 +14,7 @@ from together import wait_until
 from working import Work, letters
 
 import mailq
+from mailq.workers import worker as workers
 
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 
@@ -227,6 +229,32 @@ def test_a_worker_started_and_stopped_can_start_again(jobs: mailq.Queue, crew: d
 def test_a_running_worker_does_not_start_again(jobs: mailq.Queue) -> None:
     with mailq.Worker(jobs, handlers.noop, threads=1) as worker, pytest.raises(mailq.UsageError, match="runs already"):
         worker.start()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_worker_whose_start_was_interrupted_can_be_stopped_and_started_again(
+    jobs: mailq.Queue, crew: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, runs: bool
+) -> None:
+    """By a signal, in the midst of it: nobody knows then whether its thread is about to run."""
+    worker = mailq.Worker(jobs, handlers.echo, **crew)
+    ends: list[threading.Event] = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            ends.append(worker._ended)
+            if runs:
+                threading.Timer(0.1, super().start).start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "_MOMENT", 30.0 if runs else 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "threading", SimpleNamespace(**{**vars(threading), "Thread": Interrupted}))
+        with pytest.raises(KeyboardInterrupt):
+            worker.start()
+    worker.stop(at_once=True)
+    assert ends[0].is_set() == runs
+    with worker:
+        assert jobs.request("again").result(30) == "again"
 
 
 # What cannot begin
