@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import struct
 import sys
 from functools import cache
 from typing import Final
@@ -31,6 +32,11 @@ _DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
+_INT: Final = struct.Struct("i")
+_LONG: Final = struct.calcsize("l")
+_GETFLAGS: Final = 2 << 30 | _LONG << 16 | 0x6601
+_SETFLAGS: Final = 1 << 30 | _LONG << 16 | 0x6602
+_NOCOW: Final = 0x80_0000
 
 
 class Disk:
@@ -215,6 +221,17 @@ class Disk:
         """Have a file read from the disk again: after a failed writing its copy in memory looks as if all were well."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def write_in_place(self, fd: int) -> None:
+        """Have the blocks of a file that is empty yet overwritten where they are, as is usual but on btrfs.
+
+        There each write goes to new blocks, and to sync it is to sync the tables that lead to them, too.
+        """
+        # See ioctl_iflags(2). It is read and written as an int, whatever its number says.
+        with contextlib.suppress(OSError):
+            flags = bytearray(_LONG)
+            fcntl.ioctl(fd, _GETFLAGS, flags)
+            fcntl.ioctl(fd, _SETFLAGS, _INT.pack(_INT.unpack_from(flags)[0] | _NOCOW))
 
     def keeps_order(self, path: str) -> bool:
         """See mounts.keeps_order."""

@@ -23,6 +23,7 @@ from power_trials import CONTROLS, TRIALS, Trial
 
 import mailq
 from mailq.engines.disk import Disk
+from mailq.engines.maildir import journal
 from mailq.engines.maildir.engine import MaildirEngine
 
 
@@ -113,3 +114,18 @@ def test_what_was_rejected_before_a_cut_is_in_one_place_after_it(system: FileSys
         queue.close()
     with power_logged.Log(place) as log, mounted(system, power_logged.Disk(log, before).left(cut, None), place) as at:
         assert [(one.place, one.id) for one in recovered(at / "jobs").found] == [("dead", id)]
+
+
+@pytest.mark.parametrize("system", [BTRFS, EXT4], ids=lambda system: str(system.name))
+def test_a_journal_is_overwritten_where_it_is(system: FileSystem, place: Path) -> None:
+    """Whatever the file system does with other files; as lsattr(1) tells it."""
+    if reason := power_disks.missing(system):
+        pytest.skip(reason)
+    image = with_queue(system, place, "power-loss")
+    with mounted(system, image, place) as at:
+        queue = mailq.open(at / "jobs")
+        for number in range(journal.WARM + 1):
+            queue.push(number)
+        (path,) = (path for path in (at / "jobs" / "journal").iterdir() if path.suffix != journal.MARK)
+        assert ("C" in power_disks.run("lsattr", path).split()[0]) == (system is BTRFS)
+        queue.close()

@@ -177,6 +177,7 @@ class File:
                 disk.chmod(self._fd, mode)
             # Locked before it can be seen: whoever met it unlocked would replay it.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            disk.write_in_place(self._fd)
             # Written, not only reserved: the first write to a reserved block is a change of the
             # file's own blocks, and to sync that is the very commit that this is to spare. Synced here,
             # where a full disk means that there is no journal, and not that a push fails.
