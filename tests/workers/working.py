@@ -15,7 +15,7 @@ from together import children, family, is_alive, wait_until
 import mailq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 HERE: Final = str(Path(__file__).parent)
@@ -104,6 +104,21 @@ def cpu(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def sleeps(pids: list[int]) -> int:
+    """How often the threads of these processes have begun to wait for something."""
+    statuses = (thread / "status" for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int(status.read_text().rpartition("\nvoluntary_ctxt_switches:")[2].split()[0]) for status in statuses)
+
+
+def assert_idle(pids: list[int], during: Callable[[], object]) -> None:
+    """Who does nothing wakes up seldom, however slow everything is; and spins at no time, when he would not wake up at all."""
+    sleeps_before, cpu_before, begun = sleeps(pids), cpu(pids), time.monotonic()
+    during()
+    seconds = time.monotonic() - begun
+    assert sleeps(pids) - sleeps_before < 10 * seconds
+    assert cpu(pids) - cpu_before < seconds / 4
 
 
 def all_settled(queue: mailq.Queue) -> bool:
