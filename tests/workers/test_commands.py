@@ -79,9 +79,10 @@ def test_a_command_that_is_killed_is_killed(path: Path) -> None:
 def test_a_killed_command_takes_what_it_started_with_it_only_at_its_limit(path: Path) -> None:
     queue = mailq.open(path, **ONCE)
     queue.push("x")
-    mailq.Worker(queue, ["sh", "-c", "trap '' TERM; sleep 3603 & sleep 3603"], timeout=0.2, insist=0.2).run(drain=True)
+    nap = f"sleep 3603.{os.getpid()}"  # unlike that of a run of these tests beside this one
+    mailq.Worker(queue, ["sh", "-c", f"trap '' TERM; {nap} & {nap}"], timeout=0.2, insist=0.2).run(drain=True)
     assert [outcome for _, outcome, _ in letters(queue)] == ["timeout"]
-    found = subprocess.run(["pgrep", "-f", "^sleep 3603"], capture_output=True, check=False)
+    found = subprocess.run(["pgrep", "-f", f"^{nap}"], capture_output=True, check=False)
     assert found.stdout == b""
 
 
