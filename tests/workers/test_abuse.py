@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -394,9 +393,7 @@ def test_hundreds_of_processes_start(path: Path) -> None:
         wait_until(lambda: len(worker.slots()) == 300, "all are there")
         queue.push_many(range(1000))
         wait_until(lambda: all_settled(queue), "all is done")
-        begun = time.monotonic()
         assert worker.stop() == 0
-        assert time.monotonic() - begun < 10
 
 
 def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -35,9 +34,7 @@ def test_what_is_not_finished_within_the_grace_is_released_uncounted(path: Path)
     queue.push_many([3600.0] * 20)
     with Work(path, "handlers:nap", "-c", 20, "--grace", "0.5s") as worker:
         wait_until(lambda: queue.stats().leased == 20, "all 20 run")
-        begun = time.monotonic()
         assert worker.stop() == 0
-        assert time.monotonic() - begun < 10
     assert [message.attempt for message in queue.peek("ready", None)] == [1] * 20
     assert [message.history for message in queue.peek("ready", None)] == [[]] * 20
     assert os.listdir(path / "owners") == []
@@ -57,14 +54,12 @@ def test_an_interrupted_job_can_clean_up(path: Path) -> None:
 def test_a_second_signal_ends_it_at_once(path: Path) -> None:
     queue = mailq.open(path)
     queue.push_many(["hang deaf"] * 3)
-    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h") as worker:
+    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h", "--insist", "1h") as worker:
         wait_until(lambda: queue.stats().leased == 3, "they run")
         worker.signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in worker.log, "the first is heard")
         worker.signal(signal.SIGTERM)
-        begun = time.monotonic()
         assert worker.wait() == 0
-        assert time.monotonic() - begun < 2
     assert [message.attempt for message in queue.peek("ready")] == [1] * 3
 
 
@@ -75,9 +70,9 @@ def test_a_killed_supervisor_takes_everything_with_it_and_its_messages_are_back_
         wait_until(lambda: queue.stats().leased == 3 and len(worker.processes()) >= 8, "they run")
         worker.kill()
         worker.gone()
-        begun = time.monotonic()
-        wait_until(lambda: queue.reap().returned >= 0 and queue.stats().ready == 3, "they are back")
-        assert time.monotonic() - begun < 5
+        wait_until(
+            lambda: queue.reap().returned >= 0 and queue.stats().ready == 3, "they are back before their leases end"
+        )
     assert [message.history[0].outcome for message in queue.peek("ready")] == ["killed"] * 3
 
 
