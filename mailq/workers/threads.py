@@ -85,11 +85,12 @@ class _Thread(threading.Thread):
         if not self._begun:
             self._begun = True
             self._report = self._do(job)
-        if self._timer is not None:
-            self._timer.cancel()
         with self._lock:
             self._running = None
             _raise_in(self, None)  # what is on its way is taken back
+        # Only now: an exception within this would leave a lock behind, for which the next try waited for ever.
+        if self._timer is not None:
+            self._timer.cancel()
         if self._report is None:
             self._report = cut_off(self._raised())  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from working import HERE, Work, all_settled, letters
 
 import mailq
 from mailq.engines.maildir import arrivals
-from mailq.workers import crew
+from mailq.workers import crew, threads
 
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 
@@ -167,6 +167,24 @@ def test_a_limit_that_comes_with_the_end_strands_nothing(path: Path, crew: str) 
         sys.setswitchinterval(interval)
     killed = [letter.id for letter in queue.peek("dead", None) if any(a.outcome == "killed" for a in letter.history)]
     assert killed == []
+
+
+def test_a_limit_is_called_off_only_when_it_cannot_come_any_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of that it would leave a lock of the timer behind."""
+    running: list[object] = []
+
+    class Timer(threading.Timer):
+        def cancel(self) -> None:
+            thread = threading.current_thread()
+            assert isinstance(thread, threads._Thread)
+            running.append(thread._running)
+            super().cancel()
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    queue = mailq.open(path, **ONCE)
+    queue.push("x")
+    mailq.Worker(queue, handlers.noop, threads=1, soft_timeout=60).run(drain=True)
+    assert running == [None]
 
 
 def test_reloads_in_quick_succession_leave_only_the_newest_code(path: Path, tmp_path: Path) -> None:
