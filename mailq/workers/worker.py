@@ -177,15 +177,17 @@ class Worker:
         """Claim nothing more, let the running jobs finish within the grace, then interrupt and release them.
 
         ``at_once`` leaves the grace out. Returns when nothing runs any more; raises what
-        has ended the worker before. Stopping what does not run does nothing.
+        has ended the worker before. A job, or on_change, may call it, and is not kept
+        waiting for its own end. Stopping what does not run does nothing.
         """
         supervisor, thread = self._supervisor, self._thread
         if supervisor is not None:
             supervisor.stop()
             if at_once:
                 supervisor.stop()
-        # A job may stop its own worker; it cannot wait for its own end.
-        if thread is not None and not is_crew(threading.current_thread()):
+        # Neither a job nor on_change could end while it waited here for its own end.
+        caller = threading.current_thread()
+        if thread is not None and thread is not caller and not is_crew(caller):
             try:
                 thread.join()
             except RuntimeError:  # a signal came while it was being started: it runs in a moment, or never

@@ -339,6 +339,23 @@ def test_a_job_may_stop_its_own_worker(path: Path) -> None:
     assert queue.stats() == mailq.Stats()
 
 
+def test_a_callback_may_stop_its_worker(path: Path) -> None:
+    queue = mailq.open(path, **ONCE)
+    ended = threading.Event()
+
+    def stop(_story: dict[str, Any]) -> None:
+        worker.stop()
+        assert worker._supervisor is not None  # it runs on until this returns
+        ended.set()
+
+    worker = mailq.Worker(queue, handlers.echo, threads=1, on_change=stop)
+    worker.start()
+    assert ended.wait(30)
+    worker.stop()
+    with pytest.raises(TimeoutError):
+        queue.request(1).result(0.01)
+
+
 def test_a_callback_that_fails_stops_nothing(path: Path) -> None:
     queue = mailq.open(path, **ONCE)
 
