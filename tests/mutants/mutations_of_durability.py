@@ -75,9 +75,9 @@ DURABILITY: Final = (
     Mutant(
         "an edit unlinks before it renames",
         _ADMIN,
-        "            store.disk.rename(temporary, hold)\n",
-        """            store.disk.unlink(hold)
-            store.disk.rename(temporary, hold)
+        "                store.disk.rename(temporary, hold)\n",
+        """                store.disk.unlink(hold)
+                store.disk.rename(temporary, hold)
 """,
         (f"{_STATES}[edit]",),
     ),
@@ -103,7 +103,7 @@ DURABILITY: Final = (
         """                if self._store.durable:
                     disk.sync_directory(path)
 """,
-        "",
+        "                pass\n",
         (f"{_STATES}[remake]",),
     ),
     Mutant(

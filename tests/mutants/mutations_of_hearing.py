@@ -35,11 +35,11 @@ HEARING: Final = (
         (f"{_HEARING}test_who_is_interrupted_in_hearing_has_missed_some",),
     ),
     Mutant(
-        "what could not be taken is not tried again",
+        "what could not be taken beside another is not tried again",
         "mailq/engines/maildir/engine.py",
         "                self._line.clear()  # the next claim must find them again\n",
         "                pass\n",
-        (f"{_HEARING}test_what_could_not_be_taken_is_tried_again_by_the_next_pop",),
+        (f"{_HEARING}test_what_could_not_be_taken_beside_another_is_tried_again_by_the_next_pop",),
     ),
     Mutant(
         "a listing is taken for whole though meanwhile something was missed",

@@ -314,26 +314,33 @@ def test_a_consumer_that_missed_some_lists(told: mailq.Queue, monkeypatch: pytes
     assert "new" in seen
 
 
-def test_what_could_not_be_taken_is_tried_again_by_the_next_pop(
-    queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is in no window then, and the kernel will not tell of it again."""
-    monkeypatch.setattr(line, "_FRESH", 3600.0)
+class Failing(Disk):
+    """Fails to claim as often as it is told to."""
 
-    class Failing(Disk):
-        fails = 0
+    fails = 0
 
-        def rename(self, source: str, target: str) -> None:
-            if self.fails and target.startswith(f"{queue.location}/cur/"):
-                self.fails -= 1
-                raise OSError(errno.EIO, os.strerror(errno.EIO), source)
-            super().rename(source, target)
+    def rename(self, source: str, target: str) -> None:
+        if self.fails and os.path.basename(os.path.dirname(target)) == "cur":
+            self.fails -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+        super().rename(source, target)
 
+
+@pytest.fixture
+def failing(told: mailq.Queue) -> Iterator[tuple[mailq.Queue, Failing]]:
+    """A consumer like ``told``, and its disk."""
     disk = Failing()
-    consumer = mailq.Queue(MaildirEngine(queue.location, disk=disk))
+    consumer = mailq.Queue(MaildirEngine(told.location, disk=disk))
     consumer.pop(wait=0.01)
     consumer.pop()
-    queue.push("x")
+    yield consumer, disk
+    consumer.close()
+
+
+def test_what_could_not_be_taken_is_tried_again_by_the_next_pop(failing: tuple[mailq.Queue, Failing]) -> None:
+    """It is in no window then, and the kernel will not tell of it again."""
+    consumer, disk = failing
+    mailq.open(consumer.location).push("x")
     disk.fails = 2
     for _ in range(2):
         with pytest.raises(mailq.StorageError):
@@ -341,6 +348,17 @@ def test_what_could_not_be_taken_is_tried_again_by_the_next_pop(
     delivery = consumer.pop()
     assert delivery is not None
     assert delivery.body == "x"
+
+
+def test_what_could_not_be_taken_beside_another_is_tried_again_by_the_next_pop(
+    failing: tuple[mailq.Queue, Failing],
+) -> None:
+    """That pop returned the other, and said nothing."""
+    consumer, disk = failing
+    mailq.open(consumer.location).push_many(["bad", "good"])
+    disk.fails = 1
+    assert [delivery.body for delivery in consumer.pop_many(2)] == ["good"]
+    assert [delivery.body for delivery in consumer.pop_many(2)] == ["bad"]
 
 
 def test_what_was_tried_in_vain_and_given_back_meanwhile_is_found_by_the_next_pop(
