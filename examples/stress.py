@@ -103,6 +103,11 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
+    def has_begun(self) -> bool:
+        """Whether it listens to signals by now: before that, one ends it like any program that is only starting."""
+        with mailq.open(self.location, create=False) as queue:
+            return any(owner.pid == self.process.pid for owner in queue.owners())
+
     def is_gone(self) -> bool:
         """Whether no process of it is left."""
         try:
@@ -137,7 +142,10 @@ class Workers:
 
     def stop(self) -> None:
         """End them, as they are meant to be ended."""
+        until = time.monotonic() + PATIENCE
         for worker in self._alive:
+            while worker.process.poll() is None and not worker.has_begun() and time.monotonic() < until:
+                time.sleep(BEAT)
             worker.process.terminate()
         until = time.monotonic() + PATIENCE
         for worker in self._alive:

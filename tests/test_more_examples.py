@@ -319,6 +319,14 @@ def test_a_worker_is_gone_when_all_its_processes_are(stress: Any, tmp_path: Path
             time.sleep(0.05)
 
 
+def test_workers_that_are_only_starting_end_as_they_are_meant_to(stress: Any, tmp_path: Path) -> None:
+    with mailq.open(tmp_path / "red") as queue:
+        workers = stress.Workers([queue.location])
+        workers.stop()
+        assert workers.failures == []
+        assert workers.left() == 0
+
+
 def test_stress_that_is_terminated_leaves_no_worker(tmp_path: Path) -> None:
     command = [sys.executable, str(STRESS), "--rate", "20", "--dir", str(tmp_path / "queues")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
