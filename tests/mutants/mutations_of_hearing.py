@@ -7,6 +7,7 @@ from typing import Final
 from mutant import Mutant
 
 _HEARING: Final = "tests/processes/test_hearing.py::"
+_WINDOW: Final = "tests/unit/test_window.py::"
 
 HEARING: Final = (
     Mutant(
@@ -48,7 +49,14 @@ HEARING: Final = (
                 since.is_all = False
 """,
         "",
-        (f"{_HEARING}test_a_listing_during_which_all_was_forgotten_is_not_whole",),
+        (f"{_WINDOW}test_a_listing_during_which_all_was_forgotten_is_not_whole",),
+    ),
+    Mutant(
+        "a listing that was cut short is taken for whole when the window has grown meanwhile",
+        "mailq/engines/maildir/window.py",
+        "            is_longer = len(keys) > since.size\n",
+        "            is_longer = len(keys) > self.size\n",
+        (f"{_WINDOW}test_a_listing_that_was_cut_short_is_not_whole_though_another_has_let_the_window_grow",),
     ),
     Mutant(
         "a listing that was begun before there was anything to hear is taken for whole",

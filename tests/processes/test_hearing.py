@@ -23,7 +23,6 @@ from mailq.engines.inotify import Event
 from mailq.engines.maildir import arrivals, line, listing, waking
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.engines.maildir.window import Window
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of arrivals on Linux only")
 
@@ -402,27 +401,6 @@ def test_a_pop_that_is_interrupted_forgets_nothing(told: mailq.Queue, monkeypatc
     delivery = told.pop()
     assert delivery is not None
     assert delivery.body == "x"
-
-
-def test_a_listing_during_which_all_was_forgotten_is_not_whole() -> None:
-    """Another thread has heard that the kernel had no room for all."""
-    window = Window()
-    since = window.begin()
-    window.fill([], window.begin(), heard=True)
-    assert window.is_whole
-    window.clear()
-    window.fill([], since, heard=True)
-    assert not window.is_whole
-
-
-def test_a_listing_during_which_too_much_came_is_not_whole() -> None:
-    window = Window(2)
-    since = window.begin()
-    for key in "abc":
-        window.offer(key, heard=True)
-    window.fill([], since, heard=True)
-    assert not window.is_whole
-    assert window.take() is None
 
 
 def push_each(pipe: Connection, path: str) -> None:

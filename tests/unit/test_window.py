@@ -102,6 +102,38 @@ def test_what_is_heard_behind_a_listing_that_did_not_fit_waits_for_the_next() ->
     assert taken(window) == ["a", "b"]
 
 
+def test_a_listing_during_which_all_was_forgotten_is_not_whole() -> None:
+    """Another thread has heard that the kernel had no room for all."""
+    window = Window()
+    since = window.begin()
+    window.fill([], window.begin(), heard=True)
+    assert window.is_whole
+    window.clear()
+    window.fill([], since, heard=True)
+    assert not window.is_whole
+
+
+def test_a_listing_during_which_too_much_came_is_not_whole() -> None:
+    window = Window(2)
+    since = window.begin()
+    for key in "abc":
+        window.offer(key, heard=True)
+    window.fill([], since, heard=True)
+    assert not window.is_whole
+    assert window.take() is None
+
+
+def test_a_listing_that_was_cut_short_is_not_whole_though_another_has_let_the_window_grow() -> None:
+    """Two threads listed a line that was longer than both thought."""
+    window = Window(2, most=9)
+    first, second = window.begin(), window.begin()
+    window.fill(["a", "b", "c"], first, heard=True)
+    window.fill(["a", "b", "c"], second, heard=True)
+    assert not window.is_whole
+    window.offer("d", heard=True)
+    assert [window.take() for _ in range(4)] == ["a", "b", "c", None]
+
+
 def test_a_window_that_a_longer_line_has_filled_holds_more_of_the_next_listing() -> None:
     window = Window(2, most=4)
     fill(window, ["a", "b"])

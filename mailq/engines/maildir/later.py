@@ -84,7 +84,7 @@ class Later:
             return
         since = self._window.begin()
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(first_due(store.layout.later, self._window.size), since, whole=True)
+        self._window.fill(first_due(store.layout.later, since.size), since, whole=True)
         self._listed_at = changed
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE

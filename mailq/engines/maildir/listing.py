@@ -93,7 +93,7 @@ def complete(
         since = window.begin()
         hears = hear()  # another thread may begin to while this one lists, when it has missed some already
         begun = names.format_time(clock())
-        keys = first_ready(directory, tried, window.size)
+        keys = first_ready(directory, tried, since.size)
         if hear() and hears:
             return Found(keys, since, heard=True)
         if older := [key for key in keys if layouts.time_of(key) < begun]:

@@ -23,9 +23,14 @@ END: Final = "~"
 
 
 class Since:
-    """What has arrived since a listing began, which may have missed it."""
+    """What has arrived since a listing began, which may have missed it; and how many names that listing may find.
 
-    def __init__(self) -> None:
+    The window may grow meanwhile, by another thread's listing: a listing that was cut short
+    would then pass for one that found all there is.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.arrivals: list[tuple[str, bool]] = []
         self.is_all = True
 
@@ -79,7 +84,7 @@ class Window:
     def begin(self) -> Since:
         """A listing begins. Whoever makes it holds on to what is returned, and hands it to ``fill``."""
         with self._lock:
-            since = Since()
+            since = Since(self.size)
             self._listings.add(since)
             self._is_listed = True
             return since
@@ -91,8 +96,8 @@ class Window:
         ``heard``: those that the kernel tells of, which has told of all since before the listing.
         """
         with self._lock:
-            is_longer = len(keys) > self.size
-            self._keep(keys, whole=whole)
+            is_longer = len(keys) > since.size
+            self._keep(keys, whole=whole and not is_longer)
             if heard and since.is_all and not is_longer:
                 self._heard_bound = END
             # Not for the first listing: who wants one message should not pay for so many.
