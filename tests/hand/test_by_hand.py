@@ -69,10 +69,11 @@ def test_mv_makes_a_delayed_message_ready_now(queue: mailq.Queue, path: Path) ->
 
 
 def test_a_claim_by_hand_comes_back_after_the_queues_lease(path: Path) -> None:
-    queue = mailq.open(path, lease=0.2)
+    queue = mailq.open(path, lease=3600)
     queue.push("x")
     sh("mv new/* cur/", path)
     assert queue.pop() is None
+    queue.configure(lease=0.2)
     delivery = None
     while delivery is None:
         queue.reap()

@@ -35,7 +35,10 @@ _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
 
 _QUIET: Final = 60 * names.NS
-"""After so many nanoseconds without an arrival an old directory is removed: nobody has it open to move files there."""
+"""After so many nanoseconds without an arrival an old directory is removed.
+
+By then nobody has it open to move files there, or is in the midst of a rename that found it under its old name.
+"""
 
 # Not cur/ and tmp/: their files have users who know the path, and must find them at every moment.
 REMADE: Final = ("new", "later", "dead")
