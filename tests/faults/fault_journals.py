@@ -76,7 +76,7 @@ def _begin(stage: Stage) -> None:
 def _has_one(stage: Stage) -> journals.File:
     _begin(stage)
     stage.pushed(1)
-    file = stage.engine._store.journal._file
+    file = stage.engine._store.journal._desk.file
     assert isinstance(file, journals.File)
     return file
 

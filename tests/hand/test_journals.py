@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ordered import Ordered, bodies, kill, left, opened
+from ordered import Ordered, bodies, journal_of, kill, left, opened
 
 import mailq
 from mailq.engines import mounts
@@ -202,19 +203,21 @@ def test_a_signal_handler_that_pushes_in_the_midst_of_a_push_does_without(path: 
     assert queue.stats().ready == 7
 
 
+class Closed(Ordered):
+    """Has something else happen in the midst of a push."""
+
+    by: Any = None
+
+    def fdatasync(self, fd: int) -> None:
+        by, self.by = self.by, None
+        if by:
+            by()
+        super().fdatasync(fd)
+
+
 @pytest.mark.usefixtures("at_once")
 def test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first(path: Path) -> None:
     """By a signal handler, and by another thread: neither may close what the push is about to write to."""
-
-    class Closed(Ordered):
-        by: Any = None
-
-        def fdatasync(self, fd: int) -> None:
-            by, self.by = self.by, None
-            if by:
-                by()
-            super().fdatasync(fd)
-
     disk = Closed()
     queue = opened(path, disk)
     queue.push("makes it")
@@ -259,6 +262,72 @@ def test_a_program_that_does_not_close_its_queue_leaves_none(path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True, text=True)
     assert done.stderr == ""
     assert left(path) == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_program_that_ends_in_the_midst_of_a_push_has_it_done_first(path: Path) -> None:
+    """A thread that nobody waits for may push at the very end; from then on it does without."""
+    disk = Closed()
+    queue = opened(path, disk)
+    queue.push("makes it")
+    end = journal_of(queue)._end
+    assert end is not None
+    ending = threading.Thread(target=end)
+
+    def give_it_the_chance() -> None:
+        ending.start()
+        ending.join(0.1)
+
+    disk.by = give_it_the_chance
+    queue.push("at the end")
+    ending.join()
+    assert left(path) == []
+    disk.syncs.clear()
+    queue.push("after the end")
+    assert set(disk.syncs) == {"fsync"}
+    assert queue.stats().ready == 3
+
+
+LATE = """\
+import atexit, os, sys, mailq
+from mailq.engines.disk import Disk
+
+Disk.keeps_order = lambda self, path: True
+
+@atexit.register  # before the queue is opened: so it comes after whatever ends the journal
+def goodbye():
+    with open(sys.argv[2], "w+") as log:  # it gets the lowest descriptor that is free
+        log.write("my own log")
+        log.flush()
+        queue.push("goodbye")
+
+queue = mailq.open(sys.argv[1])
+for number in range(20):
+    queue.push(number)
+assert os.listdir(f"{queue.location}/journal")
+"""
+
+
+def test_what_is_pushed_when_the_program_has_ended_writes_into_no_other_file(path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", LATE, path, log], capture_output=True, check=True, text=True)
+    assert done.stderr == ""
+    assert log.read_text() == "my own log"
+    assert left(path) == []
+    assert mailq.open(path).stats().ready == 21
+
+
+@pytest.mark.usefixtures("at_once")
+def test_where_no_memory_can_be_mapped_the_kernels_cache_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", full)
+    queue = opened(path)
+    for number in range(3):
+        queue.push(number)
+    assert len(left(path)) == 1
+    assert queue.stats().ready == 3
 
 
 # Where names come to disk in order

@@ -45,9 +45,16 @@ JOURNALS: Final = (
     Mutant(
         "a queue that is closed takes the journal away under a push",
         _JOURNAL,
-        "            if not self._is_taken:\n                self.leave()\n",
+        "            if not self._desk.is_taken:\n                self.leave()\n",
         "            self.leave()\n",
         (f"{_HAND}test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first",),
+    ),
+    Mutant(
+        "the end of the program takes the journal away under a push",
+        _JOURNAL,
+        "        with self.lock:\n            self.is_over = True\n            if not self.is_taken:\n                self.leave()\n",
+        "        self.is_over = True\n        self.leave()\n",
+        (f"{_HAND}test_a_program_that_ends_in_the_midst_of_a_push_has_it_done_first",),
     ),
     Mutant(
         "a sync that failed is asked for again",
@@ -115,8 +122,8 @@ JOURNALS: Final = (
     Mutant(
         "a forked child pushes into its parent's journal",
         _JOURNAL,
-        "        file, self._file = self._file, None\n        if self._end is not None:\n            self._end.detach()\n        if file",
-        "        file = None\n        if file",
+        "        file, desk.file = desk.file, None\n",
+        "        file = None\n",
         (f"{_HAND}test_a_forked_child_has_one_of_its_own",),
     ),
     Mutant(

@@ -74,18 +74,37 @@ class Record(NamedTuple):
     data: bytes
 
 
+class _Desk:
+    """Where a producer's journal lies, for him and for whoever ends it when he is gone, or when the program ends."""
+
+    def __init__(self) -> None:
+        self.file: File | None = None
+        self.is_taken = self.is_over = False
+        # Reentrant: a signal handler that pushes may interrupt its own thread in here.
+        self.lock = threading.RLock()
+
+    def end(self) -> None:
+        """Remove the journal once nobody writes to it; a thread that still pushes does without from now on."""
+        with self.lock:
+            self.is_over = True
+            if not self.is_taken:
+                self.leave()
+
+    def leave(self) -> bool:
+        """See Journal.leave."""
+        file, self.file = self.file, None
+        return file is None or file.retire()
+
+
 class Journal:
     """The journal of one producer, which is one opened queue: made when it is worth it."""
 
     def __init__(self, layout: Layout, disk: Disk) -> None:
         self._layout = layout
         self._disk = disk
-        self._file: File | None = None
+        self._desk = _Desk()
         self._pushes = 0
         self._is_possible: bool | None = None
-        self._is_taken = False
-        # Reentrant: a signal handler that pushes may interrupt its own thread in here.
-        self._lock = threading.RLock()
         self._end: weakref.finalize[..., Journal] | None = None
         forks.follow(self)
 
@@ -96,26 +115,27 @@ class Journal:
         with contextlib.ExitStack() as turn:
             file = None
             if self._is_possible is not False and need <= SIZE // 4:
-                turn.enter_context(self._lock)
-                if not self._is_taken:
+                turn.enter_context(self._desk.lock)
+                if not (self._desk.is_taken or self._desk.is_over):
                     turn.callback(self._give_back)
-                    self._is_taken = True
+                    self._desk.is_taken = True
                     file = self._ready(need, settings)
                 if file is None:
                     turn.close()  # whoever pushes without it need not wait for others
             yield file
 
     def _give_back(self) -> None:
-        self._is_taken = False
+        self._desk.is_taken = False
 
     def _ready(self, need: int, settings: Settings) -> File | None:
         self._pushes += 1
-        if self._file is None and self._pushes > WARM:
+        desk = self._desk
+        if desk.file is None and self._pushes > WARM:
             self._begin(settings)
-        if self._file is not None and not self._file.has_room(need):
+        if desk.file is not None and not desk.file.has_room(need):
             self.leave()
             self._begin(settings)
-        return self._file
+        return desk.file
 
     def _begin(self, settings: Settings) -> None:
         """Make a journal; where that cannot be, pushes do without."""
@@ -123,19 +143,18 @@ class Journal:
             self._is_possible = fcntl is not None and can_syncfs() and self._disk.keeps_order(self._layout.tmp)
         if not self._is_possible:
             return
+        # Also when nobody closes the queue, at the latest when the program ends.
+        self._end = self._end or weakref.finalize(self, self._desk.end)
         try:
-            self._file = File(self._layout, self._disk, settings)
+            self._desk.file = File(self._layout, self._disk, settings)
         except OSError as error:  # no room, or this user may not
             self._pushes = WARM - _REST
             log().info("pushes go on without a journal: %s", error)
-            return
-        # Also when nobody closes the queue, at the latest when the program ends.
-        self._end = weakref.finalize(self, self._file.retire)
 
     def close(self) -> None:
         """Remove the journal, if no push of this thread is under way, which a signal handler may have interrupted."""
-        with self._lock:  # or another thread's push would write where the descriptor leads by then
-            if not self._is_taken:
+        with self._desk.lock:  # or another thread's push would write where the descriptor leads by then
+            if not self._desk.is_taken:
                 self.leave()
 
     def leave(self) -> bool:
@@ -143,17 +162,13 @@ class Journal:
 
         For whoever has his turn.
         """
-        file, self._file = self._file, None
-        if self._end is not None:
-            self._end.detach()
-        return file is None or file.retire()
+        return self._desk.leave()
 
     def after_fork(self) -> None:
         """Leave the journal to the parent: a child's copy of its lock would keep it from being replayed."""
-        self._lock, self._is_taken = threading.RLock(), False
-        file, self._file = self._file, None
-        if self._end is not None:
-            self._end.detach()
+        desk = self._desk
+        desk.lock, desk.is_taken = threading.RLock(), False
+        file, desk.file = desk.file, None
         if file is not None:
             file.drop()
 
@@ -197,9 +212,9 @@ class File:
     def _open_directly(self, temporary: str) -> None:
         """Open it so that what is written goes to the disk past the kernel's cache, which spares a fifth of a sync."""
         with contextlib.suppress(OSError):  # not every file system has that
-            self._direct = self._disk.open(temporary, os.O_WRONLY | os.O_DIRECT)
             # Memory of whole pages: what is written so must lie at the beginning of one.
             self._page = mmap.mmap(-1, SIZE // 4)
+            self._direct = self._disk.open(temporary, os.O_WRONLY | os.O_DIRECT)
 
     def _make_mark(self, temporary: str, mode: int) -> None:
         fd = self._disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
