@@ -429,14 +429,15 @@ def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in
     return name if len(name) <= MAX_NAME or not file else format_name(envelope._replace(file=""))
 
 
-def adopt(name: str, *, place: int, size: int) -> Envelope:
+def adopt(name: str, *, place: int, size: int, number: int) -> Envelope:
     """Give a file that was dropped in by hand an envelope: an id, and what can be kept of its name.
 
-    The id follows from the place and the name, so that whoever looks before the
-    message is claimed sees the id that it will have.
+    The id follows from the place, the name and the file's number, so that whoever looks before the
+    message is claimed sees the id that it will have. Without the number a second file of that name, moved
+    there within the same tick of the kernel's clock when the first was just claimed, would have its id.
     """
     raw = os.fsencode(name)
-    salt = zlib.crc32(raw) << 22 ^ zlib.crc32(raw[::-1])
+    salt = zlib.crc32(raw) << 22 ^ zlib.crc32(b"%d %b" % (number, raw))
     safe = _UNSAFE.sub("_", raw.decode(errors="replace"))[-_FILE_LENGTH:]
     return Envelope(place, new_id(place, salt), ext=safe_ext(name), size=size, file=safe)
 

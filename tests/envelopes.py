@@ -66,7 +66,7 @@ def pushed(draw: st.DrawFn) -> Envelope:
 @st.composite
 def adopted(draw: st.DrawFn) -> Envelope:
     """A file dropped in by hand."""
-    return names.adopt(draw(file_names), place=draw(instants), size=draw(sizes))
+    return names.adopt(draw(file_names), place=draw(instants), size=draw(sizes), number=2)
 
 
 @st.composite

@@ -75,7 +75,7 @@ def walk(patient: Patient, collectors: Sequence[Collector]) -> Walk:
             envelope = names.parse(name)
             foreign = envelope is None
             if envelope is None:
-                envelope = names.adopt(name, place=status.st_ctime_ns, size=status.st_size)
+                envelope = names.adopt(name, place=status.st_ctime_ns, size=status.st_size, number=status.st_ino)
             seen = Seen(state, path, name, status, envelope, foreign)
             for collector in collectors:
                 collector.see(seen)

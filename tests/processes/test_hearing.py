@@ -282,6 +282,23 @@ def test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found(
     assert delivery.body == "missed"
 
 
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_what_is_no_file_stays_where_it_is_though_the_kernel_tells_of_it(
+    told: mailq.Queue, path: Path, kind: str
+) -> None:
+    told.push("x")
+    (name,) = os.listdir(path / "new")
+    (path / "new" / name).rename(path / "kept")
+    if kind == "directory":
+        (path / "tmp" / name).mkdir()
+    else:
+        (path / "tmp" / name).symlink_to(path / "kept")
+    (path / "tmp" / name).rename(path / "new" / name)
+    assert told.pop() is None
+    assert os.listdir(path / "new") == [name]
+    assert os.listdir(path / "dead") == []
+
+
 def test_what_came_while_it_was_closed_is_found_behind_what_was_heard_before(told: mailq.Queue) -> None:
     producer = mailq.open(told.location)
     producer.push_many([1, 2])

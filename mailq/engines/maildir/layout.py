@@ -180,7 +180,7 @@ def read_marker(layout: Layout, disk: Disk) -> str:
         raise StorageError("read the settings", error) from error
     try:
         status = os.fstat(fd)
-        if not _is_regular(status):
+        if not is_regular(status):
             raise SettingsError("this is not a regular file; put back the file that was there", path=layout.marker)
         if status.st_size > _MARKER_BYTES:
             text = (
@@ -277,7 +277,7 @@ def read_small(disk: Disk, path: str, most: int) -> bytes | None:
         return None
     try:
         status = os.fstat(fd)
-        return disk.read_all(fd, min(status.st_size, most))[:most] if _is_regular(status) else None
+        return disk.read_all(fd, min(status.st_size, most))[:most] if is_regular(status) else None
     except OSError:
         return None
     finally:
@@ -322,7 +322,9 @@ def envelope_of(directory: str, name: str) -> names.Envelope | None:
     if envelope is not None:
         return envelope
     status = status_of(f"{directory}/{name}")
-    return None if status is None else names.adopt(name, place=status.st_ctime_ns, size=status.st_size)
+    if status is None:
+        return None
+    return names.adopt(name, place=status.st_ctime_ns, size=status.st_size, number=status.st_ino)
 
 
 def is_there(path: str) -> bool:
@@ -338,10 +340,11 @@ def status_of(path: str) -> os.stat_result | None:
         status = os.lstat(path)
     except OSError:
         return None
-    return status if _is_regular(status) else None
+    return status if is_regular(status) else None
 
 
-def _is_regular(status: os.stat_result) -> bool:
+def is_regular(status: os.stat_result) -> bool:
+    """Whether it is the status of a plain file."""
     return (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
 
 

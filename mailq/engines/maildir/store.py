@@ -300,13 +300,16 @@ class Store:
         return target
 
     def mtime(self, path: str) -> int:
-        """The mtime of a message, in nanoseconds. Raises FileNotFoundError if it is gone."""
+        """The mtime of a message, in nanoseconds. Raises FileNotFoundError if it is gone, or no file but something else."""
         try:
-            return os.lstat(path).st_mtime_ns
+            status = os.lstat(path)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise _gone_or_refused(error, path) from error
+        if not layouts.is_regular(status):  # the kernel tells of directories and links, too
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return status.st_mtime_ns
 
     def shorten(self, path: str, most: int) -> None:
         """Take back an mtime beyond ``most``, in nanoseconds. Raises FileNotFoundError if the message is gone.
