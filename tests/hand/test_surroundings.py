@@ -100,6 +100,18 @@ def test_settings_edited_by_hand_are_noticed_while_it_runs(path: Path) -> None:
     assert lease < 10
 
 
+def test_who_only_pushes_notices_changed_settings_too(path: Path) -> None:
+    mailq.open(path)
+    clock = ManualClock()
+    producer = mailq.Queue(MaildirEngine(str(path), clock=clock))
+    producer.push("x")
+    mailq.open(path).configure(max_length=1, durability="process-crash")
+    clock.advance(2.1)
+    with pytest.raises(mailq.QueueFull):
+        producer.push("y")
+    assert producer.settings.durability == "process-crash"
+
+
 def test_damaged_settings_keep_a_consumer_going_and_stop_a_new_one_with_the_line(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

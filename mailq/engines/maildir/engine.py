@@ -63,6 +63,7 @@ class MaildirEngine:
         self._claims = _claim_numbers()
         self._receipts = Receipts()
         self._tended = self._next_tending = 0
+        self._looked = self._next_look = 0
         self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
@@ -83,6 +84,10 @@ class MaildirEngine:
 
     def push(self, drafts: Sequence[Draft]) -> list[str]:
         """Write, sync, rename, sync: see Store.put."""
+        now = self._clock()
+        if not self._looked <= now < self._next_look:  # who only pushes does not tend
+            self._reload()
+            self._looked, self._next_look = now, now + lifecycle.ns(self.settings.reap_interval)
         self._room.take(len(drafts))
         try:
             placed = self._store.put(drafts)
@@ -356,7 +361,7 @@ class MaildirEngine:
             self._store.use(layout.save(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
-        self._next_tending = 0  # the interval may be shorter now
+        self._next_tending = self._next_look = 0  # the interval may be shorter now
         return self.settings
 
     # Looking and mending
