@@ -214,6 +214,20 @@ def reap(run: Run) -> None:
     run.ack(run.pop())
 
 
+def expire_many(run: Run) -> None:
+    """So many in one pop that they are synced together."""
+    expired = run.push(*(b"%d" % number for number in range(20)), ttl=1)
+    run.push(b"well")
+    run.record()
+    run.ahead += 3600 * 1_000_000_000
+    for id in expired:
+        run.book.may(id, -1, "dead")  # whoever recovers may find them expired, too
+    delivery = run.pop()
+    for id in expired:
+        run.book.must(id, run.now, "dead")
+    run.ack(delivery)
+
+
 def _dead(run: Run, *bodies: bytes) -> list[str]:
     ids = run.push(*bodies)
     for _ in bodies:

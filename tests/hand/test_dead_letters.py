@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ordered import Ordered
 
 import mailq
+from mailq.engines.maildir.engine import MaildirEngine
+from mailq.testing import ManualClock
 
 
 @pytest.fixture
@@ -116,3 +119,20 @@ def test_both_queues_can_move_together(queues: tuple[mailq.Queue, mailq.Queue, m
     letter = mailq.open(tmp_path / "elsewhere" / "failed", create=False).pop()
     assert letter is not None
     assert letter.origin == str(tmp_path / "elsewhere" / "one")
+
+
+@pytest.mark.parametrize("how", ["expire", "are reaped"])
+def test_many_that_die_at_once_are_synced_together(tmp_path: Path, how: str) -> None:
+    """One by one they would keep a consumer from its other work, such as its heartbeats."""
+    disk, clock = Ordered(), ManualClock()
+    mailq.open(tmp_path / "jobs", max_retries=0)
+    queue = mailq.Queue(MaildirEngine(str(tmp_path / "jobs"), disk=disk, clock=clock))
+    queue.push_many(range(100), ttl=5 if how == "expire" else None)
+    if how == "are reaped":
+        queue.pop_many(100, lease=5)
+    clock.advance(10)
+    disk.syncs.clear()
+    assert queue.pop() is None
+    assert queue.stats().dead == 100
+    assert disk.syncs.count("syncfs") == 1
+    assert disk.syncs.count("fsync") < 5

@@ -178,7 +178,7 @@ DELIVERIES: Final = (
     Mutant(
         "what is unfit is deleted",
         _ENGINE,
-        "                self._store.settle(held, step, error=verdict.text, attempt=0)\n",
+        "                self._store.settle(held, step, error=verdict.text, attempt=0, buried=buried)\n",
         "                self._disk.unlink(held)\n",
         (f"{_GARBAGE}test_a_torn_file_goes_to_the_dead_and_its_neighbours_are_delivered",),
     ),

@@ -40,8 +40,8 @@ DURABILITY: Final = (
     Mutant(
         "a batch is not synced",
         _STORE,
-        "self.disk.syncfs(fd)",
-        "pass",
+        "            if fd is not None:\n                self.disk.syncfs(fd)\n",
+        "",
         ("tests/unit/test_batches.py",),
     ),
     Mutant(
@@ -54,14 +54,21 @@ DURABILITY: Final = (
     Mutant(
         "a dead letter is not synced",
         _STORE,
-        "                self.disk.sync_directory(os.path.dirname(target))\n",
-        "                pass\n",
+        "            self.disk.sync_directory(directory)\n",
+        "",
         (f"{_STATES}[reject]",),
+    ),
+    Mutant(
+        "many dead letters are not synced",
+        _STORE,
+        "                    self.disk.syncfs(fd)\n                finally:\n",
+        "                    pass\n                finally:\n",
+        ("tests/hand/test_dead_letters.py::test_many_that_die_at_once_are_synced_together",),
     ),
     Mutant(
         "what a killed creator left is not synced",
         _STORE,
-        "            self._sync_root(self.layout)\n",
+        "            self._sync_root(self.layout.root)\n",
         "",
         (f"{_CRASH}test_a_queue_whose_first_creator_was_killed_is_as_durable_as_any[jobs]",),
     ),

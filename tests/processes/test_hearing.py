@@ -388,15 +388,15 @@ def test_what_was_tried_in_vain_and_given_back_meanwhile_is_found_by_the_next_po
     assert isinstance(engine, MaildirEngine)
     take = engine._take
 
-    def taking(name: str, lease: float | None, *, detached: bool) -> Any:
+    def taking(name: str, *about: Any, detached: bool) -> Any:
         if not held:
             held.append(other.pop())
-            claim = take(name, lease, detached=detached)
+            claim = take(name, *about, detached=detached)
             assert held[0] is not None
             held[0].release()
             engine._line.waking.hear()
             return claim
-        return take(name, lease, detached=detached)
+        return take(name, *about, detached=detached)
 
     monkeypatch.setattr(engine, "_take", taking)
     found = [delivery.body for _ in range(3) for delivery in told.pop_many(2)]

@@ -111,10 +111,12 @@ class MaildirEngine:
             return []
         claims: list[Claim] = []
         failures: list[StorageError] = []
+        # Synced together: one by one, thousands that have expired would keep a worker from its heartbeats.
+        buried: list[str] = []
         try:
             while len(claims) < limit and (key := self._line.next_key(tried)) is not None:
                 try:
-                    claim = self._take(layout.name_of(key), lease, detached=detached)
+                    claim = self._take(layout.name_of(key), lease, buried, detached=detached)
                 except StorageError as error:  # one bad message must not block the others
                     failures.append(error)
                     tried.for_good.add(key)
@@ -122,6 +124,7 @@ class MaildirEngine:
                 if claim is not None:
                     claims.append(claim)
                     self._receipts.remember(claim.receipt, claim.envelope)
+            self._store.sync_buried(buried)
             if tried.for_good:
                 self._line.clear()  # the next claim must find them again
             if failures and not claims:
@@ -133,10 +136,11 @@ class MaildirEngine:
             for claim in claims:
                 with contextlib.suppress(MailqError):
                     self.release(claim.receipt, delay=0)
+            self._store.sync_buried(buried)
             raise
         return claims
 
-    def _take(self, name: str, lease: float | None, *, detached: bool) -> Claim | None:
+    def _take(self, name: str, lease: float | None, buried: list[str], *, detached: bool) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""
         path = f"{self._layout.new}/{name}"
         try:
@@ -146,7 +150,7 @@ class MaildirEngine:
                 return None
             now, settings = self._clock(), self.settings
             if lifecycle.has_expired(envelope, settings, now):
-                path = self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")))
+                path = self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")), buried=buried)
                 telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or settings.ttl)
                 return None
             until = lifecycle.lease_end(envelope, settings, now=now, lease=lease)
@@ -164,7 +168,7 @@ class MaildirEngine:
         except Unfit as verdict:
             step = lifecycle.Step("dead", claimed.buried(verdict.why))
             with contextlib.suppress(FileNotFoundError):
-                self._store.settle(held, step, error=verdict.text, attempt=0)
+                self._store.settle(held, step, error=verdict.text, attempt=0, buried=buried)
             return None
 
     def _read(self, held: str, claimed: Envelope, until: int) -> bytes:

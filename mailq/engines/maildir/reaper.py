@@ -130,6 +130,7 @@ class Reaper:
         # old deadline passed, and its holder is told LeaseLost.
         now = self._store.clock()
         returned = died = 0
+        buried: list[str] = []
         alive: dict[str, bool] = {}
         listed = (entry.name for entry in layouts.entries(layout.cur))
         # All of them before the first is moved: a rename hides others from a listing.
@@ -144,7 +145,7 @@ class Reaper:
                 envelope, letter, self._store.settings, now=now, end=self._store.stamps.next(), delay=0
             )
             try:
-                self._store.settle(f"{layout.cur}/{name}", step)
+                self._store.settle(f"{layout.cur}/{name}", step, buried=buried)
             except FileNotFoundError:
                 continue  # its holder settled it, or another reaper came first
             except StorageError as error:  # one bad message must not keep the others
@@ -155,6 +156,7 @@ class Reaper:
                     "requeue", layout.root, envelope.id, attempt=envelope.attempts + 1, outcome=OUTCOMES[letter]
                 )
             returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
+        self._store.sync_buried(buried)
         self._sweep(now)
         return Reaped(returned, died, due)
 

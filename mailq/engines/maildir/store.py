@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
 
+_MANY: Final = 1024
+"""So many dead letters are synced together at most."""
+
 
 class Unfit(Exception):
     """A claimed message cannot be delivered; ``why`` is a word of :data:`mailq.names.DEATHS`."""
@@ -191,18 +194,18 @@ class Store:
             yield
             for directory in held:
                 directory.sync()
-            self._sync_root(self.layout)
+            self._sync_root(self.layout.root)
 
-    def _sync_root(self, layout: Layout) -> None:
+    def _sync_root(self, root: str) -> None:
         """Make a queue's own directories and marker durable, once.
 
         Who has made them may have been killed before he did. It costs microseconds
         when there is nothing to sync.
         """
-        if layout.root not in self._rooted:
+        if root not in self._rooted:
             with contextlib.suppress(PermissionError):  # then others make directories there
-                self.disk.sync_directory(layout.root)
-            self._rooted.add(layout.root)
+                self.disk.sync_directory(root)
+            self._rooted.add(root)
 
     def _at_the_end(self, message: Placed) -> Placed:
         """Give a message of a batch its place in line when it comes there, not when the batch began to be written.
@@ -276,10 +279,19 @@ class Store:
                 raise FileNotFoundError(error.errno, error.strerror, source) from error
             raise StorageError("move the message", error) from error
 
-    def settle(self, path: str, step: Step, *, error: str | None = None, attempt: int | None = None) -> str:
+    def settle(
+        self,
+        path: str,
+        step: Step,
+        *,
+        error: str | None = None,
+        attempt: int | None = None,
+        buried: list[str] | None = None,
+    ) -> str:
         """Move a message to where its next step says. Returns its new path.
 
-        Raises FileNotFoundError if it is gone. The error text, of the last attempt
+        A dead letter is synced; if it is put into a list of those ``buried``, when there are many, or
+        when the caller has those synced together. Raises FileNotFoundError if it is gone. The error text, of the last attempt
         unless ``attempt`` says otherwise, is written after the rename, which decides
         whose message it is: a stale holder must not write.
         """
@@ -287,6 +299,10 @@ class Store:
         number = envelope.attempts_ever if attempt is None else attempt
         if state == "dead":
             target = self._bury(path, envelope, error, number)
+            letters = [] if buried is None else buried
+            letters.append(target)
+            if buried is None or len(letters) >= _MANY:
+                self.sync_buried(letters)
             telemetry.emit("dead", self.layout.root, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
             return target
         # A deadline that was extended by mtime would count for the next lease too. Not quite to the
@@ -354,17 +370,33 @@ class Store:
             texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
         if home is not self.layout:
             texts.move(self.disk, self.layout.errors, home.errors, envelope)
-        if self.durable:
-            # It has happened, synced or not: raising would have the caller believe otherwise.
-            try:
-                # The file too: its push may have synced a journal only; and to sync nothing but the
-                # directory brings btrfs to keep it under its old name as well.
-                self.disk.sync_file(target)
-                self.disk.sync_directory(os.path.dirname(target))
-                self._sync_root(home)
-            except OSError as failure:
-                layouts.log().warning("message %s is dead, but that is not synced: %s", envelope.id, failure)
         return target
+
+    def sync_buried(self, letters: list[str]) -> None:
+        """Make dead letters durable where they were moved to, and empty the list."""
+        try:
+            if self.durable and len(letters) >= _BATCH and can_syncfs():
+                fd = self._open_for_syncfs()
+                try:
+                    self.disk.syncfs(fd)
+                finally:
+                    self.disk.drop(fd)
+            elif self.durable:
+                self._sync_each(letters)
+        except OSError as error:
+            # They are dead, synced or not: raising would have the caller believe otherwise.
+            layouts.log().warning("%d messages are dead, but that is not synced: %s", len(letters), error)
+        letters.clear()
+
+    def _sync_each(self, letters: Iterable[str]) -> None:
+        # The files too: their pushes may have synced a journal only; and to sync nothing but the
+        # directory brings btrfs to keep them under their old names as well.
+        for path in letters:
+            with contextlib.suppress(FileNotFoundError):  # somebody has it by now
+                self.disk.sync_file(path)
+        for directory in {os.path.dirname(path) for path in letters}:
+            self.disk.sync_directory(directory)
+            self._sync_root(os.path.dirname(directory))
 
     def _is_synced(self, path: str) -> bool:
         """Sync a file that may be durable only in a journal; before it goes where no journal can mend it."""
