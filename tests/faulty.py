@@ -21,6 +21,7 @@ CALLS: Final = (
     "syncfs",
     "close",
     "rename",
+    "exchange",
     "link",
     "unlink",
     "utime",
@@ -156,6 +157,9 @@ class FaultyDisk(Disk):
 
     def rename(self, source: str, target: str) -> None:
         self._make("rename", super().rename, source, target)
+
+    def exchange(self, one: str, other: str) -> None:
+        self._make("exchange", super().exchange, one, other)
 
     def link(self, source: str, target: str) -> None:
         self._make("link", super().link, source, target)

@@ -175,11 +175,18 @@ class Moment:
 
     def _exchange(self, number: int, op: Op) -> None:
         """Both or neither."""
-        one, other = (self._nodes[self._directories[path]] for path in (op.path, op.target))
+        one, other = self._at(op.path), self._at(op.target)
         one.move(number, frozenset((self._place(op.target),)))
         other.move(number, frozenset((self._place(op.path),)))
         self._together.append((number, one, other))
-        self._directories[op.path], self._directories[op.target] = other.directory, one.directory
+        if one.directory:
+            self._directories[op.path], self._directories[op.target] = other.directory, one.directory
+
+    def _at(self, path: str) -> Node:
+        """What has this name now."""
+        place = self._place(path)
+        (node,) = (node for node in self._nodes.values() if place in node.moves[-1][1])
+        return node
 
     def _rename(self, number: int, op: Op) -> None:
         """Rename, link, unlink and rmdir: what changes the places of a file."""

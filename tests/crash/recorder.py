@@ -203,19 +203,22 @@ class RecordingDisk(Disk):
         self._log(Op("rmdir", name, ino=self._directories.pop(name)))
 
     def exchange(self, one: str, other: str) -> None:
-        """Of two directories that hold only files."""
+        """Of two files, or of two directories that hold only files."""
         super().exchange(one, other)
-        names = self._relative(one), self._relative(other)
-        assert names[0] is not None
-        assert names[1] is not None
-        inos, self._inos = self._inos, {}
-        for path, ino in inos.items():
-            directory, _, base = path.rpartition("/")
-            there = names[1 - names.index(directory)] if directory in names else directory
-            self._inos[f"{there}/{base}".lstrip("/")] = ino
-        known = self._directories
-        known[names[0]], known[names[1]] = known[names[1]], known[names[0]]
-        self._log(Op("exchange", names[0], names[1]))
+        first, second = self._relative(one), self._relative(other)
+        assert first is not None
+        assert second is not None
+        self._inos = {_exchanged(path, first, second): ino for path, ino in self._inos.items()}
+        self._directories = {_exchanged(path, first, second): ino for path, ino in self._directories.items()}
+        self._log(Op("exchange", first, second))
+
+
+def _exchanged(path: str, one: str, other: str) -> str:
+    """What a path is called when the two have each other's name; what is in them goes along."""
+    for name, new in ((one, other), (other, one)):
+        if path == name or path.startswith(f"{name}/"):
+            return new + path.removeprefix(name)
+    return path
 
 
 class OrderedDisk(RecordingDisk):

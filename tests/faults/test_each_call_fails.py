@@ -20,7 +20,7 @@ ERRORS: Final = (
     *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE),
     *(errno.EACCES, errno.EROFS, errno.ESTALE, errno.EINTR),
 )
-MADE: Final = ("create", "rename", "link", "unlink", "utime", "chmod", "mkdir")
+MADE: Final = ("create", "rename", "exchange", "link", "unlink", "utime", "chmod", "mkdir")
 """The calls that may be carried out and reported as failed."""
 
 
@@ -80,7 +80,7 @@ class Weather(NamedTuple):
 
 _MAKE: Final = ("create", "open_a_copy", "push", "edit", "configure", "pause", "put_reply", "extend_of_another")
 _MOVE: Final = ("pop", "ack", "nack", "release", "reject", "extend", "redrive", "purge", "resume")
-_CHANGES: Final = ("create", "write", "pwrite", "rename", "link", "unlink", "utime", "chmod", "mkdir")
+_CHANGES: Final = ("create", "write", "pwrite", "rename", "exchange", "link", "unlink", "utime", "chmod", "mkdir")
 WEATHERS: Final = {
     # Whatever is there can be worked off: that needs no space.
     "full": Weather(("create", "write", "pwrite", "link", "mkdir"), errno.ENOSPC, _MAKE),
