@@ -82,7 +82,7 @@ DURABILITY: Final = (
     Mutant(
         "an edit unlinks before it renames",
         _ADMIN,
-        "                store.disk.rename(temporary, hold)\n",
+        "                store.stand_in(temporary, hold)\n",
         """                store.disk.unlink(hold)
                 store.disk.rename(temporary, hold)
 """,

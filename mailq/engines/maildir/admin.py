@@ -133,9 +133,10 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     """Put other content into a message that nobody holds.
 
     The message is held like a claim, under a name that promises no checksum but
-    tells where the body begins; the new content is renamed over it, and it goes
-    back sealed. So at every moment there is one file with this id, whole, and
-    whoever dies on the way leaves a lease that is reaped.
+    tells where the body begins; the new content is exchanged for it, and it goes
+    back sealed. So at every moment there is one message with this id, whole, and
+    whoever dies on the way leaves a lease that is reaped. Who is stopped on the way for
+    longer than that finds nothing to exchange, and the message stays as it was.
     """
     place = os.path.dirname(record.name)
     sealed = record.envelope._replace(size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext)
@@ -143,20 +144,21 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     held = sealed._replace(size=None, crc=None).claimed(until=until, owner=owner, claim=os.urandom(3).hex())
     hold = f"{store.layout.cur}/{names.format_name(held)}"
     temporary = f"{store.layout.tmp}/{names.format_name(held)}"
-    back = record.name
     try:
         store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        written = os.lstat(temporary)
         if store.durable:
             store.disk.sync_file(record.name)  # without its checksum no journal can mend it
         with _synced(store, place):
             store.move(record.name, hold, unique=True)
+            back = f"{place}/{names.format_name(sealed)}"
             try:
-                store.disk.rename(temporary, hold)
-                back = f"{place}/{names.format_name(sealed)}"
-            except OSError:
-                # NFS may have carried it out: under its old name the new content would count as torn.
-                if not os.path.lexists(temporary):
-                    back = f"{place}/{names.format_name(sealed)}"
+                store.stand_in(temporary, hold)
+            except BaseException:
+                # It may have been carried out: NFS tells otherwise, or an interrupt came right after it. Under
+                # the old name the new content would count as torn.
+                if os.path.lexists(temporary) and not _is_still(written, hold):
+                    back = record.name
                 raise
             finally:
                 store.disk.rename(hold, back)
@@ -169,6 +171,12 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             store.disk.unlink(temporary)
+
+
+def _is_still(seen: os.stat_result, path: str) -> bool:
+    """Whether the file that was seen has this name now."""
+    status = layouts.status_of(path)
+    return status is not None and os.path.samestat(status, seen)
 
 
 def _synced(store: Store, directory: str) -> contextlib.AbstractContextManager[None]:

@@ -279,6 +279,22 @@ class Store:
                 raise FileNotFoundError(error.errno, error.strerror, source) from error
             raise StorageError("move the message", error) from error
 
+    def stand_in(self, ours: str, path: str) -> None:
+        """Put a file of ours in a message's place. Raises FileNotFoundError if that is gone.
+
+        A rename would succeed all the same, and bring back a message that was acked a
+        moment ago, or make a second one of one that was reaped. So the two are exchanged:
+        what was there has our file's name then, and is for the caller to remove. Where
+        there is no such call, a look right before the rename must do.
+        """
+        try:
+            self.disk.exchange(ours, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            os.lstat(path)
+            self.disk.rename(ours, path)
+
     def settle(
         self,
         path: str,

@@ -1,0 +1,96 @@
+"""A file that takes a message's place. The message may go at any time."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mailq
+from mailq.engines.disk import Disk
+from mailq.engines.maildir.engine import MaildirEngine
+from mailq.message import State
+from mailq.testing import ManualClock, take
+
+NO_EXCHANGE = [0, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP]
+
+
+class Standing(Disk):
+    """Exchanges files, unless it has an error for that; just ``before`` and ``after`` something else happens."""
+
+    def __init__(self, error: int = 0) -> None:
+        self._error = error
+        self.before: Callable[[], object] = lambda: None
+        self.after: Callable[[], object] = lambda: None
+
+    def exchange(self, one: str, other: str) -> None:
+        self.before()
+        if self._error:
+            raise OSError(self._error, os.strerror(self._error), one, None, other)
+        super().exchange(one, other)
+        self.after()
+
+    def rename(self, source: str, target: str) -> None:
+        if (os.path.basename(os.path.dirname(source)), os.path.basename(os.path.dirname(target))) == ("tmp", "cur"):
+            self.before()
+        super().rename(source, target)
+
+
+def bodies(path: Path) -> list[bytes]:
+    """What is in each message, wherever it is."""
+    return [file.read_bytes() for state in ("new", "later", "cur", "dead") for file in (path / state).iterdir()]
+
+
+@pytest.mark.parametrize("error", NO_EXCHANGE)
+def test_an_edit_that_was_stopped_until_its_message_was_reaped_makes_no_second_one(
+    queue: mailq.Queue, path: Path, error: int
+) -> None:
+    id = queue.push("old")
+    clock, disk = ManualClock(), Standing(error)
+    editing = mailq.Queue(MaildirEngine(str(path), disk=disk, clock=clock))
+
+    def reaped() -> None:
+        clock.advance(1000)
+        assert mailq.Queue(MaildirEngine(str(path), clock=clock)).reap().returned == 1
+
+    disk.before = reaped
+    with pytest.raises(mailq.MessageNotFound, match=id):
+        editing.edit(editing.get(id), b"new")
+    assert os.listdir(path / "tmp") == []
+    assert bodies(path) == [b"old"]
+    delivery = take(queue)
+    assert (delivery.id, delivery.raw) == (id, b"old")
+
+
+@pytest.mark.parametrize("error", NO_EXCHANGE)
+@pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
+def test_an_edit_leaves_one_file_with_or_without_an_exchange(
+    queue: mailq.Queue, path: Path, error: int, state: State
+) -> None:
+    queue.push("old", delay=60 if state == "delayed" else 0)
+    if state == "dead":
+        take(queue).reject("no")
+    editing = mailq.Queue(MaildirEngine(str(path), disk=Standing(error)))
+    editing.edit(editing.peek(state)[0], b"new")
+    assert os.listdir(path / "tmp") == []
+    assert bodies(path) == [b"new"]
+    assert [message.raw for message in queue.peek(state)] == [b"new"]
+
+
+def test_an_edit_that_is_interrupted_after_the_exchange_is_whole(queue: mailq.Queue, path: Path) -> None:
+    """Under its old name it would be torn."""
+    queue.push("old")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    disk = Standing()
+    disk.after = interrupted
+    editing = mailq.Queue(MaildirEngine(str(path), disk=disk))
+    with pytest.raises(KeyboardInterrupt):
+        editing.edit(editing.peek()[0], b"new")
+    assert take(queue).raw == b"new"
+    assert os.listdir(path / "tmp") == []
