@@ -42,7 +42,9 @@ def jobs() -> Iterator[Path]:
 
 def work_as(pipe: Connection[Any, Any], path: str, user: int) -> None:
     """Carry out orders as another user: a verb of the queue, or of the last delivery."""
-    import filelock  # noqa: F401, PLC0415 - loaded while it can be read
+    import ctypes  # noqa: F401, PLC0415 - loaded while they can be read
+
+    import filelock  # noqa: F401, PLC0415
 
     os.setgroups([])
     os.setgid(GROUP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -44,6 +45,8 @@ class RecordingDisk(Disk):
         self._open: dict[int, tuple[str, int, int]] = {}
         self._last = 0
         self._steps = 0
+        self.foreign: set[int] = set()
+        """The inodes of another user's files: nobody else may set their times."""
         self._interruption: tuple[int, Callable[[], object]] = 0, lambda: None
         for directory, _, files in os.walk(base):
             if directory != base:
@@ -184,6 +187,8 @@ class RecordingDisk(Disk):
         self._log(Op("unlink", name, ino=self._inos.pop(name)))
 
     def utime(self, path: str, ns: int) -> None:
+        if os.lstat(path).st_ino in self.foreign:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
         super().utime(path, ns)
         # The stamps of lock files are no business of a power cut: another makes the files, unseen.
         if (name := self._relative(path)) in self._inos:

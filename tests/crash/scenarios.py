@@ -201,6 +201,18 @@ def extend(run: Run) -> None:
     third.nack(delay=1, error="text")
 
 
+def extend_of_another(run: Run) -> None:
+    """Another user's files, of which only copies can be extended."""
+    run.push(b"a", b"b")
+    run.record()
+    first, second = run.pop(), run.pop(detached=True)
+    for delivery in (first, second):
+        run.disk.foreign = {os.stat(f"{run.base}/{ROOT}/cur/{delivery.receipt}").st_ino}
+        delivery.extend(3600)
+    run.ack(first)
+    second.release()
+
+
 def reap(run: Run) -> None:
     run.push(b"a", b"b", b"c")
     last = run.push(b"d", max_retries=0)

@@ -11,6 +11,7 @@ _UNIT_DISK: Final = "tests/unit/test_disk.py::"
 _GARBAGE: Final = "tests/hostile/test_garbage.py::"
 _DEATH: Final = "tests/processes/test_death.py::"
 _DEADLINES: Final = "tests/unit/test_deadlines.py::"
+_STANDING: Final = "tests/unit/test_standing_in.py::"
 _HARDNESS: Final = "tests/hand/test_hardness.py::"
 _STORE: Final = "mailq/engines/maildir/store.py"
 _ENGINE: Final = "mailq/engines/maildir/engine.py"
@@ -79,6 +80,16 @@ FENCES: Final = (
         "            if self._clock() >= old:\n",
         "            if False:\n",
         (f"{_DEADLINES}test_an_extension_that_took_until_after_the_old_deadline_came_too_late",),
+    ),
+    Mutant(
+        "a copy takes the place of a message that is gone",
+        _STORE,
+        "            self.disk.exchange(ours, path)\n",
+        "            self.disk.rename(ours, path)\n",
+        (
+            f"{_STANDING}test_an_edit_that_was_stopped_until_its_message_was_reaped_makes_no_second_one[0]",
+            f"{_STANDING}test_a_message_that_is_acked_while_its_lease_is_extended_does_not_come_back",
+        ),
     ),
     Mutant(
         "an extended deadline stays on the message that is given back",

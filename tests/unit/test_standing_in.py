@@ -1,4 +1,4 @@
-"""A file that takes a message's place. The message may go at any time."""
+"""A file that takes a message's place: what was edited, and the copy of another user's file. The message may go at any time."""
 
 from __future__ import annotations
 
@@ -39,9 +39,26 @@ class Standing(Disk):
         super().rename(source, target)
 
 
+class Foreign(Standing):
+    """So does this one, where the files that may be executed are another user's."""
+
+    def utime(self, path: str, ns: int) -> None:
+        if os.lstat(path).st_mode & 0o100:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        super().utime(path, ns)
+
+
 def bodies(path: Path) -> list[bytes]:
     """What is in each message, wherever it is."""
     return [file.read_bytes() for state in ("new", "later", "cur", "dead") for file in (path / state).iterdir()]
+
+
+def held(path: Path, disk: Disk, clock: ManualClock) -> mailq.Delivery:
+    """A message in another user's file."""
+    mailq.open(path).push("x")
+    (file,) = (path / "new").iterdir()
+    file.chmod(0o700)
+    return take(mailq.Queue(MaildirEngine(str(path), disk=disk, clock=clock)))
 
 
 @pytest.mark.parametrize("error", NO_EXCHANGE)
@@ -94,3 +111,27 @@ def test_an_edit_that_is_interrupted_after_the_exchange_is_whole(queue: mailq.Qu
         editing.edit(editing.peek()[0], b"new")
     assert take(queue).raw == b"new"
     assert os.listdir(path / "tmp") == []
+
+
+def test_a_message_that_is_acked_while_its_lease_is_extended_does_not_come_back(path: Path, queue: mailq.Queue) -> None:
+    clock, disk = ManualClock(), Foreign()
+    delivery = held(path, disk, clock)
+    disk.before = mailq.open(path).delivery(delivery.receipt).ack
+    with pytest.raises(mailq.LeaseLost):
+        delivery.extend(900)
+    assert bodies(path) == []
+    assert os.listdir(path / "tmp") == []
+
+
+@pytest.mark.parametrize("error", NO_EXCHANGE)
+def test_a_lease_on_anothers_file_is_extended_with_or_without_an_exchange(
+    path: Path, queue: mailq.Queue, error: int
+) -> None:
+    clock = ManualClock()
+    delivery = held(path, Foreign(error), clock)
+    delivery.extend(900)
+    clock.advance(800)
+    assert mailq.Queue(MaildirEngine(str(path), clock=clock)).reap().returned == 0
+    assert bodies(path) == [b"x"]
+    assert os.listdir(path / "tmp") == []
+    delivery.ack()

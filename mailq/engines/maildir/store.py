@@ -476,13 +476,14 @@ class Store:
         self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
         try:
             self.disk.utime(copy, ns)
-            if self.clock() >= before or not os.path.lexists(path):
+            if self.clock() >= before:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            self.disk.rename(copy, path)
-        except BaseException:
+            self.stand_in(copy, path)
+        finally:
+            # The copy, or what was there before it: in a sticky tmp/ only its owner, or that of tmp/, may remove
+            # that. Then it is litter, which is removed as any other.
             with contextlib.suppress(OSError):
                 self.disk.unlink(copy)
-            raise
 
     def _verdict(self, error: OSError, path: str) -> Exception:
         """Whose fault it is that a file cannot be read: nobody's, the machine's for now, or the file's."""
