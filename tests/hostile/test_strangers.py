@@ -240,6 +240,26 @@ def test_a_stranger_can_do_nothing_with_a_queue_of_the_default_modes(srv: Path) 
     become(CONSUMER, lambda: using.drain(mailq.open(path)) == 1 or pytest.fail("it is not there"))
 
 
+def test_a_holder_who_may_not_look_at_the_owners_for_a_moment_keeps_his_leases(srv: Path) -> None:
+    path = srv / "jobs"
+
+    def hold() -> None:
+        clock = ManualClock()
+        queue = mailq.open(path)
+        holder = mailq.Queue(MaildirEngine(str(path), clock=clock))
+        queue.push("x")
+        delivery = holder.pop()
+        assert delivery is not None
+        (path / "owners").chmod(0)
+        clock.advance(queue.settings.reap_interval + 1)
+        assert holder.pop() is None
+        (path / "owners").chmod(0o700)
+        assert queue.reap() == (0, 0, 0)
+        delivery.ack()
+
+    become(CONSUMER, hold)
+
+
 def test_users_share_a_queue_whose_files_are_of_several_owners(srv: Path) -> None:
     """Each extends, gives back and settles what the other pushed and held."""
     path = srv / "shared"

@@ -69,9 +69,20 @@ class Owner:
         return self._token
 
     def check(self) -> None:
-        """Begin anew under another name if somebody removed our file: whoever looks takes us for dead."""
-        if self._token and not os.path.exists(f"{self._layout.owners}/{self._token}"):
+        """Begin anew under another name if somebody removed our file: whoever looks takes us for dead.
+
+        Only then. While it merely cannot be looked at (owners/ may not be entered for a
+        moment) others cannot either and take us for alive; to let go of the lock would have all
+        our leases reaped.
+        """
+        if not self._token:
+            return
+        try:
+            os.lstat(f"{self._layout.owners}/{self._token}")
+        except FileNotFoundError:
             self.abandon()
+        except OSError:
+            pass
 
     def _complain(self, error: OSError) -> None:
         """Say once that this process cannot be an owner."""
