@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,48 @@ def owner_of(path: Path, disk: Disk | None = None) -> Owner:
 
 def is_dead(path: Path, token: str) -> bool:
     return owners.is_dead(Layout(str(path)), Disk(), token)
+
+
+class Waiting:
+    """A lock that says when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.is_asked_for = threading.Event()
+
+    def acquire(self) -> None:
+        self.is_asked_for.set()
+        self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    __enter__ = acquire
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+class Beside:
+    """Something that another thread does in the midst of this one: until it is done, or waits for a lock of ours."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.lock = Waiting()
+        self._act = act
+        self._thread = threading.Thread(target=self._run)
+
+    def begin(self) -> None:
+        self.lock.is_asked_for.clear()
+        self._thread.start()
+        assert self.lock.is_asked_for.wait(60)
+
+    def _run(self) -> None:
+        self._act()
+        self.lock.is_asked_for.set()
+
+    def end(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
 
 
 @pytest.mark.parametrize("how", ["a file", "a loop"])
@@ -53,3 +97,70 @@ def test_an_owner_whose_file_was_removed_begins_anew(queue: mailq.Queue, path: P
     assert is_dead(path, first)
     assert not is_dead(path, second)
     owner.leave()
+
+
+def test_an_owner_that_begins_anew_while_it_is_looked_for_stays_that(
+    queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a signal handler: what it has claimed since is bound to the new name."""
+    owner = owner_of(path)
+    first = f"{path}/owners/{owner.token()}"
+    os.unlink(first)
+    tokens: list[str] = []
+    lstat = os.lstat
+
+    def looked_at(file: str) -> os.stat_result:
+        if file == first:
+            owner.abandon()
+            tokens.append(owner.token())
+        return lstat(file)
+
+    monkeypatch.setattr(os, "lstat", looked_at)
+    owner.check()
+    assert [owner.token()] == tokens
+    owner.leave()
+
+
+def test_a_story_is_told_in_no_other_file(queue: mailq.Queue, path: Path, tmp_path: Path) -> None:
+    """A signal handler closes the queue, and opens a file, which gets the descriptor of the lock."""
+    others: list[int] = []
+
+    class Interrupted(Disk):
+        def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+            owner.abandon()
+            others.append(os.open(tmp_path / "message", os.O_RDWR | os.O_CREAT))
+            return super().pwrite(fd, data, offset)
+
+    owner = owner_of(path, Interrupted())
+    owner.tell({"n": 1})
+    (other,) = others
+    assert os.fstat(other).st_size == 0
+    os.close(other)
+
+
+def test_two_threads_that_let_go_of_a_lock_close_it_once(queue: mailq.Queue, path: Path) -> None:
+    """The second time it would be another file's descriptor."""
+    closed: list[int] = []
+    beside: list[Beside] = []
+
+    class Closing(Disk):
+        def close(self, fd: int) -> None:
+            closed.append(fd)
+            super().close(fd)
+
+    class Slow(Owner):
+        def __getattribute__(self, name: str) -> object:
+            found = super().__getattribute__(name)
+            if name == "_fd" and beside:
+                beside.pop().begin()
+            return found
+
+    owner = Slow(Layout(str(path)), Closing(), mode=0o600)
+    assert owner.token()
+    other = Beside(owner.abandon)
+    owner._lock = other.lock  # type: ignore[assignment]
+    closed.clear()
+    beside.append(other)
+    owner.abandon()
+    other.end()
+    assert len(closed) == 1

@@ -77,12 +77,15 @@ class Owner:
         """
         if not self._token:
             return
-        try:
-            os.lstat(f"{self._layout.owners}/{self._token}")
-        except FileNotFoundError:
-            self.abandon()
-        except OSError:
-            pass
+        with self._lock:
+            token = self._token
+            try:
+                os.lstat(f"{self._layout.owners}/{token}")
+            except FileNotFoundError:
+                if token == self._token:  # a signal handler may have begun anew by now
+                    self.abandon()
+            except OSError:
+                pass
 
     def _complain(self, error: OSError) -> None:
         """Say once that this process cannot be an owner."""
@@ -113,9 +116,13 @@ class Owner:
 
         In place, since the lock is on the file. Whoever reads meanwhile may see half of
         it, and takes it for what it is: told by a living process.
+
+        And by its name, not through the descriptor that holds the lock: that may be closed
+        by then, in a signal handler too, and its number another file's, even a message's.
         """
         with self._lock:
-            if not self.token() or self._fd is None:
+            token = self.token()
+            if not token:
                 return
             text = json.dumps(self._identity) + "\n"
             with contextlib.suppress(TypeError, ValueError, RecursionError):  # no JSON: then without it
@@ -124,14 +131,22 @@ class Owner:
             # Blanks over the rest of a longer one before: it stays one JSON text.
             self._told, padded = len(text), text.ljust(self._told)
             with contextlib.suppress(OSError):
-                self._disk.pwrite(self._fd, padded.encode(), 0)
+                self._rewrite(f"{self._layout.owners}/{token}", padded.encode())
+
+    def _rewrite(self, path: str, data: bytes) -> None:
+        fd = self._disk.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            self._disk.pwrite(fd, data, 0)
+        finally:
+            self._disk.drop(fd)
 
     def leave(self) -> None:
         """Stop being an owner: leases still held under the token are up for reaping."""
-        if self._fd is not None:
-            with contextlib.suppress(OSError):
-                self._disk.unlink(f"{self._layout.owners}/{self._token}")
-            self.abandon()
+        with self._lock:
+            if self._fd is not None:
+                with contextlib.suppress(OSError):
+                    self._disk.unlink(f"{self._layout.owners}/{self._token}")
+                self.abandon()
 
     def __del__(self) -> None:
         """An owner that nobody can reach any more holds nothing."""
@@ -148,9 +163,10 @@ class Owner:
 
     def abandon(self) -> None:
         """Close the lock file and forget the token, without a trace on disk."""
-        fd, self._fd, self._token = self._fd, None, ""
-        if fd is not None:
-            self._disk.drop(fd)
+        with self._lock:  # or two threads would close it, the second one another's file of that number
+            fd, self._fd, self._token = self._fd, None, ""
+            if fd is not None:
+                self._disk.drop(fd)
 
 
 def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
