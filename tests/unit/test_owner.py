@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import mailq
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import owners
+from mailq.engines.maildir import forks, owners
 from mailq.engines.maildir.layout import Layout
 from mailq.engines.maildir.owners import Owner
 
@@ -164,3 +165,62 @@ def test_two_threads_that_let_go_of_a_lock_close_it_once(queue: mailq.Queue, pat
     owner.abandon()
     other.end()
     assert len(closed) == 1
+
+
+class Forking(Disk):
+    """Lets another thread fork at a call for an owner's file, right after it was made."""
+
+    def __init__(self, call: str, beside: Beside) -> None:
+        self._call = call
+        self._beside = beside
+
+    def _fork(self, call: str, path: str) -> None:
+        if call == self._call and "/.owner." in path:
+            self._beside.begin()
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = super().open(path, flags, mode)
+        self._fork("open", path)
+        return fd
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        count = super().write(fd, data)
+        self._fork("write", os.readlink(f"/proc/self/fd/{fd}"))
+        return count
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        self._fork("rename", source)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs fork, and /proc to tell files by")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("call", ["open", "write", "rename"])
+def test_a_child_that_another_thread_forks_while_a_process_becomes_an_owner_has_no_part_in_its_lock(
+    queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It would keep the leases of its dead parent alive."""
+    children: list[int] = []
+    here, there = socket.socketpair()
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            here.close()
+            there.send(b"begun")
+            there.recv(1)  # until the test is over
+            os._exit(0)
+        children.append(child)
+
+    beside = Beside(fork)
+    monkeypatch.setattr(forks, "_turn", beside.lock, raising=False)
+    owner = owner_of(path, Forking(call, beside))
+    with here, there:
+        token = owner.token()
+        beside.end()
+        assert here.recv(5) == b"begun"
+        assert not is_dead(path, token)
+        owner.abandon()
+        assert is_dead(path, token)
+    (child,) = children
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -46,6 +46,7 @@ class Owner:
         self._layout = layout
         self._disk = disk
         self._fd: int | None = None
+        self._entering: set[int] = set()
         self._token = ""
         self._complained = False
         self._identity: dict[str, Any] = {}
@@ -98,18 +99,22 @@ class Owner:
         token = os.urandom(4).hex()
         temporary = f"{self._layout.tmp}/.owner.{token}"
         identity = {"host": platform.node(), "boot": boot_id(), "pid": os.getpid(), "since": time.time()}
-        fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
+        with forks.held_off():  # a child that is forked before this is written down would not know what to close
+            fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
+            self._entering.add(fd)
         try:
             self._disk.write(fd, (json.dumps(identity) + "\n").encode())
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
             self._disk.rename(temporary, f"{self._layout.owners}/{token}")
         except BaseException:
+            self._entering.discard(fd)
             self._disk.drop(fd)
             with contextlib.suppress(OSError):
                 self._disk.unlink(temporary)
             raise
         self._fd, self._token, self._identity = fd, token, identity
+        self._entering.discard(fd)
 
     def tell(self, story: Mapping[str, Any]) -> None:
         """Rewrite the file with a story behind the identity.
@@ -160,6 +165,8 @@ class Owner:
         """
         self._lock = threading.RLock()
         self.abandon()
+        while self._entering:  # another thread of the parent's was about to become its owner
+            self._disk.drop(self._entering.pop())
 
     def abandon(self) -> None:
         """Close the lock file and forget the token, without a trace on disk."""
