@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from beside import Beside
 
 import mailq
 from mailq.engines.disk import Disk
@@ -23,48 +22,6 @@ def owner_of(path: Path, disk: Disk | None = None) -> Owner:
 
 def is_dead(path: Path, token: str) -> bool:
     return owners.is_dead(Layout(str(path)), Disk(), token)
-
-
-class Waiting:
-    """A lock that says when somebody asks for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.is_asked_for = threading.Event()
-
-    def acquire(self) -> None:
-        self.is_asked_for.set()
-        self._lock.acquire()
-
-    def release(self) -> None:
-        self._lock.release()
-
-    __enter__ = acquire
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-
-class Beside:
-    """Something that another thread does in the midst of this one: until it is done, or waits for a lock of ours."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self.lock = Waiting()
-        self._act = act
-        self._thread = threading.Thread(target=self._run)
-
-    def begin(self) -> None:
-        self.lock.is_asked_for.clear()
-        self._thread.start()
-        assert self.lock.is_asked_for.wait(60)
-
-    def _run(self) -> None:
-        self._act()
-        self.lock.is_asked_for.set()
-
-    def end(self) -> None:
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
 
 @pytest.mark.parametrize("how", ["a file", "a loop"])

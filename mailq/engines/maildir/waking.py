@@ -75,12 +75,15 @@ class Waking:
         """Begin to listen to the kernel. True at the first time: what arrived before is for the caller to find."""
         if self._watch_tried:
             return False
-        self._watch_tried = True
-        if (listener := self._listener()) is not None:
-            self._watch = arrivals.watch(self._directories, listener)
-        if self._watch is not None:
-            self._stop_watch = weakref.finalize(self, self._watch.stop)
-        self._hear_for_bells()
+        with self._rung:  # of two watches one would never be read, nor stopped before this is let go
+            if self._watch_tried:
+                return False
+            self._watch_tried = True
+            if (listener := self._listener()) is not None:
+                self._watch = arrivals.watch(self._directories, listener)
+            if self._watch is not None:
+                self._stop_watch = weakref.finalize(self, self._watch.stop)
+            self._hear_for_bells()
         return True
 
     def add(self, bell: Callable[[], None]) -> bool:
@@ -135,9 +138,11 @@ class Waking:
 
     def close(self) -> None:
         """Stop listening to the kernel; the next wait begins anew."""
-        if self._watch is not None:
-            self._stop_watch()
-        self._watch, self._watch_tried, self._bells = None, False, ()
+        with self._rung:
+            stop = None if self._watch is None else self._stop_watch
+            self._watch, self._watch_tried, self._bells = None, False, ()
+        if stop is not None:
+            stop()  # under no lock: it may wait for a thread that is about to ring
 
     def after_fork(self) -> None:
         """Begin a forked child's life: the watch is the parent's, and its threads did not come along."""

@@ -1,0 +1,105 @@
+"""Threads that begin and cease to listen to the kernel at the same moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from beside import Beside
+
+import mailq
+from mailq.engines.maildir import arrivals
+from mailq.engines.maildir.arrivals import Listener, Watch
+from mailq.engines.maildir.line import Line
+from mailq.engines.maildir.waking import Waking
+
+
+class Made:
+    """A watch that hears nothing."""
+
+    in_background = False
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+
+    def start(self) -> None:
+        self.in_background = True
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+    """The watches that are made."""
+    found: list[Made] = []
+
+    def watch(directories: Sequence[str], listener: Listener) -> Watch:
+        found.append(Made())
+        return found[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr(arrivals, "watch", watch)
+    return found
+
+
+def line_of(queue: mailq.Queue) -> Line:
+    """Any listener."""
+    line = queue._engine._line  # type: ignore[attr-defined]
+    assert isinstance(line, Line)
+    return line
+
+
+class Looking(Waking):
+    """Something happens beside when it is asked for the first time whether there is a watch."""
+
+    beside: Beside | None = None
+
+    def __getattribute__(self, name: str) -> object:
+        found = super().__getattribute__(name)
+        if name == "_watch_tried" and (beside := self.beside) is not None:
+            self.beside = None
+            beside.begin()
+        return found
+
+
+def test_two_threads_that_begin_to_listen_make_one_watch(queue: mailq.Queue, path: Path, made: list[Made]) -> None:
+    """Another would hear until the queue is let go, and nobody would listen."""
+    line = line_of(queue)
+    waking = Looking([str(path / "new")], line)
+    firsts: list[bool] = []
+    other = Beside(lambda: firsts.append(waking.watch()))
+    waking._rung = other.lock  # type: ignore[assignment]
+    waking.beside = other
+    firsts.append(waking.watch())
+    other.end()
+    assert sorted(firsts) == [False, True]
+    assert len(made) == 1
+    waking.close()
+    assert made[0].is_stopped
+
+
+class Setting(Waking):
+    """Something happens beside as soon as there is a watch."""
+
+    beside: Beside | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "_watch" and isinstance(value, Made) and (beside := self.beside) is not None:
+            self.beside = None
+            beside.begin()
+
+
+def test_a_queue_that_is_closed_while_another_thread_begins_to_listen_stops_its_watch(
+    queue: mailq.Queue, path: Path, made: list[Made]
+) -> None:
+    line = line_of(queue)
+    waking = Setting([str(path / "new")], line)
+    other = waking.beside = Beside(waking.close)
+    waking._rung = other.lock  # type: ignore[assignment]
+    assert waking.watch()
+    other.end()
+    assert made[0].is_stopped
+    assert waking.watch()  # it can be used again
+    waking.close()
