@@ -16,8 +16,8 @@ from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import texts
 from mailq.engines.maildir.layout import GONE
+from mailq.engines.maildir.remains import left_behind
 from mailq.engines.maildir.remaking import directories_of, holds_any
-from mailq.engines.maildir.replay import left_behind
 from mailq.errors import MessageTooLarge
 from mailq.message import STATES, checksum, is_whole
 from mailq.opening import path_of

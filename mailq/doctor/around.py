@@ -12,8 +12,9 @@ from mailq.doctor.finding import Finding, Sample, plural
 from mailq.doctor.listing import everything
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import reaper, sharing
+from mailq.engines.maildir.remains import left_behind
 from mailq.engines.maildir.remaking import Remaking, holds_any, spares_of
-from mailq.engines.maildir.replay import left_behind, replay
+from mailq.engines.maildir.replay import replay
 from mailq.errors import MailqError
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def examine_journals(patient: Patient) -> Findings:
         yield Finding("journals", "ok", "no journal waits to be replayed")
         return
     if patient.fix:
-        replay(patient.store)
+        replay(patient.store, waits=True)
     fixed = "replayed" if patient.fix and not left_behind(patient.layout, patient.store.disk) else None
     what = f"{plural(found.count, 'journal')} of dead producers: after a power cut messages may be in there alone"
     todo = "whoever opens the queue next replays them, or mailq doctor QUEUE --fix"

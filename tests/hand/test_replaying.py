@@ -19,7 +19,7 @@ from together import Child
 
 import mailq
 from mailq import names
-from mailq.engines.maildir import journal, replay
+from mailq.engines.maildir import journal
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode, encode
 from mailq.message import Draft, checksum
@@ -115,20 +115,6 @@ def test_an_edited_message_that_is_torn_is_not_given_its_old_body(path: Path) ->
     again = mailq.open(path)
     assert again.pop() is None
     assert [(message.reason, message.raw) for message in again.peek("dead")] == [("torn", b"aft")]
-
-
-@pytest.mark.usefixtures("at_once")
-def test_who_is_stopped_while_he_replays_keeps_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "_PATIENCE", 0.1)
-    queue = opened(path)
-    queue.push("a")
-    kill(queue)
-    fd = os.open(path / "journal", os.O_RDONLY)
-    assert replay._is_locked(fd)
-    begun = time.monotonic()
-    assert mailq.open(path).stats().ready == 1
-    assert 0.1 <= time.monotonic() - begun < 30
-    os.close(fd)
 
 
 @pytest.mark.usefixtures("at_once")

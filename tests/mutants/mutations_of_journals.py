@@ -9,8 +9,10 @@ from mutant import Mutant
 _STATES: Final = "tests/crash/test_journal_states.py::test_no_power_cut_breaks_a_promise"
 _HAND: Final = "tests/hand/test_journals.py::"
 _REPLAYING: Final = "tests/hand/test_replaying.py::"
+_WHOSE: Final = "tests/hand/test_remains.py::"
 _JOURNAL: Final = "mailq/engines/maildir/journal.py"
 _REPLAY: Final = "mailq/engines/maildir/replay.py"
+_REMAINS: Final = "mailq/engines/maildir/remains.py"
 _STORE: Final = "mailq/engines/maildir/store.py"
 
 JOURNALS: Final = (
@@ -107,15 +109,43 @@ JOURNALS: Final = (
     ),
     Mutant(
         "a journal of the living is replayed",
-        _REPLAY,
-        "        yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None\n",
-        "        yield fd if os.fstat(fd).st_nlink else None\n",
+        _REMAINS,
+        "file.is_locked(fcntl.LOCK_SH) and os.fstat(file.fd)",
+        "os.fstat(file.fd)",
         (f"{_REPLAYING}test_nothing_comes_back_from_a_producer_that_was_killed",),
+    ),
+    Mutant(
+        "two who look at a journal keep each other from seeing that it is a dead producer's",
+        _REMAINS,
+        "file.is_locked(fcntl.LOCK_SH) and",
+        "file.is_locked(fcntl.LOCK_EX) and",
+        (f"{_WHOSE}test_two_who_look_at_a_time_both_see_that_a_producer_is_dead",),
+    ),
+    Mutant(
+        "a reaping waits for whoever replays a journal",
+        "mailq/engines/maildir/reaper.py",
+        "replay(self._store, waits=False)",
+        "replay(self._store, waits=True)",
+        (f"{_WHOSE}test_one_that_another_is_at_who_is_stopped_is_left_and_others_are_replayed",),
+    ),
+    Mutant(
+        "whoever opens the queue does not wait for whoever replays a journal",
+        "mailq/engines/maildir/engine.py",
+        "replay(self._store, waits=True)\n",
+        "replay(self._store, waits=False)\n",
+        (f"{_WHOSE}test_whoever_opens_the_queue_waits_until_another_has_replayed",),
+    ),
+    Mutant(
+        "a forked child keeps the locks of a replay",
+        _REMAINS,
+        "    def after_fork(self) -> None:\n        self._close()\n",
+        "    def after_fork(self) -> None:\n        pass\n",
+        (f"{_WHOSE}test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next",),
     ),
     Mutant(
         "whoever meets a torn message does not look into journals",
         "mailq/engines/maildir/engine.py",
-        "            replay(self._store)  # it may be whole in a journal\n",
+        "            replay(self._store, waits=True)  # it may be whole in a journal\n",
         "",
         (f"{_REPLAYING}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
     ),

@@ -53,7 +53,7 @@ class MaildirEngine:
         self._stamps = Stamps(clock)
         self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
-        replay(self._store)
+        replay(self._store, waits=True)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
         self._line = Line(self._store, self._reaper.later)
@@ -178,7 +178,7 @@ class MaildirEngine:
             except Unfit as verdict:
                 if verdict.why != "torn":
                     raise
-            replay(self._store)  # it may be whole in a journal
+            replay(self._store, waits=True)  # it may be whole in a journal
             return self._store.read(held, claimed, until=until)
         except (Unfit, FileNotFoundError):
             raise

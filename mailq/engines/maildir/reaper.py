@@ -121,7 +121,7 @@ class Reaper:
     def _make_good(self) -> None:
         """What needs no turn: whoever is at it has locks of its own, or nothing to lose."""
         self._remaking.tend()
-        replay(self._store)
+        replay(self._store, waits=False)  # what another is at, is not ours
 
     def _reap(self) -> Reaped:
         layout = self._store.layout

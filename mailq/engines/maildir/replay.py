@@ -1,9 +1,8 @@
 """Makes good from journals what a power cut took from the directories; ``journal.py`` says what is in them.
 
-A journal whose lock can be had is nobody's any more. Usually nothing is wrong:
-its producer was killed, or forgot to close the queue. That is not asked, it is
-looked at: by whoever opens the queue, by every reaping, and by whoever meets a
-torn message.
+Usually nothing is wrong: a producer was killed, or forgot to close the queue. That
+is not asked, it is looked at: by whoever opens the queue, by every reaping, and by whoever
+meets a torn message. ``remains.py`` says which journals are nobody's any more.
 """
 
 from __future__ import annotations
@@ -12,26 +11,19 @@ import contextlib
 import errno
 import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.journal import MARK, decode
+from mailq.engines.maildir.remains import LACKING, dead, journals, read, turn
 from mailq.engines.maildir.remaking import directories_of
-from mailq.errors import StorageError
 from mailq.message import STATES, is_whole
-from mailq.names import NS, is_token, parse
-
-try:
-    import fcntl
-except ImportError:  # Windows: no journals there
-    fcntl = None  # type: ignore[assignment]
+from mailq.names import NS, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from mailq.engines.disk import Disk
     from mailq.engines.maildir.journal import Record
-    from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.store import Store
     from mailq.message import State
     from mailq.names import Envelope
@@ -40,115 +32,64 @@ _MOST: Final = 64 << 20
 """No journal that mailq writes has so many bytes."""
 
 _PATIENCE: Final = 30.0
-"""So many seconds are waited for another process that replays."""
+"""So many seconds are waited for another that replays."""
 
 _PAUSE: Final = 0.01
 
 _LOOKS: Final = 3
 """A message that is moved while it is looked for is looked for again, so many times in all."""
 
+_Fate = Literal["settled", "busy"]
+"""What became of a journal: nothing more is to be done about it for now, or another is replaying it."""
 
-def replay(store: Store) -> int:
-    """Replay what dead producers left behind. Returns how many messages it made good.
 
-    Waits for another process that is at it. Never raises: what could not be done
-    is logged, and left for the next.
+def replay(store: Store, *, waits: bool) -> None:
+    """Replay what dead producers left behind.
+
+    Never raises: what could not be done is logged, and left for the next. ``waits`` is for
+    whoever must not see what is being mended by another: he waits until that is done.
     """
-    if not _tokens(store.layout):
-        return 0
-    try:
-        with _one_at_a_time(store):
-            return sum(_try_one(store, f"{store.layout.journal}/{token}") for token in _tokens(store.layout))
-    except OSError as error:
-        layouts.log().warning("journals were not replayed yet: %s", error)
-        return 0
-
-
-def left_behind(layout: Layout, disk: Disk) -> list[str]:
-    """The journals of dead producers."""
-    paths = [f"{layout.journal}/{token}" for token in _tokens(layout)]
-    return [path for path in paths if _is_dead(disk, path)]
-
-
-def _tokens(layout: Layout) -> list[str]:
-    if fcntl is None:
-        return []
-    try:
-        return [name for name in os.listdir(layout.journal) if is_token(name)]
-    except OSError:  # as a rule it is not there: no producer has needed one
-        return []
-
-
-def _is_dead(disk: Disk, path: str) -> bool:
-    with _taken(disk, path) as fd:
-        return fd is not None
-
-
-@contextlib.contextmanager
-def _one_at_a_time(store: Store) -> Iterator[None]:
-    """Whoever opens the queue meanwhile waits: what he would find torn is being mended."""
-    fd = store.disk.open_directory(store.layout.journal)
-    try:
-        give_up = time.monotonic() + _PATIENCE  # he may be stopped; each journal has its own lock
-        while not _is_locked(fd) and time.monotonic() < give_up:
+    paths = journals(store.layout)
+    give_up = time.monotonic() + _PATIENCE
+    while paths:
+        paths = [path for path in paths if _try_one(store, path) == "busy"]
+        # He may be stopped, and no other journal is his.
+        if not waits or time.monotonic() >= give_up:
+            return
+        if paths:
             time.sleep(_PAUSE)
-        yield
-    finally:
-        store.disk.drop(fd)
 
 
-def _is_locked(fd: int) -> bool:
-    """Take a lock, if it can be had."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _taken(disk: Disk, path: str) -> Iterator[int | None]:
-    """A journal's descriptor with its lock; None if it is alive, or gone."""
-    try:
-        fd = disk.open_to_read(path)
-    except (FileNotFoundError, PermissionError):  # another user's: who may read the messages may read it
-        yield None
-        return
-    try:
-        # With no name any more: its producer left in order meanwhile.
-        yield fd if _is_locked(fd) and os.fstat(fd).st_nlink else None
-    finally:
-        disk.drop(fd)
-
-
-def _try_one(store: Store, path: str) -> int:
+def _try_one(store: Store, path: str) -> _Fate:
     """Replay one; if that cannot be, the others are replayed all the same."""
     try:
-        return _replay_one(store, path)
-    except (OSError, StorageError) as error:
+        with dead(store.disk, path) as fd:
+            if fd is None:
+                return "settled"
+            with turn(store.disk, path) as is_ours:
+                if not is_ours:
+                    return "busy"
+                if os.fstat(fd).st_nlink:  # or somebody had his turn since
+                    _replay_one(store, path, fd)
+    except OSError as error:
         layouts.log().warning("a journal was not replayed yet: %s: %s", path, error)
-        return 0
+    return "settled"
 
 
-def _replay_one(store: Store, path: str) -> int:
-    with _taken(store.disk, path) as fd:
-        if fd is None:
-            return 0
-        # Before anything is looked at: what is not on the disk by now never will be.
-        store.disk.syncfs(fd)
-        content = store.disk.read_all(fd, min(os.fstat(fd).st_size, _MOST))
-        records = {record.envelope.id: record for record in decode(os.path.basename(path), content)}
-        lost = _lost(store, records, _number_on(f"{path}{MARK}"))
-        _put_back(store, lost)
-        # If the journal outlives the next power cut, it must not bring back what is acked by then.
-        number = max((record.number for record in records.values()), default=0)
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
-            store.disk.utime(f"{path}{MARK}", number * NS)
-        store.disk.syncfs(fd)
-        for name in (path, f"{path}{MARK}"):
-            with contextlib.suppress(FileNotFoundError):
-                store.disk.unlink(name)
-        return len(lost)
+def _replay_one(store: Store, path: str, fd: int) -> None:
+    # Before anything is looked at: what is not on the disk by now never will be.
+    store.disk.syncfs(fd)
+    content = read(store.disk, fd, path, _MOST)
+    records = {record.envelope.id: record for record in decode(os.path.basename(path), content)}
+    _put_back(store, _lost(store, records, _number_on(f"{path}{MARK}")))
+    # If the journal outlives the next power cut, it must not bring back what is acked by then.
+    number = max((record.number for record in records.values()), default=0)
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
+        store.disk.utime(f"{path}{MARK}", number * NS)
+    store.disk.syncfs(fd)
+    for name in (path, f"{path}{MARK}"):
+        with contextlib.suppress(FileNotFoundError):
+            store.disk.unlink(name)
 
 
 class _Lost(NamedTuple):
@@ -229,6 +170,6 @@ def _is_whole(store: Store, path: str, envelope: Envelope) -> bool:
             store.disk.drop(fd)
     except OSError as error:
         # What this process lacks will be there another time; what the disk cannot read is lost on it.
-        if error.errno in (*layouts.GONE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+        if error.errno in (*layouts.GONE, errno.EACCES, *LACKING):
             raise
         return False

@@ -1,0 +1,154 @@
+"""What lies in ``journal/``: the journals of the living and of the dead, and who is at these.
+
+A producer keeps its journal's lock to itself while it lives. Whoever gets a share of that
+lock knows that the producer is dead, and keeps nobody else from finding it out. Who
+replays the journal has the lock of its mark to himself. So everybody sees of each whether it is
+alive, left behind, or being replayed; and nobody waits because of the living.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, Final, Self
+
+from mailq.engines.maildir import forks
+from mailq.engines.maildir.journal import MARK
+from mailq.engines.maildir.layout import GONE
+from mailq.names import is_token
+
+try:
+    import fcntl
+except ImportError:  # Windows: no journals there
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.layout import Layout
+
+LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""What this process or the machine is short of, and will have another time."""
+
+_NOT_OURS: Final = (*GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
+"""What says that a file is gone, is another user's (who may read the messages may read it), a link, or a socket."""
+
+
+class Damaged(OSError):
+    """A journal that the disk cannot read or lock, and will not another time."""
+
+
+class _Opened:
+    """A file that is open for its lock.
+
+    A forked child closes its copy at once: as long as it lived, the lock would be held, and
+    what its parent could not replay would be taken for being replayed.
+    """
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._fd: int | None = None
+        forks.follow(self)
+        self._fd = self.fd = disk.open_to_read(path)
+
+    def is_locked(self, how: int) -> bool:
+        """Take the lock, if it can be had."""
+        try:
+            fcntl.flock(self.fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def after_fork(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._disk.drop(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+
+def journals(layout: Layout) -> list[str]:
+    """The paths of what is named like a journal."""
+    if fcntl is None:
+        return []
+    try:
+        return [f"{layout.journal}/{name}" for name in os.listdir(layout.journal) if is_token(name)]
+    except OSError:  # as a rule it is not there: no producer has needed one
+        return []
+
+
+def left_behind(layout: Layout, disk: Disk) -> list[str]:
+    """The journals of dead producers, also those that are being replayed."""
+    return [path for path in journals(layout) if _is_dead(disk, path)]
+
+
+def _is_dead(disk: Disk, path: str) -> bool:
+    with dead(disk, path) as fd:
+        return fd is not None
+
+
+@contextlib.contextmanager
+def dead(disk: Disk, path: str) -> Iterator[int | None]:
+    """The descriptor of a journal whose producer is dead; None of what is alive, gone, or not for us.
+
+    Raises Damaged if that cannot be told, another OSError if it cannot for now.
+    """
+    file = _opened(disk, path)
+    if file is None:
+        yield None
+        return
+    with file:
+        with _lasting(path):
+            # With no name any more: its producer left in order meanwhile, or somebody has replayed it.
+            is_dead = file.is_locked(fcntl.LOCK_SH) and os.fstat(file.fd).st_nlink > 0
+        yield file.fd if is_dead else None
+
+
+@contextlib.contextmanager
+def turn(disk: Disk, path: str) -> Iterator[bool]:
+    """Whether we are the only one to replay a dead journal, until the end of the block."""
+    # Of a journal whose mark somebody removed: at most one at a time of all such.
+    file = _opened(disk, f"{path}{MARK}") or _opened(disk, os.path.dirname(path))
+    if file is None:
+        yield False
+        return
+    with file:
+        with _lasting(path):
+            is_ours = file.is_locked(fcntl.LOCK_EX)
+        yield is_ours
+
+
+def _opened(disk: Disk, path: str) -> _Opened | None:
+    with _lasting(path):
+        try:
+            return _Opened(disk, path)
+        except OSError as error:
+            if error.errno in _NOT_OURS:
+                return None
+            raise
+
+
+@contextlib.contextmanager
+def _lasting(path: str) -> Iterator[None]:
+    """Tell what will be the same another time from what only this process is short of."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in LACKING:
+            raise
+        raise Damaged(error.errno, error.strerror, path) from error
+
+
+def read(disk: Disk, fd: int, path: str, most: int) -> bytes:
+    """What is in a journal. Raises Damaged if the disk cannot read it."""
+    with _lasting(path):
+        return disk.read_all(fd, min(os.fstat(fd).st_size, most))
