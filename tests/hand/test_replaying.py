@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ordered import Ordered, bodies, kill, left, opened
+from ordered import Ordered, bodies, journal_of, kill, left, opened
 from together import Child
 
 import mailq
@@ -210,6 +210,31 @@ def test_a_journal_that_cannot_be_read_stops_no_other(path: Path) -> None:
     assert len(os.listdir(path / "new")) == 1
 
 
+@pytest.mark.usefixtures("at_once")
+def test_a_mark_with_a_time_that_no_producer_sets_vouches_for_nothing(path: Path) -> None:
+    queue = opened(path)
+    queue.push(b"never came to the disk")
+    kill(queue)
+    os.unlink(path / "new" / os.listdir(path / "new")[0])
+    (name,) = left(path)
+    os.utime(path / "journal" / f"{name}.mark", (journal.LAST + 1, journal.LAST + 1))
+    assert bodies(mailq.open(path)) == [b"never came to the disk"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_before_its_numbers_end_a_producer_begins_another_journal(path: Path) -> None:
+    queue = opened(path)
+    queue.push(b"makes it")
+    file = journal_of(queue)._file
+    assert file is not None
+    file._number = journal.LAST - journal.SIZE
+    queue.push(b"the last in there")
+    assert left(path) == [file._token]
+    queue.push(b"in another")
+    assert len(left(path)) == 1
+    assert left(path) != [file._token]
+
+
 # What else may be there
 
 
@@ -240,6 +265,13 @@ GARBAGE = {
         1,
         "new",
         "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=9,crc=83dcefb7.bin",
+        b"1",
+    ),
+    "a number that no journal reaches": encode(
+        TOKEN,
+        10**30,
+        "new",
+        "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=1,crc=83dcefb7.bin",
         b"1",
     ),
     "a huge number": b"redo 0badcafe " + b"9" * 200 + b" new/x 00000000\n",

@@ -164,6 +164,20 @@ JOURNALS: Final = (
         (f"{_REPLAYING}test_a_journal_that_is_none_restores_nothing",),
     ),
     Mutant(
+        "a record may have any number",
+        _JOURNAL,
+        " or not 0 <= count <= LAST:",
+        ":",
+        (f"{_REPLAYING}test_a_journal_that_is_none_restores_nothing",),
+    ),
+    Mutant(
+        "a producer counts beyond what its mark can tell",
+        _JOURNAL,
+        "        if self._number > LAST - SIZE:",
+        "        if self._number > LAST + SIZE:",
+        (f"{_REPLAYING}test_before_its_numbers_end_a_producer_begins_another_journal",),
+    ),
+    Mutant(
         "there are journals where names come to disk in any order",
         _JOURNAL,
         "self._disk.keeps_order(self._layout.tmp)",

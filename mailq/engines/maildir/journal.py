@@ -61,6 +61,12 @@ _WORD: Final = b"redo "
 _LONGEST: Final = 48 + names.MAX_NAME
 """No first line of a record is longer."""
 
+LAST: Final = (1 << 31) - 1
+"""The highest number of a record. It becomes the time of the mark, and some disks (ext4 with small inodes, XFS
+without bigtime) keep none after 2038: the mark would vouch for fewer names than came to the disk. A time
+that the system cannot even be asked to set would stop whoever replays.
+"""
+
 _STATES: Final[dict[str, State]] = {"new": "ready", "later": "delayed"}
 
 
@@ -229,6 +235,8 @@ class File:
 
     def has_room(self, need: int) -> bool:
         """Whether there is room for so many bytes; makes some, if everything can be synced."""
+        if self._number > LAST - SIZE:  # each message of a push takes a number, and more than one byte
+            return False
         if self._offset + need <= SIZE:
             return True
         try:
@@ -356,7 +364,7 @@ def _record_at(content: bytes, place: int, end: int) -> Record | None:
     try:
         _, _, number, path = line.decode("ascii").split(" ")
         count = int(number)
-        if int(told, 16) != checksum(line):
+        if int(told, 16) != checksum(line) or not 0 <= count <= LAST:
             return None
     except ValueError:
         return None

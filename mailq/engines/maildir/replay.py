@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.journal import MARK, decode
+from mailq.engines.maildir.journal import LAST, MARK, decode
 from mailq.engines.maildir.remains import LACKING, dead, journals, read, turn
 from mailq.engines.maildir.remaking import directories_of
 from mailq.message import STATES, is_whole
@@ -112,9 +112,10 @@ def _put_back(store: Store, lost: Sequence[_Lost]) -> None:
 
 
 def _number_on(mark: str) -> int:
-    """How many records' names had come to the disk; none if somebody removed the mark."""
+    """How many records' names had come to the disk; none if somebody removed the mark, or set a time that no producer sets."""
     status = layouts.status_of(mark)
-    return 0 if status is None else status.st_mtime_ns // NS
+    number = 0 if status is None else status.st_mtime_ns // NS
+    return number if number <= LAST else 0
 
 
 def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Lost]:
