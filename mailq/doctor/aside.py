@@ -73,6 +73,8 @@ def examine(patient: Patient) -> Findings:
 
 
 def _directories(patient: Patient) -> list[str]:
+    if os.path.islink(patient.layout.aside):
+        return []
     try:
         with os.scandir(patient.layout.aside) as scan:
             return sorted(entry.path for entry in scan if entry.is_dir(follow_symlinks=False))

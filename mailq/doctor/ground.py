@@ -118,7 +118,9 @@ def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Ma
 def examine_directories(layout: Layout, disk: Disk, settings: Settings, machine: Machine, *, fix: bool) -> Findings:
     """Look whether they are all there, and on one file system."""
     missing = [os.path.basename(path) for path in layout.directories() if not os.path.isdir(path)]
-    if not missing:
+    if links := layout.links():
+        yield _linked([os.path.basename(path) for path in links])
+    elif not missing:
         yield Finding("directories", "ok", "all of them are there")
     else:
         finding = Finding(
@@ -140,6 +142,12 @@ def examine_directories(layout: Layout, disk: Disk, settings: Settings, machine:
                     finding = finding._replace(todo=f"they could not be made: {error}")
         yield finding
     yield _one_file_system(layout, machine)
+
+
+def _linked(names: list[str]) -> Finding:
+    what = f"these are symbolic links, which nobody follows, and the queue is refused: {', '.join(names)}"
+    todo = "put directories in their place"
+    return Finding("directories", "error", what, todo, affected=len(names), paths=tuple(names))
 
 
 def _one_file_system(layout: Layout, machine: Machine) -> Finding:

@@ -143,6 +143,12 @@ def file_for_a_directory(path: Path) -> None:
     (path / "later").write_text("in the way")
 
 
+def link_for_a_directory(path: Path) -> None:
+    (path / "later").rmdir()
+    (path / "later").symlink_to("/etc")
+    (path / "journal").symlink_to("/etc")
+
+
 def expire(path: Path) -> None:
     push(path, ttl=5)
 
@@ -278,6 +284,9 @@ DAMAGES: Final = [
         "error",
         "later, errors",
         "made",
+    ),
+    Damage(
+        "a link for a directory", link_for_a_directory, "directories", "error", "refused: later, journal", after="error"
     ),
     Damage("a file for a directory", file_for_a_directory, "directories", "error", "later", after="error"),
     Damage(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+NAMES: Final = frozenset(
+    ("letter.txt", "cafe", "0" * 32 + ".json", ".owner.cafe", f"{'0' * 32}.1.txt", "0badcafe", "0badcafe.mark")
+)
+"""Such names as a sweep of owners/, replies/ and tmp/ looks for, and a replay of journal/."""
 
 
 class State(NamedTuple):
@@ -36,8 +41,7 @@ class Bait:
         self.file.write_bytes(b"root:x:0:0\n")
         self.directory = root / "documents"
         self.directory.mkdir()
-        # Such names as a sweep of owners/, replies/ and tmp/ looks for.
-        for name in ("letter.txt", "cafe", "0" * 32 + ".json", ".owner.cafe", f"{'0' * 32}.1.txt"):
+        for name in NAMES:
             (self.directory / name).write_bytes(name.encode())
             os.utime(self.directory / name, (1, 1))
         self._before = self._look()

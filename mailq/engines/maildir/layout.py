@@ -58,6 +58,11 @@ class Layout:
         """Every directory that a queue needs."""
         return tuple(f"{self.root}/{name}" for name in DIRECTORIES)
 
+    def links(self) -> list[str]:
+        """What is a symbolic link in the place of a directory, also of one that is made only when it is needed."""
+        possible = (*self.directories(), self.journal, self.origins, self.aside)
+        return [path for path in possible if os.path.islink(path)]
+
 
 def create(layout: Layout, settings: Settings, disk: Disk) -> None:
     """Make a queue, durably. Another process may be making the same one: the first marker holds.
@@ -114,9 +119,9 @@ def _refuse_other_directories(layout: Layout) -> None:
 
 def _refuse_links(layout: Layout) -> None:
     """No directory of a queue is a symbolic link: what is moved, swept and deleted there would be elsewhere."""
-    for path in layout.directories():
-        if os.path.islink(path):
-            raise QueueNotFound(layout.root, f"{path} is a symbolic link", "put a directory in its place")
+    links = layout.links()
+    if links:
+        raise QueueNotFound(layout.root, f"{links[0]} is a symbolic link", "put a directory in its place")
 
 
 def directory_mode(settings: Settings) -> int:

@@ -80,10 +80,16 @@ def journals(layout: Layout) -> list[str]:
     """The paths of what is named like a journal."""
     if fcntl is None:
         return []
+    return [f"{layout.journal}/{name}" for name in _names(layout) if is_token(name)]
+
+
+def _names(layout: Layout) -> list[str]:
     try:
-        return [f"{layout.journal}/{name}" for name in os.listdir(layout.journal) if is_token(name)]
+        found = os.listdir(layout.journal)
     except OSError:  # as a rule it is not there: no producer has needed one
         return []
+    # Put there since the queue was opened: what is replayed and removed there would be elsewhere.
+    return [] if os.path.islink(layout.journal) else found
 
 
 def left_behind(layout: Layout, disk: Disk) -> list[str]:

@@ -68,7 +68,7 @@ def tell_origin(store: Store) -> None:
         return
     path = f"{home.origins}/{store.mark}"
     text = store.layout.root + "\n"
-    if _read(store.disk, path) == text:
+    if os.path.islink(home.origins) or _read(store.disk, path) == text:
         return
     with contextlib.suppress(OSError):  # a convenience: the mark itself is in the name
         with contextlib.suppress(FileExistsError):
@@ -82,7 +82,8 @@ def origin_of(store: Store, envelope: Envelope) -> str:
     """The directory of the queue that a dead letter came from; the mark alone if that is not known."""
     if not envelope.origin:
         return store.layout.root
-    text = _read(store.disk, f"{store.layout.origins}/{envelope.origin}")
+    origins = store.layout.origins
+    text = None if os.path.islink(origins) else _read(store.disk, f"{origins}/{envelope.origin}")
     return envelope.origin if text is None else text.rstrip("\n")
 
 
