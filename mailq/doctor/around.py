@@ -12,7 +12,7 @@ from mailq.doctor.finding import Finding, Sample, plural
 from mailq.doctor.listing import everything
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import reaper, sharing
-from mailq.engines.maildir.remains import left_behind
+from mailq.engines.maildir.remains import left_behind, strangers
 from mailq.engines.maildir.remaking import Remaking, holds_any, spares_of
 from mailq.engines.maildir.replay import replay
 from mailq.errors import MailqError
@@ -232,19 +232,24 @@ def examine_spares(patient: Patient) -> Findings:
 
 
 def examine_journals(patient: Patient) -> Findings:
-    """What producers left behind who were killed, or whose machine lost its power."""
-    found = Sample()
-    for path in left_behind(patient.layout, patient.store.disk):
+    """What producers left behind who were killed, or whose machine lost its power; and what is no journal."""
+    disk, found, strange = patient.store.disk, Sample(), Sample()
+    for path in left_behind(patient.layout, disk):
         found.add(patient.short(path))
-    if not found.count:
+    for path in strangers(patient.layout, disk):
+        strange.add(patient.short(path))
+    if found.count:
+        if patient.fix:
+            replay(patient.store, waits=True)
+        fixed = "replayed" if patient.fix and not left_behind(patient.layout, disk) else None
+        what = f"{plural(found.count, 'journal')} of dead producers: after a power cut messages may be in there alone"
+        todo = "whoever opens the queue next replays them, or mailq doctor QUEUE --fix"
+        yield found.finding("journals", "warning", what, todo, fixed=fixed)
+    if strange.count:
+        what = f"{plural(strange.count, 'entry', 'entries')} in journal/ not a journal: nobody replays or removes it"
+        yield strange.finding("journals", "warning", what, "move it out of the queue, or remove it")
+    if not found.count and not strange.count:
         yield Finding("journals", "ok", "no journal waits to be replayed")
-        return
-    if patient.fix:
-        replay(patient.store, waits=True)
-    fixed = "replayed" if patient.fix and not left_behind(patient.layout, patient.store.disk) else None
-    what = f"{plural(found.count, 'journal')} of dead producers: after a power cut messages may be in there alone"
-    todo = "whoever opens the queue next replays them, or mailq doctor QUEUE --fix"
-    yield found.finding("journals", "warning", what, todo, fixed=fixed)
 
 
 def examine_strangers(patient: Patient) -> Findings:

@@ -133,6 +133,13 @@ def lose_what_is_in_a_journal(path: Path) -> None:
     os.utime(path / "journal" / "7f3a9c01.mark", (0, 0))
 
 
+def strangers_among_journals(path: Path) -> None:
+    (path / "journal").mkdir()
+    (path / "journal" / "cafe").write_text("dear")
+    (path / "journal" / "0badcafe").symlink_to("/etc/passwd")
+    (path / "journal" / "letter.txt").touch()
+
+
 def lose_the_marker(path: Path) -> None:
     push(path)
     (path / "mailq.toml").unlink()
@@ -235,6 +242,14 @@ DAMAGES: Final = [
     ),
     Damage("a directory half made anew", half_remade, "spares", "warning", "1 directory", "taken over"),
     Damage("a journal left behind", lose_what_is_in_a_journal, "journals", "warning", "1 journal", "replayed"),
+    Damage(
+        "strangers among the journals",
+        strangers_among_journals,
+        "journals",
+        "warning",
+        "3 entries in journal/",
+        after="warning",
+    ),
     Damage("a lost marker", lose_the_marker, "marker", "error", "1 message is here", "made anew"),
     Damage(
         "settings that are no TOML",

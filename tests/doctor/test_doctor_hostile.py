@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,11 +15,25 @@ import pytest
 from clinic import level, look
 from command import Shell
 from damages import one_of_each, ours, push, tear, zero
+from ordered import journal_of, kill, left, opened
 
 import mailq as library
 from mailq.engines.disk import Disk
 
-DIRECTORIES = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies", "aside", "aside/new", "origins")
+DIRECTORIES = (
+    "tmp",
+    "new",
+    "later",
+    "cur",
+    "dead",
+    "errors",
+    "owners",
+    "replies",
+    "aside",
+    "aside/new",
+    "origins",
+    "journal",
+)
 
 
 def test_anything_in_any_directory_is_survived_and_left_alone(queue: library.Queue, path: Path) -> None:
@@ -34,6 +49,32 @@ def test_anything_in_any_directory_is_survived_and_left_alone(queue: library.Que
     for kind in ("symbolic link", "director", "FIFO", "socket", "dot-name"):
         assert kind in strays.what
     assert sorted(path.rglob("*")) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are journals on Linux only")
+@pytest.mark.usefixtures("at_once")
+def test_a_journal_that_cannot_be_read_hides_no_other_and_that_of_the_living_is_none_of_its_business(
+    path: Path,
+) -> None:
+    living, *dead = [opened(path) for _ in range(3)]
+    for queue in (living, *dead):
+        queue.push("x")
+    for queue in dead:
+        kill(queue)
+    (alive,) = {file._token for queue in (living,) if (file := journal_of(queue)._file)}
+    damaged, _ = sorted(set(left(path)) - {alive})
+
+    class Unreadable(Disk):
+        def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+            if path.endswith(f"journal/{damaged}"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().open(path, flags, mode)
+
+    (finding,) = look(path, disk=Unreadable())["journals"]
+    assert (finding.level, finding.affected) == ("warning", 2)
+    (finding,) = look(path, disk=Unreadable(), fix=True)["journals"]
+    assert finding.fixed is None
+    assert left(path) == sorted([alive, damaged])
 
 
 def test_names_of_any_bytes_are_counted_and_spelled(queue: library.Queue, path: Path, mailq: Shell) -> None:

@@ -289,6 +289,43 @@ def test_a_journal_that_is_none_restores_nothing(path: Path, content: bytes) -> 
     assert queue.pop()
 
 
+@pytest.mark.parametrize("name", ["empty", "text", "another's"])
+def test_what_may_be_somebodys_own_stays_where_a_journal_would_be(path: Path, name: str) -> None:
+    mailq.open(path).close()
+    (path / "journal").mkdir()
+    for place in (TOKEN, "1", "cafe"):
+        (path / "journal" / place).write_bytes(GARBAGE[name])
+    mailq.open(path).reap()
+    assert left(path) == sorted([TOKEN, "1", "cafe"])
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(10_000), b"redo 0badcafe 1 new/torn".ljust(8192, b"\0")], ids=["unused", "torn"]
+)
+def test_a_journal_without_a_whole_record_is_removed(path: Path, content: bytes) -> None:
+    mailq.open(path).close()
+    (path / "journal").mkdir()
+    (path / "journal" / TOKEN).write_bytes(content)
+    mailq.open(path)
+    assert left(path) == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_journal_whose_first_record_was_torn_is_replayed_from_the_second(path: Path) -> None:
+    queue = opened(path)
+    for number in range(2):
+        queue.push(b"message %d" % number)
+    kill(queue)
+    (name,) = left(path)
+    with open(path / "journal" / name, "r+b") as file:
+        file.write(b"not what was written")
+    for torn in os.listdir(path / "new"):
+        os.truncate(path / "new" / torn, 0)
+    queue = mailq.open(path)
+    assert bodies(queue) == [b"message 1"]
+    assert queue.stats().dead == 1
+
+
 def test_what_is_no_file_in_the_place_of_a_journal_stops_nobody(path: Path) -> None:
     mailq.open(path).close()
     (path / "journal").mkdir()
@@ -299,11 +336,12 @@ def test_what_is_no_file_in_the_place_of_a_journal_stops_nobody(path: Path) -> N
     os.truncate(path / "journal" / "0badcaf3", 1 << 40)
     (path / "journal" / "mine.txt").write_text("kept")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    names = set(os.listdir(path / "journal"))
     queue = mailq.open(path)
     queue.push("a")
     assert queue.pop()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
-    assert (path / "journal" / "mine.txt").exists()
+    assert set(os.listdir(path / "journal")) == names
     assert Path("/etc/passwd").exists()
 
 

@@ -42,7 +42,7 @@ class Bait:
         self.directory = root / "documents"
         self.directory.mkdir()
         for name in NAMES:
-            (self.directory / name).write_bytes(name.encode())
+            (self.directory / name).write_bytes(f"redo {name} ".encode())  # as a journal begins
             os.utime(self.directory / name, (1, 1))
         self._before = self._look()
 

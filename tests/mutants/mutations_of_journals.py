@@ -164,6 +164,20 @@ JOURNALS: Final = (
         (f"{_REPLAYING}test_a_journal_that_is_none_restores_nothing",),
     ),
     Mutant(
+        "a replay removes what is no journal",
+        _REMAINS,
+        "    return next(decode(token, content), None) is not None\n",
+        "    return content is not None\n",
+        (f"{_REPLAYING}test_what_may_be_somebodys_own_stays_where_a_journal_would_be",),
+    ),
+    Mutant(
+        "a replay follows a link in the place of the journals' directory",
+        _REMAINS,
+        "    return [] if os.path.islink(layout.journal) else found\n",
+        "    return found\n",
+        ("tests/hostile/test_planted.py::test_a_directory_that_becomes_a_link_while_the_queue_runs_is_not_listed",),
+    ),
+    Mutant(
         "a record may have any number",
         _JOURNAL,
         " or not 0 <= count <= LAST:",

@@ -345,9 +345,14 @@ def encode(token: str, number: int, directory: str, name: str, data: bytes) -> b
     return line + f" {checksum(line):08x}\n".encode() + data
 
 
+def opening(token: str) -> bytes:
+    """What each record of a journal begins with."""
+    return _WORD + token.encode() + b" "
+
+
 def decode(token: str, content: bytes) -> Iterator[Record]:
     """Every whole record of a journal, in no order: behind the last push there are older ones."""
-    word = _WORD + token.encode() + b" "
+    word = opening(token)
     place = 0
     while place < len(content):
         end = content.find(b"\n", place, place + _LONGEST)

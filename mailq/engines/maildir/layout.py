@@ -349,7 +349,7 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 def is_regular(status: os.stat_result) -> bool:
-    """Whether it is the status of a plain file."""
+    """Whether a status is that of a regular file."""
     return (status.st_mode & 0o170000) == 0o100000  # noqa: PLR2004 - S_ISREG, without importing stat
 
 

@@ -14,8 +14,8 @@ import os
 from typing import TYPE_CHECKING, Final, Self
 
 from mailq.engines.maildir import forks
-from mailq.engines.maildir.journal import MARK
-from mailq.engines.maildir.layout import GONE
+from mailq.engines.maildir.journal import MARK, decode, opening
+from mailq.engines.maildir.layout import GONE, is_regular
 from mailq.names import is_token
 
 try:
@@ -34,6 +34,13 @@ LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 _NOT_OURS: Final = (*GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
 """What says that a file is gone, is another user's (who may read the messages may read it), a link, or a socket."""
+
+
+_MOST: Final = 64 << 20
+"""No journal that mailq writes has more bytes."""
+
+_SECTOR: Final = 512
+"""What comes to the disk whole or not at all."""
 
 
 class Damaged(OSError):
@@ -93,18 +100,21 @@ def _names(layout: Layout) -> list[str]:
 
 
 def left_behind(layout: Layout, disk: Disk) -> list[str]:
-    """The journals of dead producers, also those that are being replayed."""
+    """The journals of dead producers, also those that are being replayed, or cannot be read."""
     return [path for path in journals(layout) if _is_dead(disk, path)]
 
 
 def _is_dead(disk: Disk, path: str) -> bool:
-    with dead(disk, path) as fd:
-        return fd is not None
+    try:
+        with dead(disk, path) as fd:
+            return fd is not None
+    except Damaged:  # what is in there is not in the directories for sure
+        return True
 
 
 @contextlib.contextmanager
 def dead(disk: Disk, path: str) -> Iterator[int | None]:
-    """The descriptor of a journal whose producer is dead; None of what is alive, gone, or not for us.
+    """The descriptor of a journal whose producer is dead; None of what is alive, gone, not for us, or no journal.
 
     Raises Damaged if that cannot be told, another OSError if it cannot for now.
     """
@@ -115,7 +125,9 @@ def dead(disk: Disk, path: str) -> Iterator[int | None]:
     with file:
         with _lasting(path):
             # With no name any more: its producer left in order meanwhile, or somebody has replayed it.
-            is_dead = file.is_locked(fcntl.LOCK_SH) and os.fstat(file.fd).st_nlink > 0
+            is_dead = (
+                file.is_locked(fcntl.LOCK_SH) and os.fstat(file.fd).st_nlink > 0 and _is_journal(disk, file.fd, path)
+            )
         yield file.fd if is_dead else None
 
 
@@ -154,7 +166,47 @@ def _lasting(path: str) -> Iterator[None]:
         raise Damaged(error.errno, error.strerror, path) from error
 
 
-def read(disk: Disk, fd: int, path: str, most: int) -> bytes:
+def read(disk: Disk, fd: int, path: str) -> bytes:
     """What is in a journal. Raises Damaged if the disk cannot read it."""
     with _lasting(path):
-        return disk.read_all(fd, min(os.fstat(fd).st_size, most))
+        return disk.read_all(fd, min(os.fstat(fd).st_size, _MOST))
+
+
+def _is_journal(disk: Disk, fd: int, path: str) -> bool:
+    """Whether a file is plainly a journal: a replay removes it, so it must be nobody's own.
+
+    It has a record, or begins as one that has none yet, or whose first one was torn: in its own word, or in zeros.
+    """
+    status = os.fstat(fd)
+    if not is_regular(status) or not 0 < status.st_size <= _MOST:
+        return False
+    token = os.path.basename(path)
+    start = disk.read_all(fd, _SECTOR)[:_SECTOR]
+    os.lseek(fd, 0, os.SEEK_SET)
+    if start.startswith(opening(token)) or (len(start) == _SECTOR and not start.strip(b"\0")):
+        return True
+    content = disk.read_all(fd, status.st_size)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return next(decode(token, content), None) is not None
+
+
+def strangers(layout: Layout, disk: Disk) -> list[str]:
+    """The paths of what is neither a journal nor a mark: nobody replays or removes it."""
+    return [path for name in sorted(_names(layout)) if _is_strange(disk, path := f"{layout.journal}/{name}")]
+
+
+def _is_strange(disk: Disk, path: str) -> bool:
+    token, is_mark = os.path.basename(path.removesuffix(MARK)), path.endswith(MARK)
+    try:
+        if not is_token(token) or not is_regular(os.lstat(path)):
+            return True
+    except OSError:  # it went away
+        return False
+    try:
+        file = None if is_mark else _opened(disk, path)
+        if file is None:
+            return False
+        with file, _lasting(path):
+            return not _is_journal(disk, file.fd, path)
+    except Damaged:  # it may be one
+        return False

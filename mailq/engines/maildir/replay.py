@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from mailq.message import State
     from mailq.names import Envelope
 
-_MOST: Final = 64 << 20
-"""No journal that mailq writes has so many bytes."""
-
 _PATIENCE: Final = 30.0
 """So many seconds are waited for another that replays."""
 
@@ -79,7 +76,7 @@ def _try_one(store: Store, path: str) -> _Fate:
 def _replay_one(store: Store, path: str, fd: int) -> None:
     # Before anything is looked at: what is not on the disk by now never will be.
     store.disk.syncfs(fd)
-    content = read(store.disk, fd, path, _MOST)
+    content = read(store.disk, fd, path)
     records = {record.envelope.id: record for record in decode(os.path.basename(path), content)}
     _put_back(store, _lost(store, records, _number_on(f"{path}{MARK}")))
     # If the journal outlives the next power cut, it must not bring back what is acked by then.
