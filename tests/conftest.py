@@ -15,7 +15,7 @@ from command import MAILQ, Shell
 from together import fast_directory
 
 import mailq as library
-from mailq.engines.maildir import journal, reaper
+from mailq.engines.maildir import journal, reaper, replay
 
 # The same examples every time, and no clock over them: CI must not fail by chance.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
@@ -48,11 +48,12 @@ def _where_logs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _who_has_reaped_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rest is measured by the real time that a reaping took, and would be slept through by a clock moved by hand.
+    """A rest is measured by the real time that a reaping or a replay took, and would be slept through by a clock moved by hand.
 
     In a process as large as that of the tests one collection of garbage makes it seconds.
     """
     monkeypatch.setattr(reaper, "_SHARE", 0.0)
+    monkeypatch.setattr(replay, "_SHARE", 0.0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mailq.engines.maildir.replay import replay
 from mailq.errors import MailqError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from mailq.doctor.census import Seen
     from mailq.doctor.duplicates import Ids
@@ -231,16 +231,19 @@ def examine_spares(patient: Patient) -> Findings:
     yield found.finding("spares", "warning", what, todo, fixed=fixed)
 
 
-def examine_journals(patient: Patient) -> Findings:
-    """What producers left behind who were killed, or whose machine lost its power; and what is no journal."""
-    disk, found, strange = patient.store.disk, Sample(), Sample()
+def examine_journals(patient: Patient) -> Generator[Finding, None, bool]:
+    """What producers left behind who were killed, or whose machine lost its power; and what is no journal.
+
+    Returns whether what is torn after that stays so.
+    """
+    disk, found, strange, is_done = patient.store.disk, Sample(), Sample(), True
     for path in left_behind(patient.layout, disk):
         found.add(patient.short(path))
     for path in strangers(patient.layout, disk):
         strange.add(patient.short(path))
     if found.count:
         if patient.fix:
-            replay(patient.store, waits=True)
+            is_done = replay(patient.store, waits=True)
         fixed = "replayed" if patient.fix and not left_behind(patient.layout, disk) else None
         what = f"{plural(found.count, 'journal')} of dead producers: after a power cut messages may be in there alone"
         todo = "whoever opens the queue next replays them, or mailq doctor QUEUE --fix"
@@ -250,6 +253,7 @@ def examine_journals(patient: Patient) -> Findings:
         yield strange.finding("journals", "warning", what, "move it out of the queue, or remove it")
     if not found.count and not strange.count:
         yield Finding("journals", "ok", "no journal waits to be replayed")
+    return is_done
 
 
 def examine_strangers(patient: Patient) -> Findings:

@@ -65,7 +65,7 @@ class Torn:
             return  # among the dead as torn: that is where it belongs
         if seen.state == "dead" or (seen.state == "leased" and self._patient.holds(seen.name, seen.envelope)):
             self._kept.add(short)
-        elif not self._patient.fix:
+        elif not self._patient.fix or not self._patient.torn_for_good:
             self._torn.add(short)
         else:
             self._bury(seen, short)

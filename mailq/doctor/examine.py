@@ -65,7 +65,8 @@ def _examine(
     patient = Patient(store, machine, mount, clock(), mend and writable, full, writable)
     yield from _carefully("fsync", room.examine(patient))
     yield from _carefully("spares", around.examine_spares(patient))
-    yield from _carefully("journals", around.examine_journals(patient))
+    is_done = yield from _carefully("journals", around.examine_journals(patient))
+    patient = patient._replace(torn_for_good=bool(is_done))
     yield from _carefully("messages", _examine_messages(patient))
     for name, check in (
         ("dead-letter-queue", around.examine_home),

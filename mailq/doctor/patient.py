@@ -20,7 +20,8 @@ class Patient(NamedTuple):
     """A queue with a marker that can be read.
 
     ``fix`` is whether to mend, ``full`` whether to read every message, ``now``
-    when the examination began, ``mount`` what the queue is on, if that is known.
+    when the examination began, ``mount`` what the queue is on, if that is known,
+    ``torn_for_good`` whether no journal waits that may make torn messages whole.
     """
 
     store: Store
@@ -30,6 +31,7 @@ class Patient(NamedTuple):
     fix: bool
     full: bool
     writable: bool
+    torn_for_good: bool = True
 
     @property
     def layout(self) -> Layout:

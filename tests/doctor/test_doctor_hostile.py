@@ -77,6 +77,27 @@ def test_a_journal_that_cannot_be_read_hides_no_other_and_that_of_the_living_is_
     assert left(path) == sorted([alive, damaged])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there are journals on Linux only")
+@pytest.mark.usefixtures("at_once")
+def test_a_torn_message_is_not_moved_as_long_as_its_journal_cannot_be_replayed(path: Path) -> None:
+    queue = opened(path)
+    file = Path(queue.get(queue.push(b"whole")).name)
+    kill(queue)
+    tear(file)
+
+    class Full(Disk):
+        def rename(self, source: str, target: str) -> None:
+            if target == str(file):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().rename(source, target)
+
+    found = look(path, disk=Full(), fix=True)
+    assert [finding.fixed for check in ("journals", "torn") for finding in found[check]] == [None, None]
+    assert file.exists()
+    look(path, fix=True)
+    assert file.read_bytes() == b"whole"
+
+
 def test_names_of_any_bytes_are_counted_and_spelled(queue: library.Queue, path: Path, mailq: Shell) -> None:
     for name in (b"\xff\xfe", b"a\nb", b"\x1b[31mred", b"x" * 255, b"-rf", b"'; rm -rf ~"):
         for directory in ("new", "cur", "dead"):

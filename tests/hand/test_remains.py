@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,6 +155,107 @@ def test_those_whose_mark_somebody_removed_are_replayed_one_at_a_time(path: Path
         mailq.open(path)
         assert left(path) == [name]
     assert bodies(mailq.open(path)) == [b"lost"]
+
+
+# Who meets a torn message
+
+
+class Failing(Ordered):
+    """A disk that fails in a way that one chooses, and one that is sound after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails: Callable[[str, str], int] = lambda call, path: 0
+        self._paths: dict[int, str] = {}
+
+    def _strike(self, call: str, path: str) -> None:
+        if number := self.fails(call, path):
+            raise OSError(number, os.strerror(number), path)
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        self._strike("create" if flags & os.O_CREAT else "open", path)
+        fd = super().open(path, flags, mode)
+        self._paths[fd] = path
+        return fd
+
+    def read(self, fd: int, size: int) -> bytes:
+        self._strike("read", self._paths[fd])
+        return super().read(fd, size)
+
+
+def a_torn_one_and_a_whole_one(path: Path) -> tuple[mailq.Queue, Failing, str]:
+    """A consumer, and two messages of a producer that has died since it came; the journal's name."""
+    disk = Failing()
+    queue, consumer = opened(path), opened(path, disk)
+    first = queue.push(b"torn")
+    queue.push(b"whole")
+    (name,) = left(path)
+    kill(queue)
+    os.truncate(queue.get(first).name, 0)
+    return consumer, disk, name
+
+
+FOR_NOW = {
+    "a full disk": ("create", "/tmp/", errno.ENOSPC),
+    "no descriptors": ("open", "/journal/", errno.EMFILE),
+    "no memory": ("read", "/journal/", errno.ENOMEM),
+}
+
+
+@pytest.mark.parametrize("failure", FOR_NOW.values(), ids=FOR_NOW)
+def test_a_torn_message_is_not_given_up_on_as_long_as_its_journal_cannot_be_replayed_for_now(
+    path: Path, failure: tuple[str, str, int]
+) -> None:
+    consumer, disk, _ = a_torn_one_and_a_whole_one(path)
+    call, place, number = failure
+    disk.fails = lambda one, at: number if one == call and place in at.removeprefix(str(path)) else 0
+    assert [delivery.raw for delivery in consumer.pop_many(2)] == [b"whole"], "it keeps no other"
+    with pytest.raises(mailq.StorageError, match="in a journal that cannot be replayed yet"):
+        consumer.pop()
+    disk.fails = lambda call, path: 0
+    mended = consumer.pop()
+    assert mended is not None
+    assert (mended.raw, mended.attempt) == (b"torn", 1)
+
+
+def test_who_meets_torn_messages_waits_for_a_stopped_replay_but_now_and_then(
+    path: Path, patience: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_SHARE", 10.0)
+    consumer, _, name = a_torn_one_and_a_whole_one(path)
+    with locked(path / "journal" / f"{name}.mark"):
+        assert [delivery.raw for delivery in consumer.pop_many(2)] == [b"whole"]
+        waits = patience.waits
+        assert waits == replay._PATIENCE
+        for _ in range(3):
+            with pytest.raises(mailq.StorageError):
+                consumer.pop()
+        assert patience.waits == waits
+        patience.now += 10 * waits
+        with pytest.raises(mailq.StorageError):
+            consumer.pop()
+        assert patience.waits == 2 * waits
+    mailq.open(path)
+    assert bodies(consumer) == [b"torn"]
+
+
+FOR_EVER = {
+    "what is damaged": ("read", errno.EIO),
+    "what the disk has lost": ("open", errno.EIO),
+    "another user's": ("open", errno.EACCES),
+}
+
+
+@pytest.mark.parametrize("failure", FOR_EVER.values(), ids=FOR_EVER)
+def test_a_journal_that_never_can_be_replayed_keeps_no_torn_message(path: Path, failure: tuple[str, int]) -> None:
+    consumer, disk, name = a_torn_one_and_a_whole_one(path)
+    call, number = failure
+    disk.fails = lambda one, at: number if one == call and at.endswith(name) else 0
+    assert bodies(consumer) == [b"whole"]
+    assert [message.reason for message in consumer.peek("dead")] == ["torn"]
+    disk.fails = lambda call, path: 0
+    consumer.reap()
+    assert [message.raw for message in consumer.peek("dead")] == [b"torn"], "another mends it where it is"
 
 
 class Forking(Ordered):

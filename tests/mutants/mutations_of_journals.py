@@ -145,8 +145,8 @@ JOURNALS: Final = (
     Mutant(
         "whoever meets a torn message does not look into journals",
         "mailq/engines/maildir/engine.py",
-        "            replay(self._store, waits=True)  # it may be whole in a journal\n",
-        "",
+        "is_done = self._mending.is_done()",
+        "is_done = True",
         (f"{_REPLAYING}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
     ),
     Mutant(
@@ -162,6 +162,36 @@ JOURNALS: Final = (
         "if is_whole(envelope, data) else None",
         "if data is not None else None",
         (f"{_REPLAYING}test_a_journal_that_is_none_restores_nothing",),
+    ),
+    Mutant(
+        "a torn message is given up on though its journal could not be replayed for now",
+        "mailq/engines/maildir/engine.py",
+        "if is_done or verdict.why",
+        "if held or verdict.why",
+        (f"{_WHOSE}test_a_torn_message_is_not_given_up_on_as_long_as_its_journal_cannot_be_replayed_for_now",),
+    ),
+    Mutant(
+        "a journal that never can be replayed keeps torn messages for ever",
+        _REPLAY,
+        "return not isinstance(error, Damaged) and error.errno not in (errno.EACCES, errno.EPERM)",
+        "return bool(error)",
+        (f"{_WHOSE}test_a_journal_that_never_can_be_replayed_keeps_no_torn_message",),
+    ),
+    Mutant(
+        "each torn message waits anew for a replay that is stopped",
+        _REPLAY,
+        "self._rests_until = now + (now - begun) * _SHARE",
+        "self._rests_until = now",
+        (f"{_WHOSE}test_who_meets_torn_messages_waits_for_a_stopped_replay_but_now_and_then",),
+    ),
+    Mutant(
+        "the doctor gives up on what is torn though its journal could not be replayed",
+        "mailq/doctor/contents.py",
+        "not self._patient.fix or not self._patient.torn_for_good",
+        "not self._patient.fix",
+        (
+            "tests/doctor/test_doctor_hostile.py::test_a_torn_message_is_not_moved_as_long_as_its_journal_cannot_be_replayed",
+        ),
     ),
     Mutant(
         "a replay removes what is no journal",

@@ -23,7 +23,7 @@ from mailq.engines.maildir.line import Line
 from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
-from mailq.engines.maildir.replay import replay
+from mailq.engines.maildir.replay import Mending, replay
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.engines.maildir.store import Store, Unfit
@@ -56,6 +56,7 @@ class MaildirEngine:
         replay(self._store, waits=True)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._reaper = Reaper(self._store)
+        self._mending = Mending(self._store)
         self._line = Line(self._store, self._reaper.later)
         self._waking = self._line.waking
         self._room = Room(self._store)
@@ -178,8 +179,14 @@ class MaildirEngine:
             except Unfit as verdict:
                 if verdict.why != "torn":
                     raise
-            replay(self._store, waits=True)  # it may be whole in a journal
-            return self._store.read(held, claimed, until=until)
+            is_done = self._mending.is_done()  # it may be whole in a journal
+            try:
+                return self._store.read(held, claimed, until=until)
+            except Unfit as verdict:
+                if is_done or verdict.why != "torn":
+                    raise
+                why = "it is torn, and may be whole in a journal that cannot be replayed yet"
+                raise StorageError("read the message", OSError(errno.EBUSY, why, held)) from None
         except (Unfit, FileNotFoundError):
             raise
         except BaseException:  # an interrupt too: nobody will have the receipt

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.journal import LAST, MARK, decode
-from mailq.engines.maildir.remains import LACKING, dead, journals, read, turn
+from mailq.engines.maildir.remains import LACKING, Damaged, dead, journals, read, turn
 from mailq.engines.maildir.remaking import directories_of
 from mailq.message import STATES, is_whole
 from mailq.names import NS, parse
@@ -36,25 +36,50 @@ _PAUSE: Final = 0.01
 _LOOKS: Final = 3
 """A message that is moved while it is looked for is looked for again, so many times in all."""
 
-_Fate = Literal["settled", "busy"]
-"""What became of a journal: nothing more is to be done about it for now, or another is replaying it."""
+_SHARE: Final = 10.0
+"""Whoever meets torn messages spends at most a tenth of his time on journals that cannot be replayed for now."""
+
+_Fate = Literal["settled", "busy", "left"]
+"""What became of a journal: nothing is to be done about it, or another is replaying it, or it is for another time."""
 
 
-def replay(store: Store, *, waits: bool) -> None:
-    """Replay what dead producers left behind.
+class Mending:
+    """What whoever meets torn messages asks of the journals: there may be many, and a journal that cannot be replayed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rests_until = 0.0
+
+    def is_done(self) -> bool:
+        """Replay; whether what is torn after that stays so. Not tried again at once: other messages wait meanwhile."""
+        begun = time.monotonic()
+        if begun < self._rests_until:
+            return False
+        is_done = replay(self._store, waits=True)
+        if not is_done:
+            now = time.monotonic()
+            self._rests_until = now + (now - begun) * _SHARE
+        return is_done
+
+
+def replay(store: Store, *, waits: bool) -> bool:
+    """Replay what dead producers left behind. False if something is left that may be replayed another time.
 
     Never raises: what could not be done is logged, and left for the next. ``waits`` is for
     whoever must not see what is being mended by another: he waits until that is done.
     """
-    paths = journals(store.layout)
+    paths, is_done = journals(store.layout), True
     give_up = time.monotonic() + _PATIENCE
     while paths:
-        paths = [path for path in paths if _try_one(store, path) == "busy"]
+        fates = {path: _try_one(store, path) for path in paths}
+        paths = [path for path, fate in fates.items() if fate == "busy"]
+        is_done = is_done and "left" not in fates.values()
         # He may be stopped, and no other journal is his.
-        if not waits or time.monotonic() >= give_up:
-            return
+        if paths and (not waits or time.monotonic() >= give_up):
+            return False
         if paths:
             time.sleep(_PAUSE)
+    return is_done
 
 
 def _try_one(store: Store, path: str) -> _Fate:
@@ -70,7 +95,18 @@ def _try_one(store: Store, path: str) -> _Fate:
                     _replay_one(store, path, fd)
     except OSError as error:
         layouts.log().warning("a journal was not replayed yet: %s: %s", path, error)
+        return "left" if _may_pass(error) else "settled"
     return "settled"
+
+
+def _may_pass(error: OSError) -> bool:
+    """Whether a journal could be replayed another time; until then no torn message is given up on, so it must not be never.
+
+    A full disk is emptied, descriptors are closed; a disk that fails while it is written to lets nobody
+    claim anything either. But what it cannot read of the journal it never will, and what this user may not do
+    here only another user's process can, and that one mends a message among the dead as well.
+    """
+    return not isinstance(error, Damaged) and error.errno not in (errno.EACCES, errno.EPERM)
 
 
 def _replay_one(store: Store, path: str, fd: int) -> None:
