@@ -61,7 +61,7 @@ def test_a_journal_that_cannot_be_read_hides_no_other_and_that_of_the_living_is_
         queue.push("x")
     for queue in dead:
         kill(queue)
-    (alive,) = {file._token for queue in (living,) if (file := journal_of(queue)._file)}
+    (alive,) = {file._token for queue in (living,) if (file := journal_of(queue)._desk.file)}
     damaged, _ = sorted(set(left(path)) - {alive})
 
     class Unreadable(Disk):

@@ -52,7 +52,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def lose(queue: mailq.Queue, body: bytes) -> str:
     """Have its producer die, and a message of its be in its journal alone. The journal's name."""
     file = Path(queue.get(queue.push(body)).name)
-    made = journal_of(queue)._file
+    made = journal_of(queue)._desk.file
     assert made is not None
     kill(queue)
     file.unlink()

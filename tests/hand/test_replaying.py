@@ -225,7 +225,7 @@ def test_a_mark_with_a_time_that_no_producer_sets_vouches_for_nothing(path: Path
 def test_before_its_numbers_end_a_producer_begins_another_journal(path: Path) -> None:
     queue = opened(path)
     queue.push(b"makes it")
-    file = journal_of(queue)._file
+    file = journal_of(queue)._desk.file
     assert file is not None
     file._number = journal.LAST - journal.SIZE
     queue.push(b"the last in there")
