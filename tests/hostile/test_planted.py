@@ -186,7 +186,7 @@ def test_a_queue_is_not_made_through_links(path: Path, bait: Bait, directory: st
     bait.check()
 
 
-@pytest.mark.parametrize("directory", ["new", "later", "cur", "dead", "owners", "replies", "journal"])
+@pytest.mark.parametrize("directory", ["tmp", "new", "later", "cur", "dead", "owners", "replies", "journal"])
 def test_a_directory_that_becomes_a_link_while_the_queue_runs_is_not_listed(
     path: Path, bait: Bait, directory: str
 ) -> None:

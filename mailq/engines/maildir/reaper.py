@@ -184,6 +184,8 @@ class Reaper:
         layout, disk = self._store.layout, self._store.disk
         owners.sweep(layout, disk)
         horizon = now / names.NS - LITTER_AGE
+        if os.path.islink(layout.tmp):  # put there since the queue was opened: what it leads to is not ours to delete
+            return
         with suppress(OSError), os.scandir(layout.tmp) as scan:
             for entry in scan:
                 status = layouts.status_of(entry.path) if is_litter(entry.name) else None
