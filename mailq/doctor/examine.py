@@ -57,6 +57,10 @@ def _examine(
     marker = yield from _carefully("marker", ground.examine_marker(layout, disk, fix=mend))
     if marker is None:
         return
+    linked = ground.linked(layout)
+    if linked is not None:
+        yield linked
+        return
     settings, mount = marker.settings, machine.mount_of(layout.root)
     yield from _carefully("permissions", permissions.examine(layout, disk, settings, fix=mend))
     yield from _carefully("directories", ground.examine_directories(layout, disk, settings, machine, fix=mend))

@@ -78,8 +78,9 @@ def _refusal(layout: Layout) -> Finding | None:
 def _lost_marker(layout: Layout) -> Finding:
     """A directory without a marker: a queue that lost it, if there are messages; else an unmounted disk, or nothing."""
     found = Sample()
-    for state in STATES:
-        directory = layout.directory(state)
+    for directory in map(layout.directory, STATES):
+        if os.path.islink(directory):  # what is there is not the queue's
+            continue
         for entry in messages(directory):
             if names.parse(entry.name) is not None:
                 found.add(os.path.relpath(entry.path, layout.root))
@@ -115,12 +116,26 @@ def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Ma
     return marker
 
 
+def linked(layout: Layout) -> Finding | None:
+    """Directories that are symbolic links: whoever mended there would move and delete what is not the queue's."""
+    found = tuple(os.path.basename(path) for path in layout.links())
+    if not found:
+        return None
+    return Finding(
+        "directories",
+        "error",
+        f"symbolic links where directories belong: {', '.join(found)}. Nothing further was looked at or mended: "
+        "it would be done where they lead",
+        "put directories in their place: remove each link (rm QUEUE/NAME) and move there what it led to, if that is the queue's",
+        affected=len(found),
+        paths=found,
+    )
+
+
 def examine_directories(layout: Layout, disk: Disk, settings: Settings, machine: Machine, *, fix: bool) -> Findings:
     """Look whether they are all there, and on one file system."""
     missing = [os.path.basename(path) for path in layout.directories() if not os.path.isdir(path)]
-    if links := layout.links():
-        yield _linked([os.path.basename(path) for path in links])
-    elif not missing:
+    if not missing:
         yield Finding("directories", "ok", "all of them are there")
     else:
         finding = Finding(
@@ -142,12 +157,6 @@ def examine_directories(layout: Layout, disk: Disk, settings: Settings, machine:
                     finding = finding._replace(todo=f"they could not be made: {error}")
         yield finding
     yield _one_file_system(layout, machine)
-
-
-def _linked(names: list[str]) -> Finding:
-    what = f"these are symbolic links, which nobody follows, and the queue is refused: {', '.join(names)}"
-    todo = "put directories in their place"
-    return Finding("directories", "error", what, todo, affected=len(names), paths=tuple(names))
 
 
 def _one_file_system(layout: Layout, machine: Machine) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ def messages(directory: str) -> Iterator[os.DirEntry[str]]:
 
 
 def everything(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every entry by name, with what lstat says of it."""
+    """Every entry by name, with what lstat says of it. Raises OSError for a link: what is there is not the queue's."""
+    if os.path.islink(directory):
+        raise OSError(errno.ELOOP, "a symbolic link is in the place of a directory", directory)
     try:
         scan = os.scandir(directory)
     except (FileNotFoundError, NotADirectoryError):

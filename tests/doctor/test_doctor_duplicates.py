@@ -142,7 +142,8 @@ def test_what_is_aside_is_never_replaced_delivered_or_purged(queue: mailq.Queue,
 def test_a_link_that_was_planted_for_aside_is_not_followed(queue: mailq.Queue, path: Path, tmp_path: Path) -> None:
     copy_to(push(path), "later")
     (tmp_path / "outside").mkdir()
-    (path / "aside").symlink_to(tmp_path / "outside")
+    (path / "aside").mkdir()
+    (path / "aside" / "later").symlink_to(tmp_path / "outside")
     (finding,) = look(path, fix=True)["duplicates"]
     assert (finding.level, finding.fixed) == ("error", None)
     assert "it failed: Not a directory" in finding.todo
