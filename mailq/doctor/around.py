@@ -15,6 +15,7 @@ from mailq.engines.maildir import reaper, sharing
 from mailq.engines.maildir.remains import left_behind, strangers
 from mailq.engines.maildir.remaking import Remaking, holds_any, spares_of
 from mailq.engines.maildir.replay import replay
+from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def examine_replies(patient: Patient) -> Findings:
     horizon = patient.now / names.NS - ttl * _SWEEP_SHARE - 2 * _MINUTE
     removed = 0
     for name, status in _files(patient.layout.replies):
-        if status.st_mtime < horizon:
+        if status.st_mtime < horizon and is_reply(name):
             found.add(f"replies/{name}")
             if patient.fix:
                 with contextlib.suppress(OSError):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from mailq import lifecycle, names
 from mailq.doctor.finding import Finding, Sample, plural
+from mailq.doctor.listing import everything
 from mailq.doctor.whole import condition_of, fits
+from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
 from mailq.settings import LONGEST
 
@@ -298,14 +300,29 @@ class Future:
 
 
 def examine_strays(patient: Patient, walked: Walk) -> Findings:
-    """Entries that are no messages."""
-    if not walked.kinds:
+    """Entries that are no messages, and in ``replies/`` those that are no replies."""
+    beside = Sample()
+    for name, status in everything(patient.layout.replies):
+        if not (stat.S_ISREG(status.st_mode) and is_reply(name)):
+            beside.add(f"replies/{name}")
+    if beside.count:
+        yield beside.finding(
+            "strays",
+            "warning",
+            f"in replies/: {plural(beside.count, 'entry', 'entries')} not named as ours: nothing reads or removes them",
+            "move them out of the queue, or into new/ if they are messages",
+        )
+    elif not walked.kinds:
         yield Finding("strays", "ok", "nothing among the messages is anything else")
-        return
+    if walked.kinds:
+        yield _among_the_messages(patient, walked)
+
+
+def _among_the_messages(patient: Patient, walked: Walk) -> Finding:
     kinds = ", ".join(
         plural(count, kind, "directories" if kind == "directory" else "") for kind, count in walked.kinds.items()
     )
-    yield Finding(
+    return Finding(
         "strays",
         "warning",
         f"among the messages: {kinds}; nothing delivers or follows them",

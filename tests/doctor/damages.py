@@ -199,6 +199,11 @@ def an_old_reply(path: Path) -> None:
     (path / "replies" / f"{names.new_id(NOW)}.json").write_text("{}")
 
 
+def a_message_among_the_replies(path: Path) -> None:
+    an_old_reply(path)
+    push(path).rename(path / "replies" / ours())
+
+
 def reaped_in_the_future(path: Path) -> None:
     (path / ".reap.lock").touch()
     os.utime(path / ".reap.lock", (4e9, 4e9))
@@ -458,6 +463,15 @@ DAMAGES: Final = [
         "warning",
         "1 reply older",
         "1 removed",
+        ahead=DAY,
+    ),
+    Damage(
+        "a message among the replies",
+        a_message_among_the_replies,
+        "strays",
+        "warning",
+        "in replies/: 1 entry",
+        after="warning",
         ahead=DAY,
     ),
     Damage("a dead letter", died, "dead-letters", "warning", "1 message is dead", after="warning"),

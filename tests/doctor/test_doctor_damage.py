@@ -32,7 +32,9 @@ each = pytest.mark.parametrize("damage", DAMAGES, ids=named)
 def files_of(path: Path) -> list[tuple[int, int]]:
     """The files of messages, wherever they lie: which they are, and how long."""
     states = ("new", ".new.1a2b3c4d", "later", "cur", "dead", "aside/new", "aside/later", "aside/cur", "aside/dead")
-    files = (file for state in states for file in (path / state).glob("*") if file.is_file() and not file.is_symlink())
+    # To replies/ only a person moves them.
+    places = (*(f"{state}/*" for state in states), "replies/*Z,*")
+    files = (file for place in places for file in path.glob(place) if file.is_file() and not file.is_symlink())
     return sorted((file.stat().st_ino, file.stat().st_size) for file in files)
 
 

@@ -44,7 +44,8 @@ def test_anything_in_any_directory_is_survived_and_left_alone(queue: library.Que
     before = sorted(path.rglob("*"))
     found = look(path, fix=True, full=True)
     assert [f for findings in found.values() for f in findings if f.level == "error"] == []
-    (strays,) = found["strays"]
+    beside, strays = found["strays"]
+    assert beside.affected == 5
     assert strays.affected == 4 * 5
     for kind in ("symbolic link", "director", "FIFO", "socket", "dot-name"):
         assert kind in strays.what

@@ -64,7 +64,12 @@ class Replies:
             return
         self._next_sweep = now + every
         for entry in layouts.entries(self._store.layout.replies):
-            status = layouts.status_of(entry.path) if names.is_id(entry.name.removesuffix(".json")) else None
+            status = layouts.status_of(entry.path) if is_reply(entry.name) else None
             if status is not None and status.st_mtime < now - ttl:
                 with contextlib.suppress(OSError):
                     self._store.disk.unlink(entry.path)
+
+
+def is_reply(name: str) -> bool:
+    """Whether a name in ``replies/`` is one that mailq writes under; nothing else there is deleted."""
+    return names.is_id(name.removesuffix(".json"))
