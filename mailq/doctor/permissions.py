@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mailq.doctor.finding import Finding, Sample, plural
 from mailq.engines.maildir import layout as layouts
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Settings
+
+
+_BOX: Final = 0o711
+"""The queue's own directory, where others may push and not look."""
 
 
 def may_write(layout: Layout) -> bool:
@@ -36,23 +40,27 @@ def _is_guest(layout: Layout) -> bool:
 
 def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Findings:
     """Compare the directories' permissions with what the settings say."""
-    want = layouts.directory_mode(settings)
+    by_settings = layouts.directory_mode(settings)
     narrow, wide = Sample(), Sample()
     left = 0
+    modes = set()
     for path in (layout.root, *filter(os.path.isdir, layout.directories())):
         status = os.stat(path)
         mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o777 == want or (mode & stat.S_ISVTX and mode & 0o700 == 0o700):  # noqa: PLR2004 - a drop-box
+        want = _BOX if path == layout.root and _is_sticky(layout.new) else by_settings
+        if mode & 0o777 in {want, by_settings} or _is_of_a_drop_box(layout, path, mode, by_settings):
             continue
+        modes.add(f"{want:04o}")
         (narrow if want & ~mode else wide).add(os.path.relpath(path, layout.root))
         left += not (fix and _is_mine(status) and _set(disk, path, mode & 0o7000 | want))
-    fixed = None if left else f"set to {want:04o}"
+    spelled = " or ".join(sorted(modes))
+    fixed = None if left else f"set to {spelled}"
     if narrow.count:
         yield narrow.finding(
             "permissions",
             "error",
             f"{plural(narrow.count, 'directory lacks', 'directories lack')} permissions that file_mode = {settings.file_mode!r} gives",
-            f"chmod {want:o}, or mailq doctor QUEUE --fix",
+            f"chmod {spelled}, or mailq doctor QUEUE --fix",
             fixed=fixed,
         )
     if wide.count:
@@ -60,7 +68,7 @@ def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Fin
             "permissions",
             "warning",
             f"{plural(wide.count, 'directory is', 'directories are')} open to others; whoever may write here is trusted",
-            f"chmod {want:o}, or mailq doctor QUEUE --fix; or share the queue: mailq config QUEUE file_mode 0660",
+            f"chmod {spelled}, or mailq doctor QUEUE --fix; or share the queue: mailq config QUEUE file_mode 0660",
             fixed=fixed,
         )
     if not may_write(layout):
@@ -78,7 +86,23 @@ def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Fin
             "use the queue as that user; so does --fix, which does nothing for root here",
         )
     elif not narrow.count and not wide.count:
-        yield Finding("permissions", "ok", f"directories are {want:04o}, as file_mode says, and writable")
+        yield Finding("permissions", "ok", f"directories are {by_settings:04o}, as file_mode says, and writable")
+
+
+def _is_of_a_drop_box(layout: Layout, path: str, mode: int, want: int) -> bool:
+    """Whether permissions are those of docs/security.md: others may add messages, and get as far as that needs.
+
+    What a producer adds to is sticky. On the way there others may search, and see no more than the settings say.
+    """
+    if mode & 0o700 != 0o700:  # noqa: PLR2004 - its own user's, whoever else may come
+        return False
+    if path != layout.root:
+        return bool(mode & stat.S_ISVTX)
+    return _is_sticky(layout.new) and not mode & 0o066 & ~want
+
+
+def _is_sticky(path: str) -> bool:
+    return os.path.isdir(path) and bool(os.stat(path).st_mode & stat.S_ISVTX)
 
 
 def _set(disk: Disk, path: str, mode: int) -> bool:

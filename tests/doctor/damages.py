@@ -186,7 +186,8 @@ def two_directories_shut(path: Path) -> None:
 
 
 def a_file_open_to_all(path: Path) -> None:
-    path.chmod(0o1711)  # a drop-box: others may come in
+    path.chmod(0o711)  # a drop-box: others may come in
+    (path / "new").chmod(0o3733)
     push(path).chmod(0o644)
 
 

@@ -20,6 +20,7 @@ from users import CONSUMER, OTHER, PRODUCER, become, only_root
 
 import mailq
 from mailq import names
+from mailq.doctor import examine
 from mailq.engines.disk import Disk, can_syncfs
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock
@@ -117,6 +118,30 @@ def test_the_drop_box_of_the_page_is_one(srv: Path, box: Path) -> None:
         assert queue.stats()[:4] == (0, 0, 0, 0)
 
     become(CONSUMER, consume)
+    become(PRODUCER, lambda: mailq.open(box, create=False).push("the box is still open"))
+
+
+@pytest.mark.skipif(not can_syncfs(), reason="there is no syncfs here that reports errors")
+def test_the_doctor_finds_the_drop_box_of_the_page_well_and_leaves_it_open(srv: Path, box: Path) -> None:
+    lines = commands("producer")
+    become(PRODUCER, lambda: as_typed(lines, srv))
+    modes = {place: place.stat().st_mode for place in (box, *box.iterdir())}
+
+    def examine_it() -> None:
+        for fix in (False, True):
+            about = [f for f in examine(box, fix=fix) if f.check in {"permissions", "file-permissions"}]
+            assert {(f.level, f.fixed) for f in about} == {("ok", None)}, about
+
+    become(CONSUMER, examine_it)
+    assert {place: place.stat().st_mode for place in modes} == modes
+
+    def examine_one_that_shows_too_much() -> None:
+        box.chmod(0o755)
+        assert [(f.level, f.fixed) for f in examine(box, fix=True) if f.check == "permissions"] == [
+            ("warning", "set to 0711")
+        ]
+
+    become(CONSUMER, examine_one_that_shows_too_much)
     become(PRODUCER, lambda: mailq.open(box, create=False).push("the box is still open"))
 
 
