@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from statistics import median
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -111,14 +112,17 @@ def _locks(patient: Patient) -> Finding:
     disk, path = patient.store.disk, _a_name(patient)
     try:
         fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        finally:
-            disk.drop(fd)
-            disk.unlink(path)
+    except OSError as error:  # no room, or no tmp/: the lock has no part in it, and other checks say so
+        return Finding("locks", "ok", f"not tried: no file can be made in tmp/: {error.strerror}")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         what = f"flock fails here ({error.strerror}): what a killed consumer held is back only when its lease ends"
         return Finding("locks", "warning", what, "mount network disks with locks (no nolock); or keep leases short")
+    finally:
+        disk.drop(fd)
+        with contextlib.suppress(OSError):
+            disk.unlink(path)
     return Finding("locks", "ok", "a process can show by a lock that it lives")
 
 
@@ -136,6 +140,10 @@ class _Probe(NamedTuple):
 
 
 def _probe(patient: Patient) -> Findings:
+    if not os.path.isdir(patient.layout.tmp):  # "directories" says so
+        yield Finding("fsync", "ok", "not measured: there is no tmp/ to write in")
+        yield Finding("clock-drift", "ok", "not measured: there is no tmp/ to write in")
+        return
     try:
         probes = [_write_one(patient) for _ in range(_PROBES)]
     except OSError as error:
@@ -216,7 +224,8 @@ def examine_swelling(patient: Patient, counts: dict[str, int]) -> Findings:
 def _swollen(patient: Patient, counts: dict[str, int]) -> list[str]:
     if patient.mount is not None and patient.mount.type not in {"ext2", "ext3", "ext4"}:
         return []
-    sizes = {path: os.stat(path).st_size for path in counts}
+    # A copy may lack empty directories, and others may be in the midst of making one.
+    sizes = {path: os.stat(path).st_size for path in counts if os.path.isdir(path)}
     return [
         path for path, size in sizes.items() if size > _SWOLLEN and size > _SWOLLEN_TIMES * _ENTRY * (counts[path] + 1)
     ]

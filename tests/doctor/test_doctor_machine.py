@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,29 @@ def test_a_file_system_without_locks_is_a_warning(
     (finding,) = look(path)["locks"]
     assert (finding.level, "No locks available" in finding.what) == ("warning", True)
     assert os.listdir(path / "tmp") == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_told_as_one_without_locks(queue: library.Queue, path: Path, code: int) -> None:
+    class Full(Disk):
+        def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+            if flags & os.O_CREAT:
+                raise OSError(code, os.strerror(code), path)
+            return super().open(path, flags, mode)
+
+    found = look(path, disk=Full())
+    assert (level(found, "locks"), level(found, "fsync")) == ("ok", "error")
+    assert os.strerror(code) in found["locks"][0].what
+
+
+@pytest.mark.parametrize("directory", ["new", "later", "cur", "dead", "tmp", "errors", "owners", "replies"])
+def test_a_directory_that_a_copy_dropped_is_all_that_is_wrong(queue: library.Queue, path: Path, directory: str) -> None:
+    queue.push("x")
+    shutil.rmtree(path / directory)
+    found = look(path)
+    assert troubles(found) == [("directories", "error")]
+    assert "torn" in found, "the messages are examined all the same"
+    assert found["directories"][0].paths == (directory,)
 
 
 def test_a_slow_disk_is_a_warning_with_the_rate(queue: library.Queue, path: Path, tmp_path: Path) -> None:
