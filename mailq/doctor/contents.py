@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mailq import lifecycle, names
 from mailq.doctor.finding import Finding, Sample, plural
 from mailq.doctor.listing import everything
+from mailq.doctor.permissions import OWN_AGAIN
 from mailq.doctor.whole import condition_of, fits
 from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
@@ -260,7 +261,7 @@ class Shut:
                 "file-permissions",
                 "warning",
                 f"{plural(self._others.count, 'file belongs', 'files belong')} to another user than the queue: its consumers cannot read it",
-                "as root: chown -R --reference=QUEUE QUEUE",
+                OWN_AGAIN,
             )
         if not self._narrow.count and not self._wide.count and not self._others.count:
             yield Finding("file-permissions", "ok", "every file is its user's, as file_mode says")

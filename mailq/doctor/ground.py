@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mailq import names
 from mailq.doctor.finding import Finding, Sample, plural
 from mailq.doctor.listing import messages
+from mailq.doctor.permissions import OWN_AGAIN
 from mailq.engines.maildir import layout as layouts
 from mailq.errors import MailqError, QueueNotFound, SettingsError
 from mailq.message import STATES
@@ -110,6 +111,8 @@ def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Ma
         return None
     except (MailqError, OSError) as error:
         todo = "mailq.toml must be a regular file that you may read"
+        if os.lstat(layout.marker).st_uid != os.stat(layout.root).st_uid:  # as "sudo mailq config" leaves it
+            todo = f"mailq.toml belongs to another user than the queue; {OWN_AGAIN}"
         yield Finding("settings", "error", str(error), todo, paths=(layouts.MARKER,))
         return None
     yield Finding("settings", "ok", f"they can be read; the queue is {marker.queue[:8]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Settings
 
+
+OWN_AGAIN: Final = "as root: chown -R --reference=QUEUE QUEUE"
+"""What gives a queue back to the user that its directory belongs to."""
 
 _BOX: Final = 0o711
 """The queue's own directory, where others may push and not look."""
@@ -39,7 +43,16 @@ def _is_guest(layout: Layout) -> bool:
 
 
 def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Findings:
-    """Compare the directories' permissions with what the settings say."""
+    """Compare the directories' permissions, and whose they are, with what the settings say."""
+    troubles = [*_modes(layout, disk, settings, fix=fix), *_strangers(layout, settings), *_ourselves(layout)]
+    yield from troubles
+    if not troubles:
+        mode = layouts.directory_mode(settings)
+        yield Finding("permissions", "ok", f"directories are {mode:04o}, as file_mode says, and writable")
+
+
+def _modes(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Findings:
+    """Who may enter, read and write the directories."""
     by_settings = layouts.directory_mode(settings)
     narrow, wide = Sample(), Sample()
     left = 0
@@ -71,6 +84,30 @@ def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Fin
             f"chmod {spelled}, or mailq doctor QUEUE --fix; or share the queue: mailq config QUEUE file_mode 0660",
             fixed=fixed,
         )
+
+
+def _strangers(layout: Layout, settings: Settings) -> Findings:
+    """What belongs to another user than the queue's directory does, and is not shared with a group either."""
+    root = os.stat(layout.root)
+    shared = layouts.directory_mode(settings) & 0o020
+    found = Sample()
+    for path in (layout.marker, *layout.directories()):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            if status.st_uid != root.st_uid and not (shared and status.st_gid == root.st_gid):
+                found.add(os.path.relpath(path, layout.root))
+    if found.count:
+        yield found.finding(
+            "permissions",
+            "error",
+            f"{plural(found.count, 'entry', 'entries')} of another user than the queue's directory: left by a command "
+            f"that was run as another user. User {root.st_uid} cannot use them",
+            OWN_AGAIN,
+        )
+
+
+def _ourselves(layout: Layout) -> Findings:
+    """Whether this process may use the queue, and should."""
     if not may_write(layout):
         yield Finding(
             "permissions",
@@ -85,8 +122,6 @@ def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Fin
             f"you are root and the queue belongs to user {os.stat(layout.root).st_uid}: what root leaves here that user cannot read",
             "use the queue as that user; so does --fix, which does nothing for root here",
         )
-    elif not narrow.count and not wide.count:
-        yield Finding("permissions", "ok", f"directories are {by_settings:04o}, as file_mode says, and writable")
 
 
 def _is_of_a_drop_box(layout: Layout, path: str, mode: int, want: int) -> bool:

@@ -1,0 +1,95 @@
+"""What a command that was run as another user leaves behind: named, with what gives it back."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from clinic import look, machine
+
+import mailq
+from mailq.doctor import Finding
+
+SOMEBODY, ANOTHER = 2001, 2002
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become other users")
+
+
+@pytest.fixture
+def somebodys() -> Iterator[Path]:
+    """A queue of a user who is not root, where that user can go."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        path = Path(name) / "jobs"
+        mailq.open(path).push("x")
+        give(path, SOMEBODY)
+        yield path
+
+
+def give(path: Path, user: int) -> None:
+    for place in (path, *path.rglob("*")):
+        os.chown(place, user, user)
+
+
+def of_another_user(path: Path) -> Finding | None:
+    found = [f for f in look(path, fix=True)["permissions"] if "of another user" in f.what]
+    return found[0] if found else None
+
+
+def configure_as_root(path: Path) -> None:
+    mailq.open(path).configure(lease=7)
+
+
+def make_a_directory_as_root(path: Path) -> None:
+    shutil.rmtree(path / "later")
+    mailq.open(path).stats()
+
+
+@pytest.mark.parametrize(
+    ("do", "left"),
+    [(configure_as_root, "mailq.toml"), (make_a_directory_as_root, "later")],
+    ids=["marker", "directory"],
+)
+def test_what_root_leaves_in_the_queue_of_another_is_named_and_the_remedy_helps(
+    somebodys: Path, do: Callable[[Path], None], left: str
+) -> None:
+    assert of_another_user(somebodys) is None
+    do(somebodys)
+    finding = of_another_user(somebodys)
+    assert finding is not None
+    assert (finding.level, finding.paths, finding.fixed) == ("error", (left,), None)
+    subprocess.run(shlex.split(finding.todo.removeprefix("as root: ")), check=True)
+    assert of_another_user(somebodys) is None
+
+
+def test_a_group_that_shares_a_queue_may_leave_what_is_the_groups(path: Path) -> None:
+    mailq.open(path, file_mode="0660")
+    os.chown(path / "later", ANOTHER, path.stat().st_gid)
+    assert of_another_user(path) is None
+    os.chown(path / "later", ANOTHER, ANOTHER)
+    finding = of_another_user(path)
+    assert finding is not None
+    assert finding.paths == ("later",)
+
+
+def test_who_may_not_read_the_marker_of_another_user_is_told_whose_it_is(somebodys: Path) -> None:
+    configure_as_root(somebodys)
+    without_faults = machine(somebodys.parent / "machine")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(SOMEBODY)
+            os.setuid(SOMEBODY)
+            (finding,) = look(somebodys, machine=without_faults)["settings"]
+            code = 0 if finding.level == "error" and "chown -R --reference=" in finding.todo else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
