@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -13,8 +14,6 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners, reaper
 
 if TYPE_CHECKING:
-    import os
-
     from mailq.doctor.census import Seen
     from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
@@ -142,15 +141,20 @@ class Owners:
 
     def __init__(self, patient: Patient, leases: Leases) -> None:
         self._dead, self._stuck, self._elsewhere, self._left = Sample(), Sample(), Sample(), Sample()
+        self._ended = Sample()
+        self._to_sweep: list[str] = []
         self._alive = 0
         for entry in messages(patient.layout.owners):
             owner = _read(patient, entry)
-            if owner is not None:
-                self._sort(owner, patient.short(entry.path), leases.holder(owner.token))
+            if owner is None:
+                continue
+            if owner.dead:
+                self._to_sweep.append(entry.path)
+            self._sort(owner, patient.short(entry.path), leases.holder(owner.token))
 
     def _sort(self, owner: _Known, short: str, holds: _Holder) -> None:
         if owner.dead:
-            self._dead.add(short)
+            (self._dead if holds.leases else self._ended).add(short)
         elif not owner.here:
             (self._left if owner.age > _DAY and not holds.leases else self._elsewhere).add(short)
         elif holds.overdue:
@@ -161,21 +165,24 @@ class Owners:
     @property
     def to_reap(self) -> bool:
         """Whether there is something that a reaping would remove."""
-        return bool(self._dead.count)
+        return bool(self._to_sweep)
+
+    def _owners(self, reaped: Reaped | None) -> Finding:
+        """Who is dead. A process that ended without a close, holding nothing, is as ordinary as one that runs."""
+        fixed = None if reaped is None or any(map(os.path.lexists, self._to_sweep)) else "removed"
+        if self._dead.count:
+            what = f"{plural(self._dead.count, 'process', 'processes')} died with leases that nobody gave back"
+            todo = "any consumer does; with none: mailq reap QUEUE"
+            return self._dead.finding("owners", "warning", what, todo, fixed=fixed)
+        what = f"{plural(self._alive, 'process uses', 'processes use')} the queue from here"
+        if not self._ended.count:
+            return Finding("owners", "ok", f"{what}, none is dead")
+        what += f"; {self._ended.count} ended without a close: the next consumer removes what is left of it"
+        return self._ended.finding("owners", "ok", what, fixed=fixed)
 
     def findings(self, reaped: Reaped | None) -> Findings:
         """What there was; ``reaped`` is what was done about it."""
-        if self._dead.count:
-            yield self._dead.finding(
-                "owners",
-                "warning",
-                f"{plural(self._dead.count, 'process', 'processes')} died and left files that nobody swept",
-                "any consumer does; with none: mailq reap QUEUE",
-                fixed=None if reaped is None else "removed",
-            )
-        else:
-            what = f"{plural(self._alive, 'process uses', 'processes use')} the queue from here, none is dead"
-            yield Finding("owners", "ok", what)
+        yield self._owners(reaped)
         if self._stuck.count:
             yield self._stuck.finding(
                 "stuck-owners",

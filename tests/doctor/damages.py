@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import socket
 from collections.abc import Callable
@@ -87,6 +88,11 @@ def owner(path: Path, token: str, **story: Any) -> Path:
     file = path / "owners" / token
     file.write_text(json.dumps({"host": "elsewhere", "boot": "other", "pid": 1, "since": 1.0, **story}))
     return file
+
+
+def an_owner_that_died(path: Path) -> None:
+    owner(path, "0123abcd", host=platform.node())
+    (path / "cur" / ours(until=9 * 10**18, owner="0123abcd", claim="1")).write_text("x")
 
 
 def one_of_each(directory: Path) -> None:
@@ -415,6 +421,14 @@ DAMAGES: Final = [
     Damage(
         "an owner's file that is torn",
         lambda path: (path / "owners" / "0123abcd").write_text(""),
+        "owners",
+        "ok",
+        "1 ended without a close",
+        "removed",
+    ),
+    Damage(
+        "an owner that died with a lease",
+        an_owner_that_died,
         "owners",
         "warning",
         "1 process died",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from clinic import level, look
+from clinic import level, look, troubles
 from damages import copy_to, died, held, push
 from together import Child
 
@@ -344,6 +346,16 @@ def _hold(pipe: Any, path: str) -> None:
     assert delivery is not None
     pipe.send(delivery.receipt)
     pipe.recv()
+
+
+def test_a_program_as_the_readme_shows_it_leaves_a_queue_that_is_well(path: Path) -> None:
+    """It opens, pushes, pops, acks and ends: no close."""
+    code = "import mailq, sys; q = mailq.open(sys.argv[1]); q.push('x'); q.pop().ack()"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    assert len(os.listdir(path / "owners")) == 1
+    found = look(path)
+    assert troubles(found) == []
+    assert "1 ended without a close" in found["owners"][0].what
 
 
 def test_a_process_that_lives_and_lets_its_lease_run_out_is_stuck(queue: mailq.Queue, path: Path) -> None:
