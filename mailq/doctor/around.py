@@ -107,6 +107,7 @@ class Litter:
     """What dead producers left in ``tmp/``."""
 
     def __init__(self, patient: Patient) -> None:
+        self._patient = patient
         self._ours, self._others = Sample(), Sample()
         horizon = patient.now / names.NS - reaper.LITTER_AGE
         for name, status in _files(patient.layout.tmp):
@@ -126,7 +127,7 @@ class Litter:
                 "warning",
                 f"{plural(self._ours.count, 'file')} in tmp/ older than a day: what killed producers were writing",
                 "any consumer removes it; with none: mailq reap QUEUE",
-                fixed="removed" if swept else None,
+                fixed="removed" if swept and not Litter(self._patient).to_reap else None,
             )
         if self._others.count:
             yield self._others.finding(

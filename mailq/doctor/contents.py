@@ -301,16 +301,17 @@ class Future:
 
 
 def examine_strays(patient: Patient, walked: Walk) -> Findings:
-    """Entries that are no messages, and in ``replies/`` those that are no replies."""
+    """Entries that are no messages, and in ``replies/`` and ``owners/`` those that are no replies and no owners."""
     beside = Sample()
-    for name, status in everything(patient.layout.replies):
-        if not (stat.S_ISREG(status.st_mode) and is_reply(name)):
-            beside.add(f"replies/{name}")
+    for directory, is_ours in ((patient.layout.replies, is_reply), (patient.layout.owners, names.is_token)):
+        for name, status in everything(directory):
+            if not (stat.S_ISREG(status.st_mode) and is_ours(name)):
+                beside.add(patient.short(f"{directory}/{name}"))
     if beside.count:
         yield beside.finding(
             "strays",
             "warning",
-            f"in replies/: {plural(beside.count, 'entry', 'entries')} not named as ours: nothing reads or removes them",
+            f"in replies/ and owners/: {plural(beside.count, 'entry', 'entries')} not named as ours: nothing reads or removes them",
             "move them out of the queue, or into new/ if they are messages",
         )
     elif not walked.kinds:

@@ -145,7 +145,7 @@ class Owners:
         self._to_sweep: list[str] = []
         self._alive = 0
         for entry in messages(patient.layout.owners):
-            owner = _read(patient, entry)
+            owner = _read(patient, entry) if names.is_token(entry.name) else None
             if owner is None:
                 continue
             if owner.dead:

@@ -485,9 +485,17 @@ DAMAGES: Final = [
         a_message_among_the_replies,
         "strays",
         "warning",
-        "in replies/: 1 entry",
+        "in replies/ and owners/: 1 entry",
         after="warning",
         ahead=DAY,
+    ),
+    Damage(
+        "a file among the owners",
+        lambda path: (path / "owners" / "notes.txt").write_text("x"),
+        "strays",
+        "warning",
+        "in replies/ and owners/: 1 entry",
+        after="warning",
     ),
     Damage("a dead letter", died, "dead-letters", "warning", "1 message is dead", after="warning"),
     Damage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from clinic import level, look, troubles
-from damages import copy_to, died, held, push
+from damages import copy_to, died, held, owner, push
 from together import Child
 
 import mailq
@@ -356,6 +357,30 @@ def test_a_program_as_the_readme_shows_it_leaves_a_queue_that_is_well(path: Path
     found = look(path)
     assert troubles(found) == []
     assert "1 ended without a close" in found["owners"][0].what
+
+
+def test_who_is_no_owner_does_not_count_as_one(queue: mailq.Queue, path: Path) -> None:
+    (path / "owners" / "notes.txt").write_text("x")
+    (finding,) = look(path, fix=True)["owners"]
+    assert (finding.affected, finding.fixed) == (0, None)
+    assert "none is dead" in finding.what
+
+
+@pytest.mark.parametrize("check", ["owners", "litter"])
+def test_what_cannot_be_removed_is_not_told_as_removed(path: Path, check: str) -> None:
+    mailq.open(path)
+    owner(path, "0123abcd", host=platform.node())
+    (path / "tmp" / ".reply.00").touch()
+
+    class Kept(Disk):
+        def unlink(self, path: str) -> None:
+            if path.endswith(("0123abcd", ".reply.00")):
+                raise PermissionError
+            super().unlink(path)
+
+    (finding,) = look(path, fix=True, disk=Kept(), ahead=2 * 86_400)[check]
+    assert (finding.affected, finding.fixed) == (1, None)
+    assert look(path, fix=True, ahead=2 * 86_400)[check][0].fixed == "removed"
 
 
 def test_a_process_that_lives_and_lets_its_lease_run_out_is_stuck(queue: mailq.Queue, path: Path) -> None:
