@@ -126,13 +126,16 @@ class Leases:
 
 
 class _Known(NamedTuple):
-    """An owner's file. ``here`` says that it runs, or ran, on this host or under this kernel."""
+    """An owner's file. ``here`` says that it runs, or ran, on this host or under this kernel.
+
+    ``stopped`` is what this machine says of its process, if it can say so.
+    """
 
     token: str
     pid: object
-    host: str
     here: bool
     dead: bool
+    stopped: bool
     age: float
 
 
@@ -141,7 +144,7 @@ class Owners:
 
     def __init__(self, patient: Patient, leases: Leases) -> None:
         self._dead, self._stuck, self._elsewhere, self._left = Sample(), Sample(), Sample(), Sample()
-        self._ended = Sample()
+        self._ended, self._stopped = Sample(), Sample()
         self._to_sweep: list[str] = []
         self._alive = 0
         for entry in messages(patient.layout.owners):
@@ -157,6 +160,8 @@ class Owners:
             (self._dead if holds.leases else self._ended).add(short)
         elif not owner.here:
             (self._left if owner.age > _DAY and not holds.leases else self._elsewhere).add(short)
+        elif owner.stopped:
+            self._stopped.add(f"{short} (pid {owner.pid})")
         elif holds.overdue:
             self._stuck.add(f"{short} (pid {owner.pid})")
         else:
@@ -183,6 +188,18 @@ class Owners:
     def findings(self, reaped: Reaped | None) -> Findings:
         """What there was; ``reaped`` is what was done about it."""
         yield self._owners(reaped)
+        yield from self._stuck_ones()
+        yield from self._others()
+
+    def _stuck_ones(self) -> Findings:
+        if self._stopped.count:
+            yield self._stopped.finding(
+                "stuck-owners",
+                "warning",
+                f"{plural(self._stopped.count, 'process is', 'processes are')} stopped, and so is the work on what "
+                "they hold, until the leases run out",
+                "kill -CONT PID, if a signal or Ctrl-Z has stopped it; or kill -KILL PID: then it is given back at once",
+            )
         if self._stuck.count:
             yield self._stuck.finding(
                 "stuck-owners",
@@ -190,8 +207,10 @@ class Owners:
                 f"{plural(self._stuck.count, 'process lives and lets', 'processes live and let')} leases run out: hung, stopped, or too slow",
                 "look at them (mailq workers QUEUE; py-spy dump --pid PID), kill them, or raise the lease",
             )
-        else:
+        if not self._stuck.count and not self._stopped.count:
             yield Finding("stuck-owners", "ok", "no live owner lets its leases run out")
+
+    def _others(self) -> Findings:
         if self._left.count:
             yield self._left.finding(
                 "other-hosts",
@@ -216,10 +235,13 @@ def _read(patient: Patient, entry: os.DirEntry[str]) -> _Known | None:
     except (ValueError, RecursionError):
         story = None
     story = story if isinstance(story, dict) else {}
-    host, boot = str(story.get("host", "")), story.get("boot")
-    here = not story or host == platform.node() or (bool(boot) and boot == owners.boot_id())
+    host, boot, pid = str(story.get("host", "")), story.get("boot"), story.get("pid", "?")
+    by_host, by_kernel = host == platform.node(), bool(boot) and boot == owners.boot_id()
+    # Another container under this kernel counts its processes by other numbers.
+    stopped = by_host and by_kernel and isinstance(pid, int) and patient.machine.is_stopped(pid)
+    here = not story or by_host or by_kernel
     age = (patient.now - status.st_mtime_ns) / names.NS
-    return _Known(entry.name, story.get("pid", "?"), host, here, patient.is_dead(entry.name), age)
+    return _Known(entry.name, pid, here, patient.is_dead(entry.name), stopped, age)
 
 
 def told(reaped: Reaped | None) -> str | None:

@@ -95,6 +95,11 @@ class Machine:
         held = [self._inotify_of(pid) for pid in self._processes()]
         return Inotify(sum(a for a, _ in held), int(most), sum(b for _, b in held), int(watches))
 
+    def is_stopped(self, pid: int) -> bool:
+        """Whether a process is known to be stopped: by a signal, by Ctrl-Z, or by a debugger."""
+        _, _, fields = self._read(f"{pid}/stat").rpartition(") ")  # the name before may hold anything
+        return fields[:1] in {"T", "t"}
+
     def open_files(self) -> int | None:
         """How many files a process may have open; None if there is no limit, or none is known."""
         if resource is None:

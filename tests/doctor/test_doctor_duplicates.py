@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from clinic import level, look, troubles
+from clinic import level, look, machine, troubles
 from damages import copy_to, died, held, owner, push
 from together import Child
 
 import mailq
 from mailq import names
 from mailq.doctor import duplicates, listing
+from mailq.doctor.machine import Machine
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout
 from mailq.message import checksum
@@ -392,6 +394,39 @@ def test_a_process_that_lives_and_lets_its_lease_run_out_is_stuck(queue: mailq.Q
     assert f"pid {os.getpid()}" in finding.paths[0]
     assert level(look(path), "stuck-owners") == "ok"
     assert level(look(path, ahead=30), "overdue") == "ok", "half of the lease is left"
+
+
+@pytest.mark.parametrize("ahead", [0, 600])
+def test_a_process_that_is_stopped_is_named_whether_or_not_its_lease_has_run_out(
+    queue: mailq.Queue, path: Path, tmp_path: Path, ahead: float
+) -> None:
+    queue.push("x")
+    delivery = queue.pop()
+    assert delivery is not None
+    here = machine(tmp_path / "machine")
+    stat = tmp_path / "machine" / "proc" / str(os.getpid()) / "stat"
+    stat.parent.mkdir()
+    stat.write_text(f"{os.getpid()} (a) T (name) S 1 1 1\n")
+    assert "stopped, and" not in look(path, ahead=ahead, machine=here)["stuck-owners"][0].what
+    stat.write_text(f"{os.getpid()} (a) S (name) T 1 1 1\n")
+    (finding,) = look(path, ahead=ahead, machine=here)["stuck-owners"]
+    assert (finding.level, finding.affected) == ("warning", 1)
+    assert "is stopped" in finding.what
+    assert f"(pid {os.getpid()})" in finding.paths[0]
+
+
+def test_a_real_process_that_is_stopped_is_seen_as_such() -> None:
+    if not os.path.exists("/proc/self/stat"):
+        pytest.skip("no /proc here")
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            assert not Machine().is_stopped(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            assert Machine().is_stopped(process.pid)
+        finally:
+            process.kill()
+    assert not Machine().is_stopped(process.pid)
 
 
 def test_the_dead_are_not_touched_by_a_mending(queue: mailq.Queue, path: Path) -> None:
