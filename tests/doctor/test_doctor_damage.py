@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from clinic import level, look, troubles
-from damages import DAMAGES, Damage
+from damages import Damage
+from kinds import DAMAGES
 
 import mailq
 from mailq.cli.main import main

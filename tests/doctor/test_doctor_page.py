@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from clinic import look
-from damages import DAMAGES
+from kinds import DAMAGES
 
 import mailq
 from mailq.doctor import examine
