@@ -72,10 +72,11 @@ def _spell(value: Any) -> Any:  # noqa: ANN401 - a field of a finding
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    """A table for a person; for a program one line each: level, check, what, what to do, what was done."""
+    """A table for a person; for a program one line each: level, check, what, what to do, what was done, what it is about."""
     if not sys.stdout.isatty():
         for finding in findings:
-            cells = (finding.level, finding.check, finding.what, finding.todo, finding.fixed or "")
+            about = finding.paths if finding.level != "ok" else ()
+            cells = (finding.level, finding.check, finding.what, finding.todo, finding.fixed or "", *about)
             click.echo("\t".join(map(plain, cells)))
         return
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it

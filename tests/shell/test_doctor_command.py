@@ -48,6 +48,18 @@ def test_warnings_alone_are_exit_code_0(mailq: Shell) -> None:
     assert b"well enough" in done.stderr
 
 
+def test_a_line_ends_with_what_it_is_about(mailq: Shell, tmp_path: Path) -> None:
+    """So that what is to be done can be done: ``mailq edit QUEUE ID`` needs the id."""
+    tear_one(tmp_path)
+    (name,) = os.listdir(tmp_path / "jobs" / "new")
+    lines = [line.split("\t") for line in mailq("doctor", "jobs", code=1).stdout.decode().splitlines()]
+    assert lines[-1][4:] == ["", f"new/{name}"]
+    assert all(len(cells) == 5 for cells in lines if cells[0] == "ok")
+    (tmp_path / "jobs" / "new" / "a\tb\n").symlink_to("nowhere")
+    strays = next(line for line in mailq("doctor", "jobs", code=1).stdout.splitlines() if b"strays" in line)
+    assert strays.endswith(b"\t\tnew/a\\tb\\n"), strays
+
+
 def test_json_is_one_object(mailq: Shell, tmp_path: Path) -> None:
     tear_one(tmp_path)
     report = json.loads(mailq("doctor", "jobs", "--json", code=1).stdout)
