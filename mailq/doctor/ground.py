@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mailq import names
 from mailq.doctor.finding import Finding, Sample, plural
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Marker
+
+
+_MOST: Final = 65_536
+_NEW_MARKER: Final = (
+    "put mailq.toml back from a backup, or have one made with a new identity and the default settings: "
+    "mv QUEUE/mailq.toml QUEUE/.mailq.toml.old && mailq init QUEUE"
+)
 
 
 def examine_marker(layout: Layout, disk: Disk, *, fix: bool) -> Generator[Finding, None, Marker | None]:
@@ -103,20 +110,28 @@ def _lost_marker(layout: Layout) -> Finding:
 def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Marker | None]:
     try:
         marker = layouts.load(layout, disk)
-    except SettingsError as error:
-        todo = "mend that line: running consumers keep the old settings, new ones are refused"
-        if error.key == "format":
-            todo = "use the mailq that wrote it; nothing here was touched"
-        yield Finding("settings", "error", str(error), todo, paths=(layouts.MARKER,))
-        return None
     except (MailqError, OSError) as error:
-        todo = "mailq.toml must be a regular file that you may read"
-        if os.lstat(layout.marker).st_uid != os.stat(layout.root).st_uid:  # as "sudo mailq config" leaves it
-            todo = f"mailq.toml belongs to another user than the queue; {OWN_AGAIN}"
-        yield Finding("settings", "error", str(error), todo, paths=(layouts.MARKER,))
+        yield Finding("settings", "error", str(error), _remedy(layout, disk, error), paths=(layouts.MARKER,))
         return None
     yield Finding("settings", "ok", f"they can be read; the queue is {marker.queue[:8]}")
     return marker
+
+
+def _remedy(layout: Layout, disk: Disk, error: Exception) -> str:
+    """What to do about a marker that cannot be read."""
+    status = os.lstat(layout.marker)
+    if not stat.S_ISREG(status.st_mode):
+        return f"put a file in its place: {_NEW_MARKER}"
+    data = layouts.read_small(disk, layout.marker, _MOST)
+    if data is None and status.st_uid != os.stat(layout.root).st_uid:  # as "sudo mailq config" leaves it
+        return f"mailq.toml belongs to another user than the queue; {OWN_AGAIN}"
+    if data is None or not isinstance(error, SettingsError):
+        return "mailq.toml must be a file that you may read; see dmesg if it is the disk"
+    if error.line is None or not data.strip(b"\0 \t\r\n"):  # zeros are what a power cut makes of it
+        return _NEW_MARKER
+    if error.key == "format":
+        return "use the mailq that wrote it; nothing here was touched"
+    return "mend that line: running consumers keep the old settings, new ones are refused"
 
 
 def linked(layout: Layout) -> Finding | None:
