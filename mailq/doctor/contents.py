@@ -279,8 +279,8 @@ class Future:
         soon = self._patient.now + _SOON
         if seen.state == "delayed":
             ahead = seen.envelope.place > soon + lifecycle.ns(LONGEST)
-        else:
-            ahead = seen.envelope.place > soon
+        else:  # what died before it was due is not due any more
+            ahead = seen.envelope.place > soon and seen.state != "dead"
         # The mtime of a leased one is its deadline.
         stamped = seen.status.st_ctime_ns > soon or (seen.state != "leased" and seen.status.st_mtime_ns > soon)
         if ahead or stamped:

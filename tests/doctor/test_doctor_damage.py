@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clinic import level, look, troubles
-from damages import Damage
+from damages import Damage, push, tear
 from kinds import DAMAGES
 
 import mailq
@@ -135,6 +135,13 @@ def test_an_old_text_of_a_message_that_is_here_is_kept(queue: mailq.Queue, path:
     (text,) = (path / "errors").iterdir()
     os.utime(text, (1, 1))
     assert level(look(path, fix=True), "error-texts") == "ok"
+
+
+def test_a_delayed_message_that_is_buried_before_it_is_due_is_not_from_the_future(path: Path) -> None:
+    mailq.open(path)
+    tear(push(path, delay=86_400))
+    assert "1 moved to dead/" in str(look(path, fix=True)["torn"][0].fixed)
+    assert level(look(path), "future") == "ok"
 
 
 def test_every_check_speaks_once_about_a_healthy_queue(queue: mailq.Queue, path: Path) -> None:
