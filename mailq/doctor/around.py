@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -84,7 +85,7 @@ def examine_home(patient: Patient) -> Findings:
     if home is None:
         yield Finding("dead-letter-queue", "ok", "the dead stay in dead/")
         return
-    todo = f"mailq init {home.root}, or mailq config QUEUE dead_letters none"
+    todo = f"mailq init {shlex.quote(home.root)}, or mailq config QUEUE dead_letters none"
     try:
         layouts.load(home, patient.store.disk)
         apart = os.stat(home.new).st_dev != os.stat(patient.layout.root).st_dev

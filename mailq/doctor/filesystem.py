@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Final
 
 from mailq.doctor.finding import Finding
@@ -105,7 +106,7 @@ def _options(mount: Mount, settings: Settings) -> Findings:
             "mount-options",
             "error",
             f"{mount.point} is mounted read-only: the queue can be looked at, not used",
-            f"find out why (dmesg), then: mount -o remount,rw {mount.point}",
+            f"find out why (dmesg), then: mount -o remount,rw {shlex.quote(mount.point)}",
         )
     for option in sorted(mount.options & set(_RISKS)):
         if option in {"nobarrier", "barrier=0", "journal_async_commit"} and settings.durability != "power-loss":
@@ -113,6 +114,8 @@ def _options(mount: Mount, settings: Settings) -> Findings:
         if option == "soft" and not mount.type.startswith("nfs"):
             continue
         found = True
-        yield Finding("mount-options", "warning", f"{option}: {_RISKS[option]}", f"mount {mount.point} without it")
+        yield Finding(
+            "mount-options", "warning", f"{option}: {_RISKS[option]}", f"mount {shlex.quote(mount.point)} without it"
+        )
     if not found:
         yield Finding("mount-options", "ok", "nothing in them weakens what is synced")

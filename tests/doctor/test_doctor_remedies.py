@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clinic import look, troubles
+from clinic import look, machine, troubles
 from damages import zero
 
 import mailq
@@ -42,6 +43,24 @@ def test_a_marker_of_which_nothing_is_left(tmp_path: Path, damage: Callable[[Pat
     run(finding.todo.rpartition(": ")[2])
     assert troubles(look(path)) == []
     assert len(list(mailq.open(path, create=False).drain())) == messages
+
+
+def test_a_dead_letter_queue_with_a_blank_in_its_path(path: Path, tmp_path: Path) -> None:
+    mailq.open(path, dead_letters=str(tmp_path / "the dead"))
+    shutil.rmtree(tmp_path / "the dead")
+    (finding,) = look(path)["dead-letter-queue"]
+    run(finding.todo.partition(", or ")[0])
+    assert troubles(look(path)) == []
+
+
+def test_a_mount_point_with_a_blank_in_its_path(tmp_path: Path) -> None:
+    place = tmp_path / "a disk"
+    mailq.open(place / "jobs")
+    spelled = str(place).replace(" ", r"\040")
+    for options, command in (("ro", f"mount -o remount,rw '{place}'"), ("rw,nobarrier", f"mount '{place}' without it")):
+        mounts = f"36 1 8:1 / {spelled} {options[:2]} - ext4 /dev/sda1 {options}\n"
+        (finding,) = look(place / "jobs", machine=machine(tmp_path / "m", mounts=mounts))["mount-options"]
+        assert finding.todo.endswith(command)
 
 
 def run(command: str) -> None:
