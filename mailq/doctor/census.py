@@ -48,23 +48,19 @@ class Stray(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What a walk came to: the files in each directory, and the entries that are no messages."""
+    """What a walk came to: the entries that are no messages, some of them by name."""
 
-    counts: dict[str, int]
     kinds: dict[str, int]
     strays: tuple[Stray, ...]
 
 
 def walk(patient: Patient, collectors: Sequence[Collector]) -> Walk:
     """Show every message to every collector; a file that goes away meanwhile is nobody's business."""
-    counts: dict[str, int] = {}
     kinds: dict[str, int] = {}
     strays: list[Stray] = []
     for state in STATES:
         directory = patient.layout.directory(state)
-        counts[directory] = 0
         for name, status in everything(directory):
-            counts[directory] += 1
             path = f"{directory}/{name}"
             if name[0] == "." or not stat.S_ISREG(status.st_mode):
                 kind = _kind(status)
@@ -79,7 +75,7 @@ def walk(patient: Patient, collectors: Sequence[Collector]) -> Walk:
             seen = Seen(state, path, name, status, envelope, foreign)
             for collector in collectors:
                 collector.see(seen)
-    return Walk(counts, kinds, tuple(strays))
+    return Walk(kinds, tuple(strays))
 
 
 def _kind(status: os.stat_result) -> str:

@@ -113,7 +113,7 @@ def _examine_messages(patient: Patient) -> Findings:
     for collector in seen:
         yield from collector.findings()
     yield from contents.examine_strays(patient, walked)
-    yield from room.examine_swelling(patient, walked.counts)
+    yield from room.examine_swelling(patient)
     yield from around.examine_texts(patient, ids)
     owners, litter = leases.Owners(patient, held), around.Litter(patient)
     reaped = None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import names
 from mailq.doctor.finding import Finding
+from mailq.doctor.listing import everything
 from mailq.engines.maildir.remaking import REMADE, Remaking
+from mailq.message import STATES
 
 try:
     import fcntl
@@ -195,40 +199,52 @@ def _drift(patient: Patient, drift: float) -> Finding:
     )
 
 
-def examine_swelling(patient: Patient, counts: dict[str, int]) -> Findings:
+def examine_swelling(patient: Patient) -> Findings:
     """Look for directories that were once huge: ext4's never shrink, and listing them stays slow."""
-    swollen = _swollen(patient, counts)
+    swollen = _swollen(patient)
     if not swollen:
         yield Finding("swollen", "ok", "no directory is much larger than what it holds")
         return
     if patient.fix:
         Remaking(patient.store).renew()
-    shown = tuple(patient.short(path) for path in swollen)
-    one = shown[0]
-    remedy = (
-        "the next consumer that finds it empty makes it anew, and so does mailq doctor QUEUE --fix"
-        if set(shown) <= set(REMADE)
-        else f"while nothing uses the queue: mv {one} old && mkdir -m 700 {one} && find old -type f -exec mv -t {one} {{}} + && rmdir old"
-    )
+    shown = tuple(map(patient.short, swollen))
+    by_hand = [name for name in shown if name not in REMADE]
+    remedy = "the next consumer that finds it empty makes it anew, and so does mailq doctor QUEUE --fix"
+    if by_hand:
+        remedy = f"while nothing uses the queue: cd QUEUE && {' && '.join(_anew(patient, name) for name in by_hand)}"
     yield Finding(
         "swollen",
         "warning",
         f"{', '.join(shown)}: much larger than what is left in there; each listing of it costs milliseconds",
         remedy,
-        "made anew" if patient.fix and not _swollen(patient, counts) else None,
+        "made anew" if patient.fix and not _swollen(patient) else None,
         affected=len(swollen),
         paths=shown,
     )
 
 
-def _swollen(patient: Patient, counts: dict[str, int]) -> list[str]:
+def _anew(patient: Patient, name: str) -> str:
+    """The command that makes a directory anew, as it was but for its size."""
+    mode = stat.S_IMODE(os.stat(f"{patient.layout.root}/{name}").st_mode)
+    return f"mv -T {name} {name}.old && mkdir -m {mode:o} {name} && find {name}.old -type f -exec mv -t {name} {{}} + && rmdir {name}.old"
+
+
+def _swollen(patient: Patient) -> list[str]:
     if patient.mount is not None and patient.mount.type not in {"ext2", "ext3", "ext4"}:
         return []
-    # A copy may lack empty directories, and others may be in the midst of making one.
-    sizes = {path: os.stat(path).st_size for path in counts if os.path.isdir(path)}
-    return [
-        path for path, size in sizes.items() if size > _SWOLLEN and size > _SWOLLEN_TIMES * _ENTRY * (counts[path] + 1)
-    ]
+    layout = patient.layout
+    return [path for path in (*map(layout.directory, STATES), layout.tmp, layout.errors) if _is_swollen(path)]
+
+
+def _is_swollen(path: str) -> bool:
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:  # a copy may lack empty directories, and another process may be making it
+        return False
+    if size <= _SWOLLEN:
+        return False
+    enough = size // (_SWOLLEN_TIMES * _ENTRY)
+    return sum(1 for _ in islice(everything(path), enough)) < enough
 
 
 def _size(count: int) -> str:

@@ -326,7 +326,7 @@ def test_a_clock_that_disagrees_with_the_disk(
     assert (finding.level, says in finding.what) == (expected, True), finding.what
 
 
-@pytest.mark.parametrize("directory", ["new", "cur"])
+@pytest.mark.parametrize("directory", ["new", "cur", "tmp", "errors"])
 def test_a_directory_that_was_once_huge(queue: library.Queue, path: Path, tmp_path: Path, directory: str) -> None:
     one = tmp_path / "one"
     one.touch()
@@ -346,7 +346,9 @@ def test_a_directory_that_was_once_huge(queue: library.Queue, path: Path, tmp_pa
         assert look(path, fix=True)["swollen"][0].fixed == "made anew"
     else:
         command = finding.todo.partition(": ")[2]
-        subprocess.run(["sh", "-ec", command], cwd=path, check=True)
+        mode = (path / directory).stat().st_mode
+        subprocess.run(["sh", "-ec", command], check=True)
+        assert (path / directory).stat().st_mode == mode
     assert look(path)["swollen"][0].level == "ok"
 
 
