@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mailq import telemetry
 from mailq.doctor import filesystem
+from mailq.doctor.around import BENCH
 from mailq.doctor.finding import Finding
 from mailq.doctor.machine import Machine
 from mailq.engines.disk import Disk
@@ -39,7 +40,6 @@ DURABILITIES: Final = ("power-loss", "process-crash")
 OPERATIONS: Final = ("push", "pop-ack", "push-pop-ack", "batch")
 BODY: Final = b"x" * 1024
 BATCH: Final = 64
-PREFIX: Final = ".mailq-bench-"
 
 _ROUNDS: Final = 3
 _PARTS: Final = 1 + 1 + len(DURABILITIES) * len(OPERATIONS)
@@ -133,7 +133,7 @@ def _place(path: str) -> str:
 def _directory(place: str) -> Iterator[str]:
     """A directory of our own. Its name begins with a dot: in a queue's directory such are nobody's business."""
     try:
-        made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
+        made = tempfile.TemporaryDirectory(prefix=BENCH, dir=place)
     except OSError as error:
         raise StorageError("measure", error) from error
     with made as directory:

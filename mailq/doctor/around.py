@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
 
+BENCH: Final = ".mailq-bench-"
+"""So begins the name of the directory that ``mailq bench`` works in."""
+
 _DAY: Final = 86_400.0
+_HOUR: Final = 3600.0
 _SWEEP_SHARE: Final = 1.2
 _MOST_MARKS: Final = 10_000
 _MINUTE: Final = 60.0
@@ -105,7 +109,7 @@ def examine_home(patient: Patient) -> Findings:
 
 
 class Litter:
-    """What dead producers left in ``tmp/``."""
+    """What dead producers left in ``tmp/``, and a killed ``mailq bench`` beside it."""
 
     def __init__(self, patient: Patient) -> None:
         self._patient = patient
@@ -114,6 +118,11 @@ class Litter:
         for name, status in _files(patient.layout.tmp):
             if max(status.st_mtime, status.st_ctime) < horizon:
                 (self._ours if reaper.is_litter(name) else self._others).add(f"tmp/{name}")
+        self._benches = Sample()
+        with os.scandir(patient.layout.root) as scan:
+            for entry in scan:
+                if entry.name.startswith(BENCH) and _mtime(entry) < patient.now / names.NS - _HOUR:
+                    self._benches.add(entry.name)
 
     @property
     def to_reap(self) -> bool:
@@ -137,7 +146,14 @@ class Litter:
                 f"{plural(self._others.count, 'file')} in tmp/ older than a day and not named as ours: left alone",
                 "remove them, or move them into new/ if they are messages",
             )
-        if not self._ours.count and not self._others.count:
+        if self._benches.count:
+            yield self._benches.finding(
+                "litter",
+                "warning",
+                f"{plural(self._benches.count, 'directory', 'directories')} of a 'mailq bench' that was killed, or is still at it after an hour",
+                f"if none runs: rm -r QUEUE/{BENCH}*",
+            )
+        if not self._ours.count and not self._others.count and not self._benches.count:
             yield Finding("litter", "ok", "nothing old is in tmp/")
 
 
@@ -276,10 +292,17 @@ def examine_strangers(patient: Patient) -> Findings:
 
 
 def _age(seconds: float) -> str:
-    for unit, length in (("days", _DAY), ("hours", 3600.0), ("minutes", _MINUTE)):
+    for unit, length in (("days", _DAY), ("hours", _HOUR), ("minutes", _MINUTE)):
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def _mtime(entry: os.DirEntry[str]) -> float:
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:  # it goes just now: it is not old
+        return float("inf")
 
 
 def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:

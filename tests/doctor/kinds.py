@@ -44,6 +44,7 @@ from damages import (
 )
 
 import mailq
+from mailq.doctor.around import BENCH
 
 DAMAGES: Final = [
     Damage("nothing there", shutil.rmtree, "marker", "error", "nothing at this place", after="error"),
@@ -285,6 +286,15 @@ DAMAGES: Final = [
         "2 files in tmp/",
         "removed",
         ahead=2 * DAY,
+    ),
+    Damage(
+        "what a killed bench left",
+        lambda path: (path / f"{BENCH}x/long").mkdir(parents=True),
+        "litter",
+        "warning",
+        "1 directory of a 'mailq bench'",
+        after="warning",
+        ahead=DAY,
     ),
     Damage("litter of others", stranger_in_tmp, "litter", "warning", "left alone", after="warning", ahead=2 * DAY),
     Damage(

@@ -81,6 +81,12 @@ def test_a_link_that_comes_while_it_looks_is_not_followed(
     assert [name for name, _ in snapshot(there)] == before
 
 
+def test_a_queue_that_is_named_by_a_link_is_examined_as_any_other(path: Path, tmp_path: Path) -> None:
+    mailq.open(path).push("x")
+    (tmp_path / "link").symlink_to(path)
+    assert troubles(look(tmp_path / "link", full=True)) == []
+
+
 def test_messages_behind_a_link_make_no_queue_of_a_directory(path: Path, tmp_path: Path) -> None:
     mailq.open(path)
     lose_the_marker(path)
