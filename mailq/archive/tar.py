@@ -29,8 +29,15 @@ _RECORD: Final = 20 * _BLOCK
 _MOST_EXTRA: Final = 65_536
 """The longest pax header or long name that is read: a path has 4096 bytes at most."""
 
-_MOST_AFTER: Final = 64 << 20
-"""So much is read after the end of an archive; there should be less than a record of zeros."""
+_RECORDS: Final = (_RECORD, *(_BLOCK << power for power in range(5, 12)))
+"""The end is filled up to one of these: everybody's default, or what was asked of ``tar -b`` for a tape."""
+
+_AT_END: Final = "tmp"
+"""The directory that is the last member of an export, and says how many messages came before."""
+
+_ANNOUNCED: Final = "mailq export; its last member says how many messages it has"
+_COUNT: Final = re.compile(r"mailq export of ([0-9]{1,18}) messages")
+_ZEROS: Final = "what a power cut or a bad disk leaves"
 
 _MOST_SETTINGS: Final = 65_536
 _HELD: Final = 8 << 20
@@ -54,18 +61,22 @@ class TarWriter:
     def __init__(self, stream: BinaryIO, clock: Callable[[], int]) -> None:
         self._stream = stream
         self._clock = clock
-        self._written = 0
+        self._written = self._messages = 0
         self._mode = 0o600
+        self._last: tarfile.TarInfo
 
     def begin(self, text: str, settings: Settings, at: int) -> None:
-        """The settings with the identity, and every directory."""
+        """The settings with the identity, and every directory but the one at the end."""
         self._mode = int(settings.file_mode, 8)
-        self._put(MARKER, text.encode(), at)
+        self._put(MARKER, text.encode(), at, {"comment": _ANNOUNCED})
         for name in DIRECTORIES:
             info = tarfile.TarInfo(name)
             info.type, info.mode = tarfile.DIRTYPE, directory_mode(settings)
             info.mtime = at // NS
-            self._write(info.tobuf(tarfile.PAX_FORMAT))
+            if name == _AT_END:
+                self._last = info
+            else:
+                self._write(info.tobuf(tarfile.PAX_FORMAT))
 
     def add(self, item: Item) -> None:
         """The error texts, then the message: whoever reads has them by then."""
@@ -73,18 +84,26 @@ class TarWriter:
             self._put(f"errors/{item.envelope.id}.{number}.txt", data, at)
         # A ready message's mtime would lengthen its next lease if it were in the future.
         at = item.at if item.at is not None else min(item.envelope.pushed, self._clock())
-        self._put(f"{_DIRECTORY_OF[item.state]}/{names.format_name(item.envelope)}", item.data, at)
+        # The time of death, to the nanosecond.
+        more = {"mtime": f"{at // NS}.{at % NS:09d}"} if item.state == "dead" else {}
+        self._put(f"{_DIRECTORY_OF[item.state]}/{names.format_name(item.envelope)}", item.data, at, more)
+        self._messages += 1
 
     def end(self) -> None:
-        """Two empty blocks, and filled up to a record."""
+        """How many messages there were, two empty blocks, and filled up to a record.
+
+        The count is a comment: of any other key GNU tar says on stderr that it does not know it. In a
+        global header Python's tarfile would not read it behind the last member.
+        """
+        self._last.pax_headers = {"comment": f"mailq export of {self._messages} messages"}
+        self._write(self._last.tobuf(tarfile.PAX_FORMAT))
         self._write(bytes(2 * _BLOCK))
         self._write(bytes(-self._written % _RECORD))
 
-    def _put(self, name: str, data: bytes, at: int) -> None:
+    def _put(self, name: str, data: bytes, at: int, more: dict[str, str] | None = None) -> None:
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = len(data), self._mode, at // NS
-        if name.startswith("dead/"):  # the time of death, to the nanosecond
-            info.pax_headers = {"mtime": f"{at // NS}.{at % NS:09d}"}
+        info.pax_headers = more or {}
         self._write(info.tobuf(tarfile.PAX_FORMAT))
         self._write(data)
         self._write(bytes(-len(data) % _BLOCK))
@@ -110,8 +129,12 @@ class TarReader:
     def __init__(self, stream: Peekable) -> None:
         self._stream = stream
         self._count = 0
+        self._length = 0
         self._rest = 0
         self._next: _Member | None = None
+        self._ended = False
+        self._announced = False
+        self._messages = 0
         self._texts: dict[str, list[Text]] = {}
         self._held = 0
         self.strays = 0
@@ -144,7 +167,6 @@ class TarReader:
                 yield from self._hold(member, path[1])
             else:
                 yield self._item(member, _STATES[path[0]], path[1], most)
-        self._drain()
         self.strays += sum(map(len, self._texts.values()))
 
     def _item(self, member: _Member, state: Kept, name: str, most: int) -> Item | Flaw:
@@ -181,11 +203,14 @@ class TarReader:
         if self._next is not None:
             member, self._next = self._next, None
             return member
+        if self._ended:
+            return None
         self._skip()
         extra: dict[str, str] = {}
         while True:
             block = self._exactly(_BLOCK, f"after {self._count} members")
             if not any(block):
+                self._end()
                 return None
             info = self._header(block)
             if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
@@ -217,6 +242,7 @@ class TarReader:
         if size < 0:
             raise ArchiveDamaged(where, f"its size is {size}; the archive is damaged")
         self._rest = 0 if info.type in _WITHOUT_DATA else size + -size % _BLOCK
+        self._tally(name, extra.get("comment", ""), where)
         found = _PAX_TIME.fullmatch(extra.get("mtime", ""))
         at = int(found[1]) * NS + int((found[2] or "").ljust(9, "0")) if found else int(info.mtime) * NS
         return _Member(name, info.type, size, max(0, at), where)
@@ -236,14 +262,49 @@ class TarReader:
         while self._rest:
             self._rest -= len(self._exactly(min(self._rest, _RECORD), f"after {self._count} members"))
 
-    def _drain(self) -> None:
-        """Read what follows the end: who writes into a pipe is not done yet, and a checksum may stand there."""
-        left = _MOST_AFTER
+    def _tally(self, name: str, comment: str, where: str) -> None:
+        """Count the messages, and compare with what the archive says. Counted is what has the place of one, fit or not."""
+        if comment == _ANNOUNCED:
+            self._announced, self._messages = True, 0
+        elif found := _COUNT.fullmatch(comment):
+            self._announced = False
+            if self._messages != int(found[1]):
+                raise ArchiveDamaged(
+                    where, f"there should be {int(found[1])} messages before this, there are {self._messages}"
+                )
+        else:
+            path = _path_of(name) or ()
+            self._messages += len(path) == 2 and path[0] in _STATES  # noqa: PLR2004 - a directory and a name
+
+    def _end(self) -> None:
+        """See that the zeros are the end of the archive, and not a part of it that was zeroed.
+
+        It is read to its end: who writes into a pipe is not done yet, and a checksum may stand there.
+        """
+        self._ended = True
+        where = f"after {self._count} members"
+        if not self._count:
+            raise NoArchive(f"it begins with zeros, {_ZEROS}")
+        if any(self._exactly(_BLOCK, where)):
+            raise ArchiveDamaged(where, f"here are zeros, {_ZEROS}, and more behind them")
+        if self._announced:
+            raise ArchiveDamaged(
+                where, f"here are zeros, {_ZEROS}: the last member, which counts the messages, is missing"
+            )
+        left = max(_RECORDS)
+        end = self._length
         while left > 0 and (data := self._stream.read(_RECORD)):
+            if any(data):
+                raise ArchiveDamaged(where, "the archive ends here, and something stands behind its end")
             left -= len(data)
+            self._length += len(data)
+        padding = self._length - end
+        if padding >= _RECORD and not any(padding < record and not self._length % record for record in _RECORDS):
+            raise ArchiveDamaged(where, f"more zeros than the end of a tar has, {_ZEROS}: {padding} bytes, or more")
 
     def _exactly(self, size: int, where: str) -> bytes:
         data = self._stream.read(size)
+        self._length += len(data)
         if len(data) < size:
             raise ArchiveDamaged(where, "the archive ends here, before its end: it was cut off")
         return data

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from making import exported, ids_on_disk, imported, lay, make, sealed, tar
+from making import exported, ids_on_disk, imported, lay, make, plain, sealed, tar
 
 import mailq
 from mailq import archive, names
@@ -34,6 +34,15 @@ GOOD = (f"new/{name_of(1)}", b"body")
 def whole() -> bytes:
     """An archive of five messages: each takes a header and two blocks."""
     return tar(*((f"new/{name_of(n, b'x' * 600)}", b"x" * 600) for n in range(5)))
+
+
+def counted(path: Path) -> bytes:
+    """An export of six messages, two of them dead with an error text each."""
+    for n in range(4):
+        lay(path, plain(n))
+    for n in (4, 5):
+        lay(path, plain(n, tries="Er", state="dead")._replace(texts=(Text(1, b"text", 0),)))
+    return exported(path)
 
 
 def noise(size: int) -> bytes:
@@ -75,6 +84,83 @@ def test_an_archive_that_goes_mad_in_the_middle_is_read_up_to_there(path: Path) 
     assert stopped.value.done.imported == 3
 
 
+# What was zeroed
+
+
+def silently(path: Path, data: bytes) -> archive.Imported | None:
+    """What was imported; None if something was told of."""
+    make(path)
+    told: list[str] = []
+    try:
+        done = imported(path, data, tell=told.append)
+    except archive.ImportStopped as stopped:
+        done = stopped.done
+        told.append(str(stopped))
+    assert len(ids_on_disk(path)) == done.imported
+    return None if told else done
+
+
+def test_no_block_of_an_export_can_be_zeroed_in_silence(path: Path, place: str) -> None:
+    data = counted(Path(make(path)))
+    whole = archive.Imported(6)
+    last = len(data.rstrip(b"\0")) // 512
+    for block in range(last + 1):
+        at = block * 512
+        for name, count in (("one", 1), ("three", 3), ("rest", len(data) // 512 - block)):
+            zeroed = data[:at] + bytes(512 * count) + data[at + 512 * count :]
+            done = silently(Path(f"{place}/{block}-{name}"), zeroed)
+            assert done in (None, whole), (block, name)
+            assert done is None or name != "rest"
+
+
+def test_the_header_of_no_member_can_be_zeroed_in_silence(place: str) -> None:
+    data = whole()
+    for n in range(5):
+        # Of the last one all together looks like the end: without a count nobody can know.
+        for count in (1, 3) if n < 4 else (1,):
+            zeroed = data[: n * 1536] + bytes(512 * count) + data[n * 1536 + 512 * count :]
+            assert silently(Path(f"{place}/{n}-{count}"), zeroed) is None
+
+
+END = {
+    "two blocks": (bytes(1024), True),
+    "a record": (bytes(10_240), True),
+    "as tar -b 64": (bytes(64 * 512 - 4 * 1536), True),
+    "as tar -b 2048": (bytes(2048 * 512 - 4 * 1536), True),
+    "one block": (bytes(512), False),
+    "one block and a half": (bytes(700), False),
+    "more than any record": (bytes(1 << 21), False),
+    "as no record": (bytes(64 * 512), False),
+    "a member": (bytes(1024) + tar(GOOD), False),
+    "something far behind": (bytes(9000) + b"x", False),
+    "half a member": (bytes(512) + tar(GOOD), False),
+}
+
+
+@pytest.mark.parametrize(("end", "good"), END.values(), ids=END)
+def test_an_archive_ends_as_tars_end_and_not_with_whatever_was_zeroed(path: Path, end: bytes, *, good: bool) -> None:
+    members = tar(*((f"new/{name_of(n, b'x' * 600)}", b"x" * 600) for n in range(4)), end=False)
+    assert len(members) == 4 * 1536
+    assert (silently(path, members + end) == archive.Imported(4)) is good
+    assert len(ids_on_disk(path)) == 4
+
+
+def test_an_export_with_a_message_taken_out_is_told_of_and_the_rest_is_taken(path: Path, tmp_path: Path) -> None:
+    data = counted(Path(make(path)))
+    name = names.format_name(sealed(2)).encode()
+    at = data.index(b"new/" + name) // 512 * 512
+    with pytest.raises(archive.ImportStopped, match="there should be 6 messages before this, there are 5"):
+        imported(make(tmp_path / "copy"), data[:at] + data[at + 1024 :])
+    assert len(ids_on_disk(tmp_path / "copy")) == 5
+
+
+def test_exports_may_be_put_together(path: Path, tmp_path: Path) -> None:
+    data = counted(Path(make(path)))
+    lay(path, plain(9))
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    assert silently(tmp_path / "copy", data[:end] + exported(path)) == archive.Imported(7, 6, 0)
+
+
 class Endless(io.RawIOBase):
     """A tar whose second member has eight exabytes, as far as one reads."""
 
@@ -105,6 +191,16 @@ def test_an_endless_member_is_read_in_small_pieces_and_never_kept(path: Path) ->
     assert stopped.value.done == archive.Imported(1, 0, 1)
     assert "max_message_bytes" in told[0]
     assert stream.largest <= 1 << 17
+
+
+@pytest.mark.parametrize("head", [b"", tar(GOOD)], ids=["nothing", "an archive"])
+def test_endless_zeros_are_not_read_for_ever(path: Path, head: bytes) -> None:
+    make(path)
+    stream = Endless(head, 1 << 40)
+    with pytest.raises(archive.ImportStopped, match="what a power cut or a bad disk leaves") as stopped:
+        archive.import_from(path, io.BufferedReader(stream))
+    assert stopped.value.done.imported == bool(head)
+    assert stream.most > (1 << 40) - (2 << 20)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])

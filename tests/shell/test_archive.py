@@ -84,7 +84,7 @@ def test_a_refused_message_is_told_of_and_makes_the_exit_code_1(mailq: Shell) ->
 def test_an_archive_that_is_cut_off_is_told_of_with_what_was_imported(mailq: Shell) -> None:
     filled(mailq)
     data = mailq("export", "jobs").stdout
-    done = mailq("import", "copy", "--create", stdin=data[: len(data.rstrip(b"\0")) - 4], code=1)
+    done = mailq("import", "copy", "--create", stdin=data[: data.index(b"\xff")], code=1)
     assert b"cut off" in done.stderr
     assert (
         b"2 were imported before; import a whole copy of it: messages that are in the queue are passed over"
@@ -92,6 +92,38 @@ def test_an_archive_that_is_cut_off_is_told_of_with_what_was_imported(mailq: She
     )
     assert done.stderr.decode().splitlines()[-1].startswith("imported ")
     assert mailq("import", "copy", stdin=b"", code=1).stderr.startswith(b"mailq: this is no archive: it is empty")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero here")
+def test_zeros_are_no_archive_however_many_there_are(mailq: Shell, tmp_path: Path) -> None:
+    done = mailq("import", "copy", "/dev/zero", "--create", code=1)
+    assert done.stderr.startswith(
+        b"mailq: this is no archive: it begins with zeros, what a power cut or a bad disk leaves"
+    )
+    assert not (tmp_path / "copy").exists()
+
+
+def test_an_archive_that_was_zeroed_in_part_is_told_of_with_what_was_imported(mailq: Shell, tmp_path: Path) -> None:
+    filled(mailq)
+    mailq("export", "jobs", "jobs.tar")
+    with open(tmp_path / "jobs.tar", "r+b") as file, tarfile.open(tmp_path / "jobs.tar") as archive:
+        file.seek(archive.getmembers()[-3].offset)
+        file.write(bytes(512))
+    told, summary = mailq("import", "copy", "jobs.tar", "--create", code=1).stderr.decode().splitlines()
+    assert "what a power cut or a bad disk leaves" in told
+    assert "; 1 were imported before; import a whole copy of it: " in told
+    assert summary == "imported 1, already there 0, refused 0"
+
+
+def test_gnu_tar_takes_an_export_without_a_word_and_may_have_its_own_records(
+    mailq: Shell, shell: Shell, tmp_path: Path
+) -> None:
+    filled(mailq)
+    done = shell("set -e; mkdir out; mailq export jobs jobs.tar; tar xf jobs.tar -C out; tar tf jobs.tar | tail -n 1")
+    assert done.stderr == b"exported 3\n"
+    assert done.stdout == b"tmp/\n"
+    assert sorted(os.listdir(tmp_path / "out/new")) == sorted(os.listdir(tmp_path / "jobs/new"))
+    shell("set -e; for b in 1 20 64 2048; do tar cb $b -C out . | mailq import of-$b --create; done")
 
 
 @pytest.mark.parametrize("begin", [b"{", b"\n\n", b"{\0}\n", b'{"id": "', b"\x7fELF" + bytes(600)])
