@@ -15,7 +15,9 @@ BLOCKS = re.findall(r"(<!-- ci: \w+ -->\n)?```(python|sh)\n(.*?)```", README.rea
 RUN = [(kind, code) for mark, kind, code in BLOCKS if not mark]  # the marked ones are CI's own commands
 
 
-def test_the_blocks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_run_as_they_stand_and_complain_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert {kind for kind, _ in RUN} == {"python", "sh"}
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
@@ -23,11 +25,13 @@ def test_the_blocks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.Monkey
     for kind, code in RUN:
         if kind == "python":
             exec(compile(code, str(README), "exec"), namespace)
+            assert capfd.readouterr().err == "", code
         else:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", code], env=environment, capture_output=True, check=False, timeout=60
             )
             assert done.returncode == 0, (code, done.stderr)
+            assert b"Traceback" not in done.stderr, (code, done.stderr)
 
 
 def test_both_commands_of_ci_are_one_line_each() -> None:

@@ -6,6 +6,7 @@ stopped its whole process for good must not keep its message for ever.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -84,5 +85,8 @@ def main(fd: int, supervisor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, whose end is ours
     die_with_parent()
-    if os.getppid() == supervisor:
+    if os.getppid() != supervisor:
+        return
+    # A run may be over before we have started: nobody to report to any more.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         Heart(Line(socket.socket(fileno=fd))).run()

@@ -13,6 +13,7 @@ from together import family, is_alive, wait_until
 from working import HERE, Work, all_settled
 
 import mailq
+from mailq.workers.lines import spawn
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -128,6 +129,16 @@ def test_an_idle_process_that_is_killed_is_replaced(path: Path) -> None:
         assert queue.request(None).result(30) != first
         assert "died without a job: killed by SIGKILL" in worker.log
         assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("module", ["heart", "nursery"])
+def test_a_process_whose_supervisor_is_done_before_it_has_started_ends_without_a_word(
+    capfd: pytest.CaptureFixture[str], module: str
+) -> None:
+    line, process = spawn(f"mailq.workers.{module}")
+    line.close()
+    assert process.wait() == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_code_is_loaded_anew_on_sighup_while_the_old_job_ends(path: Path, tmp_path: Path) -> None:
