@@ -160,13 +160,16 @@ class Refused(MailqError):
 
 
 class MessageTooLarge(Refused):
-    """The message is larger than the queue takes. ``size`` and ``limit`` in bytes."""
+    """The message is larger than the queue takes. ``size`` and ``limit`` in bytes.
 
-    def __init__(self, size: int, limit: int) -> None:
+    ``size`` may be the least that it has: what is too large is not read on.
+    """
+
+    def __init__(self, size: int, limit: int, *, or_more: bool = False) -> None:
         self.size = size
         self.limit = limit
         super().__init__(
-            f"the message has {size} bytes with its headers, the queue takes {limit}; "
+            f"the message has {size} bytes{' or more' * or_more} with its headers, the queue takes {limit}; "
             f"push a path to the data instead, or raise max_message_bytes"
         )
 

@@ -14,10 +14,11 @@ import zlib
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from mailq import names
-from mailq.errors import CodecError, UsageError, shown
+from mailq.errors import CodecError, MessageTooLarge, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import BinaryIO
 
     from mailq.names import Envelope
 
@@ -26,6 +27,8 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 
 MAX_HEADERS: Final = 65_536
 """The headers of a message take at most this many bytes."""
+
+_CHUNK: Final = 1 << 20
 
 CONTENT_TYPE: Final = "content-type"
 FILENAME: Final = "filename"
@@ -153,3 +156,18 @@ def is_whole(envelope: Envelope, data: bytes) -> bool:
     if envelope.head > len(data):
         return False
     return envelope.crc is None or envelope.crc == checksum(data)
+
+
+def read_body(file: BinaryIO, limit: int) -> bytes:
+    """All of a file. Raises MessageTooLarge if that is more than ``limit`` bytes; it may have no end, so it is not read on."""
+    size = os.fstat(file.fileno()).st_size
+    parts: list[bytes] = []
+    left = limit + 1
+    while left > 0:
+        # In parts: to read so many bytes takes room for all of them, however few there are.
+        wanted = min(left, max(size + 1, _CHUNK))
+        parts.append(file.read(wanted))
+        left -= len(parts[-1])
+        if len(parts[-1]) < wanted:  # the end: a terminal would have to be told of it once more
+            return b"".join(parts)
+    raise MessageTooLarge(max(size, limit + 1), limit, or_more=size <= limit)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from mailq import codecs, names, telemetry
 from mailq.delivery import Delivery, Message
 from mailq.errors import MessageTooLarge, UsageError, shown
-from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, seal
+from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, read_body, seal
 from mailq.reply import Reply
 from mailq.settings import LONGEST, MAX_RETRIES, seconds, whole
 
@@ -150,7 +150,8 @@ class Queue:
         ext = names.safe_ext(os.path.basename(path))
         headers = {FILENAME: os.path.basename(path), **_with_timeout(headers, timeout)}
         with open(path, "rb") as file:
-            draft = self._draft(file.read(), codecs.type_of(ext), ext, headers, options)
+            body = read_body(file, self.settings.max_message_bytes)
+            draft = self._draft(body, codecs.type_of(ext), ext, headers, options)
         return self._push([draft])[0]
 
     def request(

@@ -11,6 +11,8 @@ import click
 
 from mailq import codecs
 from mailq.cli.options import DURATION, message_options, parse_headers, queue_argument
+from mailq.errors import MessageTooLarge
+from mailq.message import read_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,7 +75,7 @@ def push(
         elif bodies or files:
             pushed = _push_each(target, bodies, files, text=text, content_type=content_type, options=options)
         else:
-            pushed = [push_one(target, given("-"), text=text, content_type=content_type, options=options)]
+            pushed = [push_one(target, given(target, "-"), text=text, content_type=content_type, options=options)]
         for id in pushed:
             _print(id)
 
@@ -97,13 +99,14 @@ def _push_each(
     options: dict[str, Any],
 ) -> Iterator[str]:
     for body in bodies:
-        yield push_one(queue, given(body), text=text, content_type=content_type, options=options)
+        yield push_one(queue, given(queue, body), text=text, content_type=content_type, options=options)
     for path in files:
         if path == "-":
-            yield push_one(queue, given(path), text=text, content_type=content_type, options=options)
+            yield push_one(queue, given(queue, path), text=text, content_type=content_type, options=options)
         elif content_type or text:
             with open(path, "rb") as file:
-                yield push_one(queue, file.read(), text=text, content_type=content_type, options=options)
+                raw = read_body(file, queue.settings.max_message_bytes)
+            yield push_one(queue, raw, text=text, content_type=content_type, options=options)
         else:
             yield queue.push_file(path, **options)
 
@@ -121,6 +124,9 @@ def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: 
     ):  # what there is: a slow producer's lines are stored as they come
         *lines, rest = (rest + chunk).split(b"\n")
         yield from _push_batch(queue, lines, text=text, content_type=content_type, options=options)
+        limit = queue.settings.max_message_bytes
+        if len(rest) > limit + 1:  # it may have no end; the one is a carriage return, which is not pushed
+            raise MessageTooLarge(len(rest), limit, or_more=True)
     yield from _push_batch(queue, [rest], text=text, content_type=content_type, options=options)
 
 
@@ -161,10 +167,10 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-def given(body: str) -> bytes:
-    """A body as the command line has it; - is standard input."""
+def given(queue: Queue, body: str) -> bytes:
+    """A body as the command line has it; - is standard input. Raises MessageTooLarge."""
     if body != "-":
         return os.fsencode(body)
     if sys.stdin.isatty():
         click.echo("mailq: type the message; Ctrl-D ends it", err=True)
-    return sys.stdin.buffer.read()
+    return read_body(sys.stdin.buffer, queue.settings.max_message_bytes)

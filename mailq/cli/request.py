@@ -36,8 +36,8 @@ def request(
     \b
         mailq request jobs '{"fibonacci": 100}' --timeout 30s
     """
-    raw = given("-" if body is None else body)
     with open_queue(queue) as target:
+        raw = given(target, "-" if body is None else body)
         content_type = kind_of(raw, text=text)
         reply = target.request(raw, content_type=content_type, headers=parse_headers(headers), **options)
         try:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Shell
+from command import MAILQ, Shell
 
 import mailq as library
 
@@ -191,3 +194,45 @@ def test_a_dash_is_standard_input(mailq: Shell, arguments: list[str]) -> None:
     mailq("push", "jobs", "first", *arguments, stdin=b"\x00\xffthe second")
     assert [mailq("pop", "jobs", "--body").stdout for _ in range(2)] == [b"first", b"\x00\xffthe second"]
     assert b"can be read once" in mailq("push", "jobs", "-", *arguments, stdin=b"x", code=2).stderr
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero here")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "push jobs < /dev/zero",
+        "push jobs --lines < /dev/zero",
+        "push jobs --file - < /dev/zero",
+        "push jobs --file /dev/zero",
+        "push jobs --file /dev/zero --content-type image/png",
+        "push jobs --file huge",
+        "request jobs < /dev/zero",
+    ],
+)
+def test_what_is_too_large_is_not_read_to_its_end(mailq: Shell, shell: Shell, tmp_path: Path, command: str) -> None:
+    mailq("init", "jobs")
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(3 << 30)
+    done = shell(f"ulimit -v 1000000; mailq {command}", code=5)
+    assert done.stderr.startswith(b"mailq: the message has ")
+    assert (b"3221225472 bytes with" if "huge" in command else b" bytes or more with") in done.stderr
+    assert library.open(tmp_path / "jobs").stats().ready == 0
+
+
+def test_standard_input_of_the_largest_size_is_taken(mailq: Shell) -> None:
+    mailq("init", "jobs", "--max-message-bytes", "2500000")
+    for arguments in ([], ["--lines"]):
+        mailq("push", "jobs", *arguments, stdin=b"x" * 2_500_000)
+        assert len(mailq("pop", "jobs", "--body").stdout) == 2_500_000
+        assert b"2500001 bytes" in mailq("push", "jobs", *arguments, stdin=b"x" * 2_500_001, code=5).stderr
+
+
+def test_ctrl_d_on_a_terminal_ends_the_message_at_once(tmp_path: Path, environment: dict[str, str]) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, b"typed\n\x04")
+    with subprocess.Popen([MAILQ, "push", "jobs"], stdin=theirs, cwd=tmp_path, env=environment) as process:
+        os.close(theirs)
+        assert process.wait(60) == 0
+    os.close(ours)
+    (message,) = library.open(tmp_path / "jobs").peek()
+    assert message.body == "typed\n"
