@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq.archive import compression
+from mailq.archive.files import format_of
 from mailq.archive.items import ArchiveDamaged, Flaw, Item, NoArchive, checked
 from mailq.archive.lines import LinesReader
 from mailq.archive.survey import Survey
@@ -82,7 +83,8 @@ def import_from(
     simply run again. What was acked in between comes again. Another import into the
     same queue is waited for. ``max_length`` does not limit an import, ``max_message_bytes`` does.
 
-    The format, and gzip or xz around it, is recognized by itself. The queue keeps its
+    The format, and gzip or xz around it, is recognized by itself; only of an empty stream its ``name``
+    must say that it is of JSON lines, or ``format``. The queue keeps its
     settings; with ``create`` a queue that is missing is made, with those of the archive but for
     ``dead_letters``, which is a path, and with an identity of its own. ``tell`` gets a line
     for each message that is refused, by default the log. Raises QueueNotFound, and ImportStopped when the
@@ -93,7 +95,7 @@ def import_from(
     done = Imported()
     try:
         with compression.reading(stream) as plain:
-            reader = _reader(plain, format)
+            reader = _reader(plain, format, getattr(stream, "name", None))
             text = reader.settings()
             if create and not os.path.exists(layout.marker):
                 _create(layout, disk, text, tell)
@@ -112,12 +114,15 @@ def import_from(
         raise ImportStopped(error, done) from error
 
 
-def _reader(stream: compression.Peekable, format: Format | None) -> Reader:  # noqa: A002 - as above
+def _reader(stream: compression.Peekable, format: Format | None, name: object) -> Reader:  # noqa: A002 - as above
+    """By the first byte. Where there is none the file's name decides: a queue without messages makes no lines."""
     first = stream.peek(1)[:1]
+    if not first and format is None and isinstance(name, str) and format_of(name) == "jsonl":
+        format = "jsonl"  # noqa: A001 - as above
     if format == "jsonl":
         return LinesReader(stream)
     if not first:
-        raise NoArchive("it is empty; not even an empty queue makes an empty tar")
+        raise NoArchive("it is empty; as JSON lines without a message it is taken with --format jsonl")
     return LinesReader(stream) if format is None and first in b"{ \t\r\n" else TarReader(stream)
 
 

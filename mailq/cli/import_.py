@@ -25,7 +25,7 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     """Store the messages of an archive in a queue, while it is in use.
 
     Without FILE, or with -, the archive is read from standard input; gzip and xz are
-    recognized. Messages keep id, place in line, options, attempts and state; one whose id is in
+    recognized, and JSON lines unless there are none: then --format, or the name of FILE, says so. Messages keep id, place in line, options, attempts and state; one whose id is in
     the queue is left alone, so an import that was interrupted is run again. What was
     consumed in between comes again: pause the queue first where that matters. Exit
     code 1: messages were refused, each is told of.
@@ -33,7 +33,8 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     \b
         mailq import jobs jobs.tar.gz --create
         mailq export jobs | mailq import copy --create
-        mailq export jobs --state dead --format jsonl | jq -c 'select(.reason == "retries")' | mailq import again --create
+        mailq export jobs --state dead --format jsonl | jq -c 'select(.reason == "retries")' |
+            mailq import again --create --format jsonl
     """
     from mailq import archive  # noqa: PLC0415 - help needs no engine
 

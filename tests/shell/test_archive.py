@@ -67,6 +67,20 @@ def test_an_export_into_a_directory_that_is_not_there_names_the_directory(mailq:
     assert b".part" not in mailq("export", "jobs", "/proc/jobs.tar", code=1).stderr
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.jsonl", "a.NDJSON", "a.jsonl.gz", "a.ndjson.xz"])
+def test_the_archive_of_a_queue_without_messages_is_one(mailq: Shell, name: str) -> None:
+    mailq("init", "jobs")
+    mailq("export", "jobs", name)
+    assert mailq("import", "copy", name, "--create").stderr == b"imported 0, already there 0, refused 0\n"
+
+
+def test_no_lines_can_go_through_a_pipe(mailq: Shell, shell: Shell) -> None:
+    filled(mailq)
+    export = "mailq export jobs --state dead --format jsonl"
+    assert b"imported 0" in shell(f"{export} | mailq import copy --create --format jsonl").stderr
+    assert b"taken with --format jsonl" in shell(f"{export} | mailq import copy", code=1).stderr
+
+
 def test_only_some_states(mailq: Shell) -> None:
     filled(mailq)
     mailq("export", "jobs", "a.tar", "--state", "delayed", "--state", "dead")
