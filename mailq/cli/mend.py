@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mailq.cli.main import FAILED, complain
-from mailq.cli.options import DURATION, STATE, open_queue, queue_argument
+from mailq.cli.options import INTERVAL, STATE, open_queue, queue_argument
 
 if TYPE_CHECKING:
     from mailq.message import State
@@ -59,7 +59,7 @@ def purge(queue: str, *, state: State, yes: bool) -> None:
 
 @click.command()
 @queue_argument
-@click.option("--every", type=DURATION, help="Again and again, this far apart, until interrupted.")
+@click.option("--every", type=INTERVAL, help="Again and again, this far apart (at least 0.1s), until interrupted.")
 def reap(queue: str, *, every: float | None) -> None:
     """Give back what late and dead consumers hold.
 

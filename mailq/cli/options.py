@@ -23,16 +23,25 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic only since 
 
     name = "duration"
 
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
         if isinstance(value, float):
             return value
         try:
-            return parse_duration(str(value))
+            seconds = parse_duration(str(value))
         except SettingsError as error:
             self.fail(str(error), param, ctx)
+        if seconds < self._least:
+            self.fail(f"it is at least {self._least:g}s", param, ctx)
+        return seconds
 
 
 DURATION = Duration()
+INTERVAL = Duration(least=0.1)
+"""How far apart something is done again and again: more often it would only keep a processor busy."""
+
 STATE = click.Choice(STATES)
 
 

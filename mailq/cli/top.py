@@ -17,7 +17,7 @@ import click
 
 from mailq.cli import output
 from mailq.cli.drawing import screen
-from mailq.cli.options import DURATION, open_queue
+from mailq.cli.options import INTERVAL, open_queue
 from mailq.cli.watching import Watch, look_at
 
 try:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from mailq.cli.watching import Look
 
-_LEAST: Final = 0.1
-"""It looks at most so often, in seconds."""
-
 _WINDOW: Final = 5.0
 """Rates are those of about the last so many seconds: a worker tells of itself only once a second."""
 
@@ -44,7 +41,7 @@ _QUIT: Final = frozenset(b"qQ\x03")
 
 @click.command()
 @click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
-@click.option("--every", type=DURATION, default=1.0, show_default="1s", help="Look again after this long.")
+@click.option("--every", type=INTERVAL, default=1.0, show_default="1s", help="Look again after this long.")
 @click.option("--once", is_flag=True, help="Print one screen and exit, as when the output is no terminal.")
 def top(queues: tuple[str, ...], *, every: float, once: bool) -> None:
     """Show queues and their workers live; q quits.
@@ -56,8 +53,6 @@ def top(queues: tuple[str, ...], *, every: float, once: bool) -> None:
     \b
         mailq top jobs mails --every 5s
     """
-    if every < _LEAST:
-        raise click.UsageError(f"--every is at least {_LEAST:g}s")
     watches = [Watch(queue) for queue in dict.fromkeys(queues)]
     for watch in watches:
         open_queue(watch.queue).close()  # later it may be gone; now it is a mistake

@@ -165,6 +165,8 @@ def test_init_and_config_show_and_change_settings(mailq: Shell, tmp_path: Path) 
         (["push", "jobs", "x", "--priority", "10"], b"priority"),
         (["push", "jobs", "x", "--header", "novalue"], b"write --header KEY=VALUE"),
         (["pop", "jobs", "-n", "0"], b"number"),
+        (["reap", "jobs", "--every", "0"], b"'--every': it is at least 0.1s; see"),
+        (["top", "jobs", "--every", "99ms"], b"'--every': it is at least 0.1s; see"),
         (["frobnicate", "jobs"], b"there is no command 'frobnicate'; see"),
         (["stat", "jobs"], b"there is no command 'stat', perhaps you mean stats; see"),
         (["push", "redis://jobs", "x"], b"there is no redis:// here"),
