@@ -35,9 +35,7 @@ def edit(queue: str, id: str) -> None:
         handle, path = tempfile.mkstemp(prefix="mailq-", suffix=suffix)
         with open(handle, "wb") as file:
             file.write(message.raw)
-        _run_editor(path)
-        with open(path, "rb") as file:
-            body = file.read()
+        body = _edited(path)
         if body == message.raw and not _is_torn(message.reason):
             os.unlink(path)
             click.echo("nothing changed", err=True)
@@ -54,12 +52,20 @@ def _is_torn(reason: str) -> bool:
     return reason == "torn"
 
 
-def _run_editor(path: str) -> None:
+def _edited(path: str) -> bytes:
+    """What the user's editor makes of a file."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     try:
         code = subprocess.run([*shlex.split(editor), path], check=False).returncode  # noqa: S603 - the user's own editor
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a quotation without an end
         os.unlink(path)
-        raise click.ClickException(f"cannot start the editor {editor!r}: {error.strerror}; set EDITOR") from error
+        why = error.strerror if isinstance(error, OSError) else str(error).lower()
+        raise click.ClickException(f"cannot start the editor {editor!a}: {why}; set EDITOR") from error
+    try:
+        with open(path, "rb") as file:
+            body = file.read()
+    except FileNotFoundError:
+        raise click.ClickException(f"the editor {editor!a} removed the file; nothing was changed") from None
     if code != 0:
         raise click.ClickException(f"the editor ended with {code}; nothing was changed, your text is kept in {path}")
+    return body

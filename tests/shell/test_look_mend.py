@@ -110,6 +110,27 @@ def test_edit_refuses_a_leased_message_and_survives_a_missing_editor(mailq: Shel
     assert b"is leased" in mailq("edit", "jobs", id, code=1, EDITOR="true").stderr
 
 
+@pytest.mark.parametrize(
+    ("editor", "said"),
+    [
+        ("vi '", b'cannot start the editor "vi \'": no closing quotation; set EDITOR'),
+        ("no-such-editor", b"cannot start the editor 'no-such-editor': No such file or directory; set EDITOR"),
+        ("rm", b"the editor 'rm' removed the file; nothing was changed"),
+        ("sh -c 'rm $0; exit 1'", b"removed the file; nothing was changed"),
+    ],
+)
+def test_edit_with_an_editor_that_is_none_is_one_clear_line_and_leaves_no_file(
+    mailq: Shell, tmp_path: Path, editor: str, said: bytes
+) -> None:
+    (id,) = mailq("push", "jobs", "x").stdout.decode().split()
+    (tmp_path / "aside").mkdir()
+    done = mailq("edit", "jobs", id, code=1, EDITOR=editor, TMPDIR=str(tmp_path / "aside"))
+    assert said in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert list((tmp_path / "aside").iterdir()) == []
+    assert library.open(tmp_path / "jobs").get(id).body == "x"
+
+
 def test_stats_count_and_measure(mailq: Shell, tmp_path: Path) -> None:
     dead_letter(tmp_path)
     mailq("push", "jobs", "abc")
