@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq.archive import compression
-from mailq.archive.files import format_of
+from mailq.archive.files import is_lines
 from mailq.archive.items import ArchiveDamaged, Flaw, Item, NoArchive, checked
 from mailq.archive.lines import LinesReader
 from mailq.archive.survey import Survey
@@ -117,7 +117,7 @@ def import_from(
 def _reader(stream: compression.Peekable, format: Format | None, name: object) -> Reader:  # noqa: A002 - as above
     """By the first byte. Where there is none the file's name decides: a queue without messages makes no lines."""
     first = stream.peek(1)[:1]
-    if not first and format is None and isinstance(name, str) and format_of(name) == "jsonl":
+    if not first and format is None and isinstance(name, str) and is_lines(name):
         format = "jsonl"  # noqa: A001 - as above
     if format == "jsonl":
         return LinesReader(stream)

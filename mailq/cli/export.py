@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def export(queue: str, file: str, *, form: Any, states: tuple[Any, ...], as_json: bool) -> int:  # noqa: ANN401 - a choice
     """Write the messages of a queue to an archive, while it is in use.
 
-    FILE is whole once it is there; .gz and .xz compress it. Without FILE, or with
+    FILE is whole once it is there; it ends in .tar, .tgz, .txz, .jsonl or .ndjson, and .gz or .xz
+    behind it compress it. Without FILE, or with
     -, the archive goes to standard output. Every message that stays in the queue meanwhile is in it
     exactly once; leased messages are in it as ready. Nothing is claimed or changed. Exit code
     1: messages were left out, each is told of.

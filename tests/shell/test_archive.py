@@ -81,6 +81,39 @@ def test_no_lines_can_go_through_a_pipe(mailq: Shell, shell: Shell) -> None:
     assert b"taken with --format jsonl" in shell(f"{export} | mailq import copy", code=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.jsonl.bz2", b"an export is no .bz2; end the name in .tar, .tgz"),
+        ("a.tar.ZST", b"an export is no .zst; end"),
+        ("a.zip", b"an export is no .zip; end"),
+        ("a.json", b"JSON is written as lines; end the name in .jsonl"),
+        ("a.json.gz", b"JSON is written as lines; end the name in .jsonl"),
+        ("jobs/new/a.tar", b"is within the queue"),
+        ("link/../dead/a.tar", b"is within the queue"),
+        ("jobs/a.jsonl", b"is within the queue"),
+    ],
+)
+def test_a_file_that_would_be_taken_for_something_else_is_not_written(
+    mailq: Shell, tmp_path: Path, name: str, said: bytes
+) -> None:
+    filled(mailq)
+    (tmp_path / "link").symlink_to("jobs/new")
+    before = sorted(tmp_path.rglob("*"))
+    done = mailq("export", "jobs", name, code=2)
+    assert said in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["2026.11.21", "a.json", "new/a.zip.tar", "a.bak", "zip"])
+def test_any_other_name_is_taken(mailq: Shell, tmp_path: Path, name: str) -> None:
+    filled(mailq)
+    (tmp_path / "new").mkdir()
+    mailq("export", "jobs", name, "--format", "jsonl")
+    assert (tmp_path / name).read_bytes().count(b"\n") == 3
+
+
 def test_only_some_states(mailq: Shell) -> None:
     filled(mailq)
     mailq("export", "jobs", "a.tar", "--state", "delayed", "--state", "dead")
