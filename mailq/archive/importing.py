@@ -19,7 +19,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import sharing, texts
 from mailq.engines.maildir.remaking import directories_of, holds_any
 from mailq.engines.maildir.store import Store
-from mailq.errors import MailqError, StorageError
+from mailq.errors import MailqError, SettingsError, StorageError
 from mailq.message import STATES, Stamps
 from mailq.names import parse
 from mailq.opening import path_of
@@ -127,10 +127,22 @@ def _reader(stream: compression.Peekable, format: Format | None, name: object) -
 
 
 def _create(layout: layouts.Layout, disk: Disk, text: str | None, tell: Callable[[str], object]) -> None:
-    settings = Settings() if text is None else parse_settings(text, "the archive's mailq.toml").settings
+    settings = Settings() if text is None else _settings_in(text)
     if settings.dead_letters is not None:
         tell(f"dead_letters = {settings.dead_letters!a} was not taken over; 'mailq config' sets it")
     layouts.create(layout, settings.changed({"dead_letters": None}), disk)
+
+
+def _settings_in(text: str) -> Settings:
+    """The settings of an archive: they are read before its end is, where a checksum would tell of damage."""
+    try:
+        return parse_settings(text, "").settings
+    except SettingsError as error:
+        where = f"the archive's mailq.toml, line {error.line}" if error.line else "the archive's mailq.toml"
+        why = str(error).removesuffix("; mend the line")
+        raise ArchiveDamaged(
+            where, f"{why}; the archive is damaged, or not mailq's own; without --create its settings are not read"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -84,6 +84,22 @@ def test_an_archive_that_goes_mad_in_the_middle_is_read_up_to_there(path: Path) 
     assert stopped.value.done.imported == 3
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gzip", "xz"])
+def test_a_byte_that_was_flipped_in_a_compressed_archive_is_damage_wherever_it_is(
+    path: Path, place: str, pack: Any
+) -> None:
+    data = pack(counted(Path(make(path))))
+    stopped: list[BaseException | None] = []
+    for at in range(10, len(data), 7):
+        flipped = data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :]
+        try:
+            assert imported(f"{place}/{at}", flipped, create=True) == archive.Imported(6), "a bit that says nothing"
+        except archive.ImportStopped as error:
+            stopped.append(error.__cause__)
+    assert len(stopped) > len(data) // 7 - 5
+    assert all(isinstance(cause, archive.ArchiveDamaged) for cause in stopped)
+
+
 # What was zeroed
 
 
