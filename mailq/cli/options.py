@@ -47,7 +47,23 @@ STATE = click.Choice(STATES)
 
 def queue_argument(function: F) -> F:
     """The QUEUE that every command takes."""
-    return click.argument("queue", metavar="QUEUE")(function)
+    return click.argument("queue", metavar="QUEUE", callback=lambda _context, _parameter, queue: on_disk(queue))(
+        function
+    )
+
+
+def on_disk(queue: str) -> str:
+    """A queue as the shell has them: in memory it would end with the command, and what was pushed with it."""
+    scheme, separator, _ = queue.partition("://")
+    if not queue:
+        raise click.UsageError(f"{queue!a} is no queue; pass the path of a directory")
+    if separator and scheme == "memory":
+        raise click.UsageError(
+            f"{queue!a} would end with this command; in the shell there are only queues on disk; pass a path"
+        )
+    if separator and scheme != "maildir":
+        raise click.UsageError(f"{queue!a}: there is no {scheme}:// here; pass a path")
+    return queue
 
 
 def message_options(function: F) -> F:
@@ -77,7 +93,7 @@ def parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 
 
 def open_queue(target: str) -> Queue:
-    """Open a queue that exists: only init and push make one."""
+    """Open a queue that exists: only init, push and import --create make one."""
     from mailq.opening import open as open_any  # noqa: PLC0415 - help needs no engine
 
     return open_any(target, create=False)

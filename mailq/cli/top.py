@@ -17,7 +17,7 @@ import click
 
 from mailq.cli import output
 from mailq.cli.drawing import screen
-from mailq.cli.options import INTERVAL, open_queue
+from mailq.cli.options import INTERVAL, on_disk, open_queue
 from mailq.cli.watching import Watch, look_at
 
 try:
@@ -53,7 +53,7 @@ def top(queues: tuple[str, ...], *, every: float, once: bool) -> None:
     \b
         mailq top jobs mails --every 5s
     """
-    watches = [Watch(queue) for queue in dict.fromkeys(queues)]
+    watches = [Watch(on_disk(queue)) for queue in dict.fromkeys(queues)]
     for watch in watches:
         open_queue(watch.queue).close()  # later it may be gone; now it is a mistake
     if not once and sys.stdout.isatty():

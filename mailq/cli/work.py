@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from mailq.cli.logs import log_to_stderr
-from mailq.cli.options import DURATION
+from mailq.cli.options import DURATION, on_disk
 from mailq.errors import WorkerFailed
 
 if TYPE_CHECKING:
@@ -138,6 +138,9 @@ def _run(
         if not looks_like_target(targets[-1]):
             raise click.UsageError(f"{targets[-1]!r} names no handler; end with package.module:function, or -- COMMAND")
         handler = queues.pop()
+    letters = dict(_pair(text) for text in dead)
+    for queue in (*queues, *letters):
+        on_disk(queue)
     _log(log_format, log_level)
     progress = _Progress() if sys.stderr.isatty() else None
     worker = Worker(
@@ -145,7 +148,7 @@ def _run(
         handler,
         processes=None if threads else concurrency,
         threads=concurrency if threads else None,
-        dead=dict(_pair(text) for text in dead),
+        dead=letters,
         max_memory=max_rss,
         on_change=progress,
         bury_orphans=True,

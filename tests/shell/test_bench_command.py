@@ -60,7 +60,7 @@ def test_it_tells_a_person_what_that_means(mailq: Shell, tmp_path: Path) -> None
         ("missing/jobs", 2, "there is no '{}/missing'"),
         ("file", 2, "'{}/file' is no directory"),
         ("file/jobs", 2, "'{}/file' is no directory"),
-        ("memory://", 2, "is no directory"),
+        ("memory://", 2, "only queues on disk"),
     ],
 )
 def test_where_no_queue_could_be_it_says_so(

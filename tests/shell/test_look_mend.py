@@ -201,6 +201,26 @@ def test_bad_usage_is_exit_code_2_and_one_line(mailq: Shell, arguments: list[str
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize("queue", ["memory://", "redis://x", ""])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["push", "Q", "x"], ["init", "Q"], ["export", "Q"], ["top", "Q"], ["drain", "Q", "--", "true"]),
+        ["drain", "jobs", "os:getpid", "--dead", "Q=os:getpid"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_queue_on_disk_is_wrong_usage_of_every_command(
+    mailq: Shell, arguments: list[str], queue: str
+) -> None:
+    mailq("init", "jobs")
+    done = mailq(*(argument.replace("Q", queue) for argument in arguments), stdin=b"x", code=2)
+    assert done.stderr.count(b"\n") == 1
+    assert (b"; pass a path" if "://" in queue else b"is no ") in done.stderr
+    assert b"or memory" not in done.stderr
+    assert done.stdout == b""
+
+
 @pytest.mark.parametrize("verb", ["pop", "ls", "stats", "reap", "config"])
 def test_only_init_and_push_make_a_queue(mailq: Shell, tmp_path: Path, verb: str) -> None:
     done = mailq(verb, "nowhere", code=1)
