@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mailq.cli.main import complain
 from mailq.cli.options import DURATION, open_queue, queue_argument
 from mailq.errors import SettingsError
 from mailq.settings import parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailq.settings import Settings
 
 _DURATIONS: Final = ("lease", "ttl", "soft_timeout", "timeout", "reply_ttl", "reap_interval")
@@ -49,6 +54,16 @@ def _spell(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+@contextlib.contextmanager
+def _telling_of_letters(path: object) -> Iterator[None]:
+    """Say when a queue for the dead letters was made: a slip in its path would make one, too."""
+    marker = f"{os.path.expanduser(path)}/mailq.toml" if isinstance(path, str) else ""
+    missing = not os.path.exists(marker)
+    yield
+    if missing and os.path.exists(marker):
+        complain(f"made the queue {path!a} for the dead letters: there was none")
+
+
 @click.command()
 @queue_argument
 @click.option("--lease", type=DURATION, help="How long a consumer holds a message [default: 60s].")
@@ -77,7 +92,10 @@ def init(queue: str, *, backoff: str | None, **settings: Any) -> None:  # noqa: 
     """
     from mailq.opening import open as create_queue  # noqa: PLC0415 - help needs no engine
 
-    with create_queue(queue, backoff=_backoff(backoff) if backoff else None, **settings) as made:
+    with (
+        _telling_of_letters(settings["dead_letters"]),
+        create_queue(queue, backoff=_backoff(backoff) if backoff else None, **settings) as made,
+    ):
         _print(made.settings)
 
 
@@ -89,7 +107,7 @@ def config(queue: str, key: str | None, value: str | None) -> None:
     """Show or change the settings.
 
     All of them, or the one named KEY; with VALUE it is changed, and "none" resets it.
-    Running consumers notice within seconds. Editing QUEUE/mailq.toml does the same.
+    Running consumers notice within seconds. A queue that dead_letters names is created if there is none. Editing QUEUE/mailq.toml does the same.
 
     \b
         mailq config jobs
@@ -101,7 +119,9 @@ def config(queue: str, key: str | None, value: str | None) -> None:
             return
         key = key.replace("-", "_")
         if value is not None:
-            target.configure(**{key: None if value.lower() == "none" else _parse(key, value)})
+            parsed = None if value.lower() == "none" else _parse(key, value)
+            with _telling_of_letters(parsed if key == "dead_letters" else None):
+                target.configure(**{key: parsed})
         known = asdict(target.settings)
         if key not in known:
             raise SettingsError(f"there is no setting {key!r}; there are {', '.join(known)}", key=key)

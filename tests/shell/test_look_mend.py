@@ -175,6 +175,16 @@ def test_init_and_config_show_and_change_settings(mailq: Shell, tmp_path: Path) 
     assert b"the queue has lease = 300.0, not 60.0" in mailq("init", "jobs", "--lease", "1m", code=2).stderr
 
 
+def test_a_queue_that_is_made_for_dead_letters_is_told_of(mailq: Shell) -> None:
+    made = b"mailq: made the queue '%s' for the dead letters: there was none\n"
+    assert mailq("init", "jobs", "--dead-letters", "failed").stderr == made % b"failed"
+    assert mailq("init", "more", "--dead-letters", "failed").stderr == b""
+    done = mailq("config", "jobs", "dead_letters", "nowhere")
+    assert (done.stdout, done.stderr) == (b"../nowhere\n", made % b"nowhere")
+    assert mailq("config", "jobs", "dead_letters", "nowhere").stderr == b""
+    assert mailq("config", "jobs", "dead_letters", "none").stderr == b""
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
