@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import statistics
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mailq import telemetry
@@ -29,6 +31,11 @@ from mailq.settings import seconds as checked_seconds
 from mailq.workers.family import can_fork
 from mailq.workers.worker import Worker
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -40,6 +47,7 @@ DURABILITIES: Final = ("power-loss", "process-crash")
 OPERATIONS: Final = ("push", "pop-ack", "push-pop-ack", "batch")
 BODY: Final = b"x" * 1024
 BATCH: Final = 64
+_WAS_LOCKED: Final = "locked"
 
 _ROUNDS: Final = 3
 _PARTS: Final = 1 + 1 + len(DURABILITIES) * len(OPERATIONS)
@@ -99,11 +107,13 @@ def measure(
 
     The messages of a queue that is there are not touched. Raises UsageError where no
     queue could be, StorageError where nothing can be written, and WorkerFailed if a
-    worker does not work. Whatever it raises, also KeyboardInterrupt: what it made is removed.
+    worker does not work. Whatever it raises, also KeyboardInterrupt: what it made is removed; if
+    it is killed, by the next one there.
     """
     checked_seconds(seconds, "seconds", least=0.01)
     machine, disk = machine or Machine(), disk or Disk()
     place = _place(path_of(target))
+    _sweep(place)
     space = machine.space(place)
     if space is not None and space.free_bytes < _ROOM:
         raise StorageError("measure", OSError(errno.ENOSPC, f"fewer than {_ROOM >> 20} MiB are free", place))
@@ -136,8 +146,35 @@ def _directory(place: str) -> Iterator[str]:
         made = tempfile.TemporaryDirectory(prefix=BENCH, dir=place)
     except OSError as error:
         raise StorageError("measure", error) from error
-    with made as directory:
+    with made as directory, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a network disk may lock no directories: then nobody sweeps it
+            stack.enter_context(_locked(directory))
+            # Last: whoever finds this in a directory that is not locked knows that its maker is dead, and not just at it.
+            Path(directory, _WAS_LOCKED).touch()
         yield directory
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Hold a directory for as long as this process lives. Raises OSError if another one does, or nobody can."""
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sweep(place: str) -> None:
+    """Remove what was left by those that were killed."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(place):
+            left = f"{place}/{name}"
+            if name.startswith(BENCH) and os.path.exists(f"{left}/{_WAS_LOCKED}"):
+                with contextlib.suppress(OSError), _locked(left):
+                    shutil.rmtree(left)
 
 
 # Messages

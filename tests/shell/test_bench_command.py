@@ -110,3 +110,25 @@ def test_what_is_ended_leaves_nothing(
         assert process.wait(30) == code
     assert everything(path) == before
     wait_until(lambda: not [pid for pid in pids if is_alive(pid)], "nothing runs on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a directory may not be locked")
+def test_what_one_that_was_killed_left_the_next_removes_and_nothing_of_one_that_lives(
+    mailq: Shell, path: Path, environment: dict[str, str]
+) -> None:
+    library.open(path)
+    before = everything(path)
+    command = [MAILQ, "bench", str(path), "--seconds", "60"]
+    with subprocess.Popen(command, env=environment) as killed:
+        wait_until(lambda: any(path.glob(".mailq-bench-*/short-power-loss")), "it has come so far")
+        killed.kill()
+    (left,) = path.glob(".mailq-bench-*")
+    with subprocess.Popen(command, env=environment) as living:
+        wait_until(lambda: any(path.glob(".mailq-bench-*/short-power-loss/mailq.toml")), "it has come so far, too")
+        wait_until(lambda: not left.exists(), "it has removed what was left")
+        (own,) = path.glob(".mailq-bench-*")
+        mailq("bench", "jobs", "--seconds", "0.05")
+        assert (own / "short-power-loss/mailq.toml").exists()
+        assert living.poll() is None
+        living.terminate()
+    assert everything(path) == before
