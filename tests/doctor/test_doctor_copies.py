@@ -58,7 +58,7 @@ def consume(pipe: Any, path: str) -> None:
             continue
         touched.add(delivery.id)
         turn += 1
-        # Not for ever: however slow the copying is, the end of the line must stand still.
+        # Not for ever: however slow the copying is, those of priority must not be used up.
         if turn % 12 == 0 and turn < MOST:
             delivery.ack()
         elif turn % 12 == 1 and turn < MOST:
@@ -79,9 +79,10 @@ def consume(pipe: Any, path: str) -> None:
 def test_a_copy_of_a_queue_at_work_is_mended(path: Path, tmp_path: Path, tool: str) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
-    # A retry stands in front, so the end of the line stands still.
+    # As long as there are some of priority, and these are not used up, the others stand still.
     queue = mailq.open(path, durability="process-crash", max_retries=99_999)
-    stood = set(queue.push_many([body(n) for n in range(600)]))
+    stood = set(queue.push_many([body(n) for n in range(600)], priority=5))
+    stood.update(queue.push_many([body(n) for n in range(300)]))
     still = queue.push_many([body(n) for n in range(50)], delay=HOUR)
     lone = queue.pop(detached=True, lease=HOUR)
     assert lone is not None
