@@ -15,10 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from beside import Beside
 from ordered import Ordered, bodies, journal_of, kill, left, opened
 
 import mailq
-from mailq.engines.maildir import replay
+from mailq.engines.maildir import forks, replay
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.remains import dead
 
@@ -258,18 +259,30 @@ def test_a_journal_that_never_can_be_replayed_keeps_no_torn_message(path: Path, 
     assert [message.raw for message in consumer.peek("dead")] == [b"torn"], "another mends it where it is"
 
 
-class Forking(Ordered):
-    """A disk that fails in the midst of a replay, when another thread has just forked a child that lives on."""
+# Children
 
-    def __init__(self) -> None:
+
+class Forking(Ordered):
+    """A disk that fails in the midst of a replay, when another thread has forked a child at a call, or is about to."""
+
+    def __init__(self, call: str) -> None:
         super().__init__()
         self.pid, self._reader, self._writer = 0, *os.pipe()
+        self._call = call
+        self.beside = Beside(self._fork)
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = super().open(path, flags, mode)
+        if self._call == "open" and path.endswith(".mark"):
+            self._call = ""
+            self.beside.begin()
+        return fd
 
     def syncfs(self, fd: int) -> None:
-        if self.pid == 0:
-            forking = threading.Thread(target=self._fork)
-            forking.start()
-            forking.join()
+        if self._call == "syncfs":
+            self._call = ""
+            self.beside.begin()
+        self.beside.end()
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def _fork(self) -> None:
@@ -285,11 +298,17 @@ class Forking(Ordered):
         os.close(self._reader)
 
 
-def test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next(path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("call", ["open", "syncfs"])
+def test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     queue = opened(path)
     lose(queue, b"lost")
-    disk = Forking()
-    MaildirEngine(str(path), disk=disk)
+    disk = Forking(call)
+    with monkeypatch.context() as forking:
+        forking.setattr(forks, "_turn", disk.beside.lock)
+        MaildirEngine(str(path), disk=disk)
     assert len(left(path)) == 1
     try:
         mailq.open(path)

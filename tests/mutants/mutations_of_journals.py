@@ -136,6 +136,13 @@ JOURNALS: Final = (
         (f"{_WHOSE}test_whoever_opens_the_queue_waits_until_another_has_replayed",),
     ),
     Mutant(
+        "a child that is forked while a replay takes its locks keeps them",
+        _REMAINS,
+        "        with forks.held_off():  # a child that is forked before",
+        "        if disk:  # a child that is forked before",
+        (f"{_WHOSE}test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next",),
+    ),
+    Mutant(
         "a forked child keeps the locks of a replay",
         _REMAINS,
         "    def after_fork(self) -> None:\n        self._close()\n",

@@ -58,7 +58,8 @@ class _Opened:
         self._disk = disk
         self._fd: int | None = None
         forks.follow(self)
-        self._fd = self.fd = disk.open_to_read(path)
+        with forks.held_off():  # a child that is forked before this is written down would not know what to close
+            self._fd = self.fd = disk.open_to_read(path)
 
     def is_locked(self, how: int) -> bool:
         """Take the lock, if it can be had."""
