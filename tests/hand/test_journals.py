@@ -6,6 +6,7 @@ import logging
 import mmap
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from mailq.engines.disk import Disk
 from mailq.engines.maildir import journal
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode
+from mailq.engines.maildir.layout import Layout
+from mailq.engines.maildir.remains import left_behind
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are journals on Linux only")
 
@@ -248,6 +251,40 @@ def test_a_forked_child_has_one_of_its_own(path: Path) -> None:
     queue.push("parent again")
     assert len(left(path)) == 1
     assert queue.stats().ready == 3
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_another_thread_forks_while_one_is_made_has_no_part_in_its_lock(path: Path) -> None:
+    """It would keep the journal of its dead parent from being replayed."""
+    children: list[int] = []
+    here, there = socket.socketpair()
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            there.send(b"begun")
+            here.close()
+            there.recv(1)  # until the test is over
+            os._exit(0)
+        children.append(child)
+
+    class Forking(Ordered):
+        def write(self, fd: int, data: bytes | memoryview) -> int:
+            if len(data) == journal.SIZE:
+                other = threading.Thread(target=fork)
+                other.start()
+                other.join()
+            return super().write(fd, data)
+
+    queue = opened(path, Forking())
+    with here, there:
+        queue.push("x")
+        assert here.recv(5) == b"begun"
+        kill(queue)
+        assert len(left_behind(Layout(str(path)), Disk())) == 1
+    (child,) = children
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_program_that_does_not_close_its_queue_leaves_none(path: Path) -> None:

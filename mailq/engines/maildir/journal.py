@@ -67,6 +67,9 @@ without bigtime) keep none after 2038: the mark would vouch for fewer names than
 that the system cannot even be asked to set would stop whoever replays.
 """
 
+_CLOSED: Final = -1
+"""No file: what is written there fails, and comes to no other file."""
+
 _STATES: Final[dict[str, State]] = {"new": "ready", "later": "delayed"}
 
 
@@ -171,12 +174,12 @@ class Journal:
         return self._desk.leave()
 
     def after_fork(self) -> None:
-        """Leave the journal to the parent: a child's copy of its lock would keep it from being replayed."""
+        """Leave the journal to the parent, and begin with free locks."""
         desk = self._desk
         desk.lock, desk.is_taken = threading.RLock(), False
-        file, desk.file = desk.file, None
-        if file is not None:
-            file.drop()
+        if desk.file is not None:
+            desk.file.after_fork()
+        desk.file = None
 
 
 class File:
@@ -186,13 +189,15 @@ class File:
         self._disk = disk
         self._number = self._offset = 0
         self._is_sound = True
-        self._direct: int | None = None
+        self._fd = self._direct = _CLOSED
         self._token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
         _make_directory(layout, disk, settings)
         self._path = f"{layout.journal}/{self._token}"
         self._mark = f"{self._path}{MARK}"
         temporary = f"{layout.tmp}/.journal.{self._token}"
-        self._fd = disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        with forks.held_off():  # a child that another thread forks must know what to close
+            self._fd = disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+            forks.follow(self)
         try:
             if mode & 0o077:  # the umask must not take back what the settings share
                 disk.chmod(self._fd, mode)
@@ -262,7 +267,7 @@ class File:
     def _write(self, data: bytes) -> None:
         size = -(-len(data) // _BLOCK) * _BLOCK
         offset, self._offset = self._offset, self._offset + size
-        if self._direct is None:
+        if self._direct == _CLOSED:
             self._disk.pwrite_all(self._fd, data, offset)
             return
         self._page[:size] = data.ljust(size, b"\0")
@@ -318,9 +323,14 @@ class File:
 
     def drop(self) -> None:
         """Let go of it, without a trace on disk."""
-        if self._direct is not None:
-            self._disk.drop(self._direct)
-        self._disk.drop(self._fd)
+        fds, self._fd, self._direct = (self._fd, self._direct), _CLOSED, _CLOSED
+        for fd in fds:
+            if fd != _CLOSED:
+                self._disk.drop(fd)
+
+    def after_fork(self) -> None:
+        """Leave it to the parent: a child's copy of its lock would keep it from being replayed."""
+        self.drop()
 
 
 def _make_directory(layout: Layout, disk: Disk, settings: Settings) -> None:
