@@ -59,6 +59,13 @@ ARCHIVES: Final = (
         ("tests/archive/test_import_stopped.py::test_an_archive_that_goes_mad_in_the_middle_is_read_up_to_there",),
     ),
     Mutant(
+        "zeros up to the end of an export pass for its end",
+        "mailq/archive/tar.py",
+        "        if self._announced:\n",
+        "        if False:\n",
+        ("tests/archive/test_import_stopped.py::test_no_block_of_an_export_can_be_zeroed_in_silence",),
+    ),
+    Mutant(
         "a torn message is exported as whole",
         "mailq/archive/exporting.py",
         "        if is_whole(envelope, item.data):\n",
