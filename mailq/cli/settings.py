@@ -107,7 +107,8 @@ def config(queue: str, key: str | None, value: str | None) -> None:
     """Show or change the settings.
 
     All of them, or the one named KEY; with VALUE it is changed, and "none" resets it.
-    Running consumers notice within seconds. A queue that dead_letters names is created if there is none. Editing QUEUE/mailq.toml does the same.
+    Running producers and consumers notice within seconds. A queue that dead_letters
+    names is created if there is none. Editing QUEUE/mailq.toml does the same.
 
     \b
         mailq config jobs
