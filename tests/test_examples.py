@@ -305,7 +305,8 @@ def test_a_file_that_cannot_be_read_is_a_dead_letter_and_no_difference(do_jobs: 
     with mailq.open(tmp_path / "jobs") as jobs:
         (letter,) = jobs.peek("dead")
         assert (letter.raw, letter.reason) == (gone, "rejected")
-        assert letter.history[-1].error == "FileNotFoundError: No such file or directory"
+        # The text is written after the message was moved: its consumer may have been ended in between.
+        assert letter.history[-1].error in {"FileNotFoundError: No such file or directory", None}
 
 
 def test_a_run_whose_consumers_all_die_ends_and_fails(
