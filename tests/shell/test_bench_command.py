@@ -124,8 +124,8 @@ def test_what_one_that_was_killed_left_the_next_removes_and_nothing_of_one_that_
         killed.kill()
     (left,) = path.glob(".mailq-bench-*")
     with subprocess.Popen(command, env=environment) as living:
-        wait_until(lambda: any(path.glob(".mailq-bench-*/short-power-loss/mailq.toml")), "it has come so far, too")
         wait_until(lambda: not left.exists(), "it has removed what was left")
+        wait_until(lambda: any(path.glob(".mailq-bench-*/short-power-loss/mailq.toml")), "it has come so far, too")
         (own,) = path.glob(".mailq-bench-*")
         mailq("bench", "jobs", "--seconds", "0.05")
         assert (own / "short-power-loss/mailq.toml").exists()
