@@ -50,8 +50,9 @@ def push(
     """Push messages; print their ids.
 
     Each BODY is one message: JSON if it parses as JSON, else text. Without BODY, or
-    with - (also as a file), standard input is one message. What is printed is stored: it survives a power
-    cut. The queue is created if there is none.
+    with - (also as a file), standard input is one message. What is printed is
+    stored, as safely as the queue's durability says: by default a power cut does
+    not take it. The queue is created if there is none.
 
     \b
         mailq push jobs '{"resize": "cat.jpg"}' '{"resize": "dog.jpg"}'
