@@ -64,10 +64,11 @@ def _examine(
     settings, mount = marker.settings, machine.mount_of(layout.root)
     yield from _carefully("permissions", permissions.examine(layout, disk, settings, fix=mend))
     yield from _carefully("directories", ground.examine_directories(layout, disk, settings, machine, fix=mend))
-    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
     store, writable = Store(layout, disk, clock, Stamps(clock), marker), permissions.may_write(layout)
     patient = Patient(store, machine, mount, clock(), mend and writable, full, writable)
     yield from _carefully("fsync", room.examine(patient))
+    # After a sync: only then does ext4 say what it makes of one.
+    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
     yield from _carefully("spares", around.examine_spares(patient))
     is_done = yield from _carefully("journals", around.examine_journals(patient))
     patient = patient._replace(torn_for_good=bool(is_done))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MEMORY: Final = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 _PROVEN: Final = frozenset(("ext4", "xfs", "btrfs"))
 
+_WELL: Final = ("it keeps what was synced", "")
+
 _RISKS: Final = {
     "nobarrier": "the disk is not told to flush: a power cut loses what was synced",
     "barrier=0": "the disk is not told to flush: a power cut loses what was synced",
@@ -68,14 +70,25 @@ def _meaning(settings: Settings, machine: Machine, mount: Mount) -> tuple[str, s
         return _memory(settings)
     if mount.type == "overlay":
         return "a container's own layer, which goes when the container goes", "put the queue on a volume"
-    if mount.type == "ext4" and machine.has_journal(mount) is False:
+    if mount.type == "ext4":
+        return _ext4(settings, machine, mount)
+    if mount.type in _PROVEN:
+        return _WELL
+    return "mailq was not tested on it", "prefer ext4, XFS or btrfs where messages must survive a power cut"
+
+
+def _ext4(settings: Settings, machine: Machine, mount: Mount) -> tuple[str, str]:
+    if machine.has_journal(mount) is False:
         return (
             "it has no journal: after a power cut it must be checked (e2fsck), and names may be gone that were there",
             "give it a journal while it is not mounted: tune2fs -O has_journal DEVICE",
         )
-    if mount.type in _PROVEN:
-        return "it keeps what was synced", ""
-    return "mailq was not tested on it", "prefer ext4, XFS or btrfs where messages must survive a power cut"
+    if settings.durability == "power-loss" and machine.makes_fast_commits(mount):
+        return (
+            "it makes fast commits, which a power cut may take: for each push all of it is synced instead, which is slow",
+            "give them up while it is not mounted: tune2fs -O ^fast_commit DEVICE",
+        )
+    return _WELL
 
 
 def _memory(settings: Settings) -> tuple[str, str]:

@@ -63,6 +63,10 @@ class Machine:
         """Whether an ext4 file system has a journal; None where the kernel does not say."""
         return mounts.has_journal(mount, proc=self._proc, sys=self._sys)
 
+    def makes_fast_commits(self, mount: Mount) -> bool:
+        """Whether an ext4 file system is known to make fast commits."""
+        return bool(mounts.makes_fast_commits(mount.device, proc=self._proc, sys=self._sys))
+
     def space(self, path: str) -> Space | None:
         """How much room there is for this user."""
         try:
@@ -118,10 +122,8 @@ class Machine:
         """What ext4 really does: the mount table leaves out its defaults."""
         if mount.type != "ext4":
             return frozenset()
-        return frozenset(self._read(f"fs/ext4/{mounts.name_of_device(mount, sys=self._sys)}/options").split()) - {
-            "rw",
-            "ro",
-        }
+        name = mounts.name_of_device(mount.device, sys=self._sys)
+        return frozenset(self._read(f"fs/ext4/{name}/options").split()) - {"rw", "ro"}
 
     def _processes(self) -> list[str]:
         if sys.platform == "win32":

@@ -38,9 +38,15 @@ _GETFLAGS: Final = 2 << 30 | _LONG << 16 | 0x6601
 _SETFLAGS: Final = 1 << 30 | _LONG << 16 | 0x6602
 _NOCOW: Final = 0x80_0000
 
+_LOOKS: Final = 16
+"""Where so many syncs were no fast commits, none will be."""
+
 
 class Disk:
-    """The system calls, one a method; below them the few sequences that callers share."""
+    """The system calls, one a method; below them the few sequences that callers share. One for each file system."""
+
+    _looks_left = _LOOKS
+    _syncs_all = False
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
         """open(2)"""
@@ -59,11 +65,16 @@ class Disk:
         return os.read(fd, size)
 
     def fsync(self, fd: int) -> None:
-        """fsync(2), down to the medium: on macOS only F_FULLFSYNC is."""
+        """fsync(2), down to the medium: on macOS only F_FULLFSYNC is, on an ext4 with fast commits syncfs(2)."""
         if sys.platform == "darwin":
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        elif self._syncs_all:
+            self.syncfs(fd)
         else:
             os.fsync(fd)
+            if self._looks_left and self._was_fast(fd):
+                self._syncs_all = True
+                self.syncfs(fd)
 
     def fdatasync(self, fd: int) -> None:
         """fdatasync(2): what is in the file, and not its times. Linux only."""
@@ -191,6 +202,16 @@ class Disk:
             parts.append(data)
             left -= len(data)
         return b"".join(parts)
+
+    def _was_fast(self, fd: int) -> bool:
+        """Whether an fsync was a fast commit, which may be lost; see mounts.makes_fast_commits.
+
+        It can be told only afterwards, and not from one that had nothing to do.
+        """
+        number = os.fstat(fd).st_dev
+        is_fast = mounts.makes_fast_commits(f"{os.major(number)}:{os.minor(number)}") if can_syncfs() else None
+        self._looks_left = 0 if is_fast is None else self._looks_left - 1
+        return bool(is_fast)
 
     def sync_file(self, path: str) -> None:
         """Make durable what is in a file, and its times."""

@@ -15,13 +15,19 @@ MOUNTED = "36 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-
 
 
 def proc(
-    root: Path, mounts: str = MOUNTED, *, journal: bool = True, options: str = "rw\nbarrier\ndata=ordered\n"
+    root: Path,
+    mounts: str = MOUNTED,
+    *,
+    journal: bool = True,
+    fast: bool = False,
+    options: str = "rw\nbarrier\ndata=ordered\n",
 ) -> str:
     """A ``/proc`` and a ``/sys`` that tell of a machine without faults, or with these."""
     for directory in ("proc/self", "proc/fs/ext4/sda1", "proc/fs/jbd2/sdb1-8", "proc/sys/fs/inotify", "sys/dev/block"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     (root / "proc/self/mountinfo").write_text(mounts)
     (root / "proc/fs/ext4/sda1/options").write_text(options)
+    (root / "proc/fs/ext4/sda1/fc_info").write_text(f"fc stats:\n{int(fast)} commits\n0 ineligible\n")
     (root / "proc/sys/fs/inotify/max_user_instances").write_text("128\n")
     (root / "proc/sys/fs/inotify/max_user_watches").write_text("65536\n")
     if journal:

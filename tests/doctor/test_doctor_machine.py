@@ -67,6 +67,14 @@ def test_ext4_without_a_journal_is_told(queue: library.Queue, path: Path) -> Non
     assert (found, "no journal" in what) == ("warning", True)
 
 
+def test_ext4_with_fast_commits_is_told_where_messages_are_synced(path: Path) -> None:
+    library.open(path).close()
+    found, what = told(path, "file-system", fast=True)
+    assert (found, "fast commits" in what) == ("warning", True)
+    library.open(path, create=False).configure(durability="process-crash")
+    assert told(path, "file-system", fast=True)[0] == "ok"
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "level", "says"),
     [

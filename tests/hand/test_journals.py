@@ -376,6 +376,7 @@ def test_where_no_memory_can_be_mapped_the_kernels_cache_does(path: Path, monkey
         ("xfs", [], "kept"),
         ("btrfs", [], "kept"),
         ("ext4", ["sda1-8"], "kept"),
+        ("ext4 with fast commits", ["sda1-8"], "not known"),
         ("ext4", ["sdb1-8"], "not known"),
         ("ext4", None, "not known"),
         ("tmpfs", [], "not known"),
@@ -388,10 +389,11 @@ def test_where_names_come_to_disk_in_order(
 ) -> None:
     proc, sys_ = tmp_path / "proc", tmp_path / "sys"
     (proc / "self").mkdir(parents=True)
-    (proc / "self" / "mountinfo").write_text(f"30 1 8:1 / / rw,relatime - {kind} /dev/sda1 rw\n")
+    (proc / "self" / "mountinfo").write_text(f"30 1 8:1 / / rw,relatime - {kind.partition(' ')[0]} /dev/sda1 rw\n")
     (sys_ / "dev" / "block" / "sda1").mkdir(parents=True)
     (sys_ / "dev" / "block" / "8:1").symlink_to("sda1")
     (proc / "fs" / "ext4" / "sda1").mkdir(parents=True)
+    (proc / "fs" / "ext4" / "sda1" / "fc_info").write_text(f"fc stats:\n{int('fast' in kind)} commits\n10 ineligible\n")
     if journals is not None:
         (proc / "fs" / "jbd2").mkdir()
         for name in journals:

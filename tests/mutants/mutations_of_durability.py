@@ -24,6 +24,13 @@ DURABILITY: Final = (
         (f"{_STATES}[push]",),
     ),
     Mutant(
+        "fast commits are trusted",
+        _DISK,
+        "            if self._looks_left and self._was_fast(fd):\n",
+        "            if False:\n",
+        (f"{_UNIT_DISK}test_what_a_fast_commit_may_lose_is_synced_another_way_and_from_then_on_all",),
+    ),
+    Mutant(
         "the wrong directory is synced: where a push came from",
         _STORE,
         "Held(self.disk, directory, ",

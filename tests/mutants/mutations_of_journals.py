@@ -235,4 +235,11 @@ JOURNALS: Final = (
         "bool(self._layout.tmp)",
         (f"{_HAND}test_there_is_none_where_nothing_needs_it_or_names_come_in_any_order",),
     ),
+    Mutant(
+        "there are journals where commits are fast, which keep some names and lose others",
+        "mailq/engines/mounts.py",
+        "not is_fast and ",
+        "",
+        (f"{_HAND}test_where_names_come_to_disk_in_order",),
+    ),
 )

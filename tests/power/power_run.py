@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from power_books import FIGURES
 from power_disks import workshop
-from power_trials import CONTROLS, TRIALS, Trial
+from power_trials import CONTROLS, FSYNC_ALONE, TRIALS, Trial
 
 
 def measure(trial: Trial) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{'kind':7}{'file system':15}{'control':17}" + "".join(f"{word:>11}" for word in FIGURES))
     lines = []
-    for trial in [*TRIALS, *CONTROLS]:
+    for trial in [*TRIALS, *CONTROLS, FSYNC_ALONE]:
         lines.append(measure(trial))
         print(show(lines[-1]), flush=True)
     print(show(total(lines)))

@@ -31,6 +31,12 @@ class WithoutJournals(Disk):
         return False
 
 
+class FsyncAlone(WithoutJournals):
+    """Trusts each fsync, also where it is a fast commit."""
+
+    _looks_left = 0
+
+
 class WithoutDirectorySync(WithoutJournals):
     """Syncs files, and not the names that they get."""
 
@@ -59,6 +65,7 @@ class WithoutJournalSync(Disk):
 DISKS: Final[dict[str, type[Disk]]] = {
     "whole": Disk,
     "without-journals": WithoutJournals,
+    "fsync-alone": FsyncAlone,
     "without-directory-sync": WithoutDirectorySync,
     "without-file-sync": WithoutFileSync,
     "without-journal-sync": WithoutJournalSync,

@@ -15,13 +15,14 @@ import power_disks
 import power_logged
 import pytest
 from power_books import FIGURES
-from power_disks import BTRFS, EXT4, XFS, FileSystem, mounted, with_queue, workshop
+from power_disks import BTRFS, EXT4, EXT4_FAST, XFS, FileSystem, mounted, with_queue, workshop
 from power_programs import recovered
 from power_run import measure
 from power_shutdown import shut_down
 from power_trials import CONTROLS, TRIALS, Trial
 
 import mailq
+from mailq.doctor import examine
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import journal
 from mailq.engines.maildir.engine import MaildirEngine
@@ -129,3 +130,16 @@ def test_a_journal_is_overwritten_where_it_is(system: FileSystem, place: Path) -
         (path,) = (path for path in (at / "jobs" / "journal").iterdir() if path.suffix != journal.MARK)
         assert ("C" in power_disks.run("lsattr", path).split()[0]) == (system is BTRFS)
         queue.close()
+
+
+def test_where_commits_are_fast_there_is_no_journal_and_the_doctor_says_why(place: Path) -> None:
+    if reason := power_disks.missing(EXT4_FAST):
+        pytest.skip(reason)
+    with mounted(EXT4_FAST, with_queue(EXT4_FAST, place, "power-loss"), place) as at:
+        with mailq.open(at / "jobs") as queue:
+            for number in range(journal.WARM + 2):
+                queue.push(number)
+            assert not (at / "jobs" / "journal").exists()
+        told = [finding.what for finding in examine(at / "jobs") if finding.check == "file-system"]
+    assert len(told) == 1
+    assert "fast commits" in told[0]

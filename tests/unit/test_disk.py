@@ -10,6 +10,7 @@ from faulty import Fault, FaultyDisk, fault
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailq.engines import mounts
 from mailq.engines.disk import Disk, can_syncfs
 
 DATA = b"message" * 1000
@@ -212,3 +213,78 @@ def test_syncfs_syncs_and_reports_its_errors(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r".*") as failed:
         disk.syncfs(fd)
     assert failed.value.errno == errno.EBADF
+
+
+# fsync where it may be a fast commit
+
+
+class Fast(Disk):
+    """The first sync after ``slow`` others is a fast commit; None for a disk on which there are none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: int | None) -> None:
+        self.calls: list[str] = []
+        self._slow = slow
+        monkeypatch.setattr(os, "fsync", lambda _: self.calls.append("fsync"))
+        monkeypatch.setattr(mounts, "makes_fast_commits", self._look)
+
+    def _look(self, device: str) -> bool | None:
+        assert device == f"{os.major(os.stat('.').st_dev)}:{os.minor(os.stat('.').st_dev)}"
+        self.calls.append("look")
+        return None if self._slow is None else self.calls.count("fsync") > self._slow
+
+    def syncfs(self, fd: int) -> None:
+        self.calls.append("syncfs")
+
+
+def synced(disk: Fast, times: int) -> list[str]:
+    fd = os.open(".", os.O_RDONLY)
+    try:
+        for _ in range(times):
+            disk.fsync(fd)
+    finally:
+        os.close(fd)
+    return disk.calls
+
+
+@pytest.mark.skipif(not can_syncfs(), reason="there is nothing to make good for it")
+def test_what_a_fast_commit_may_lose_is_synced_another_way_and_from_then_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = synced(Fast(monkeypatch, 2), 5)
+    assert calls == ["fsync", "look", "fsync", "look", "fsync", "look", "syncfs", "syncfs", "syncfs"]
+
+
+def test_whoever_cannot_make_good_for_it_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailq.engines.disk.can_syncfs", lambda: False)
+    assert synced(Fast(monkeypatch, 0), 3) == ["fsync"] * 3
+
+
+@pytest.mark.skipif(not can_syncfs(), reason="nobody looks")
+def test_where_no_commit_is_fast_nobody_looks_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert synced(Fast(monkeypatch, 10**6), 100).count("look") == 16
+    assert synced(Fast(monkeypatch, None), 100).count("look") == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("fc stats:\n1 commits\n0 ineligible\n1 numblks\n", True),
+        ("fc stats:\n0 commits\n7 ineligible\n0 numblks\n10 commits more\n", False),
+        ("\xff", False),
+        (None, None),
+    ],
+)
+def test_ext4_tells_of_its_fast_commits(tmp_path: Path, told: str | None, *, expected: bool | None) -> None:
+    proc, sys_ = tmp_path / "proc", tmp_path / "sys"
+    (sys_ / "dev" / "block").mkdir(parents=True)
+    (sys_ / "dev" / "block" / "8:1").symlink_to("../../devices/sda1")
+    (proc / "fs" / "ext4" / "sda1").mkdir(parents=True)
+    if told is not None:
+        (proc / "fs" / "ext4" / "sda1" / "fc_info").write_bytes(told.encode("latin-1"))
+    assert mounts.makes_fast_commits("8:1", proc=str(proc), sys=str(sys_)) is expected
+    assert mounts.makes_fast_commits("8:2", proc=str(proc), sys=str(sys_)) is None
+
+
+def test_what_cannot_be_looked_at_for_now_is_looked_at_again(tmp_path: Path) -> None:
+    (tmp_path / "fs" / "ext4" / "8:1" / "fc_info").mkdir(parents=True)
+    assert mounts.makes_fast_commits("8:1", proc=str(tmp_path), sys=str(tmp_path)) is False
