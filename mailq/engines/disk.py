@@ -208,8 +208,10 @@ class Disk:
 
         It can be told only afterwards, and not from one that had nothing to do.
         """
-        number = os.fstat(fd).st_dev
-        is_fast = mounts.makes_fast_commits(f"{os.major(number)}:{os.minor(number)}") if can_syncfs() else None
+        is_fast = None
+        if can_syncfs():
+            number = os.fstat(fd).st_dev
+            is_fast = mounts.makes_fast_commits(f"{os.major(number)}:{os.minor(number)}")
         self._looks_left = 0 if is_fast is None else self._looks_left - 1
         return bool(is_fast)
 

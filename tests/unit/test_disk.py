@@ -181,6 +181,7 @@ def test_a_sync_of_a_directory_asks_for_its_status_too(tmp_path: Path, monkeypat
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     disk = FaultyDisk()
+    monkeypatch.setattr("mailq.engines.disk.can_syncfs", lambda: False)  # or it is asked which disk it is on
     monkeypatch.setattr(os, "fstat", refuse)
     with pytest.raises(OSError, match="Input/output"):
         disk.sync_directory(str(tmp_path))
