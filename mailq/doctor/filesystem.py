@@ -85,7 +85,7 @@ def _ext4(settings: Settings, machine: Machine, mount: Mount) -> tuple[str, str]
         )
     if settings.durability == "power-loss" and machine.makes_fast_commits(mount):
         return (
-            "it makes fast commits, which a power cut may take: for each push all of it is synced instead, which is slow",
+            "it makes fast commits, which a power cut may make damage of: for each push all of it is synced instead, which is slow",
             "give them up while it is not mounted: tune2fs -O ^fast_commit DEVICE",
         )
     return _WELL

@@ -204,16 +204,16 @@ class Disk:
         return b"".join(parts)
 
     def _was_fast(self, fd: int) -> bool:
-        """Whether an fsync was a fast commit, which may be lost; see mounts.makes_fast_commits.
+        """Whether an fsync was a fast commit, which a power cut may make damage of; see mounts.makes_fast_commits.
 
         It can be told only afterwards, and not from one that had nothing to do.
         """
         is_fast = None
-        if can_syncfs():
+        if sys.platform == "linux":
             number = os.fstat(fd).st_dev
             is_fast = mounts.makes_fast_commits(f"{os.major(number)}:{os.minor(number)}")
         self._looks_left = 0 if is_fast is None else self._looks_left - 1
-        return bool(is_fast)
+        return bool(is_fast) and can_syncfs()  # in this order: to know that takes a library that most never need
 
     def sync_file(self, path: str) -> None:
         """Make durable what is in a file, and its times."""

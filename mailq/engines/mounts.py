@@ -8,7 +8,8 @@ import re
 from typing import Final, NamedTuple
 
 _ORDERED: Final = frozenset(("xfs", "btrfs"))
-_HAS_BEEN_FAST: Final = re.compile(r"^[1-9][0-9]* commits$", re.MULTILINE)
+_HAS_BEEN_FAST: Final = re.compile(rb"^[1-9][0-9]* commits$", re.MULTILINE)
+_BEGINNING: Final = 4096
 _SHARED: Final = frozenset(
     (
         "9p",
@@ -86,16 +87,23 @@ def makes_fast_commits(device: str, *, proc: str = "/proc", sys: str = "/sys") -
 
     With its feature ``fast_commit`` an fsync writes notes of what has changed in place of a commit. The kernel
     flushes the disk's cache for the last block of the notes alone ("ext4: Remove expensive flush on fast commit",
-    linux-ext4, 6 January 2021), and does not wait for the others before it does: a disk that is cut off then
-    may lose what was synced. docs/guarantees.md has the measurement.
+    linux-ext4, 6 January 2021), and does not wait for the others before it does. A disk that is cut off may then have the last
+    and lack another: it cannot be mounted until e2fsck has dropped what the file system's journal had, also
+    what was synced. docs/guarantees.md has the measurement.
     """
     try:
-        with open(f"{proc}/fs/ext4/{name_of_device(device, sys=sys)}/fc_info", encoding="ascii") as file:
-            return _HAS_BEEN_FAST.search(file.read()) is not None
+        fd = os.open(f"{proc}/fs/ext4/{name_of_device(device, sys=sys)}/fc_info", os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):  # not for now
+    except OSError:  # not for now
         return False
+    try:
+        # No text: a process that has become another user may not be able to import a codec any more.
+        return _HAS_BEEN_FAST.search(os.read(fd, _BEGINNING)) is not None
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def is_shared(mount: Mount) -> bool:
