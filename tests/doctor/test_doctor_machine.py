@@ -75,6 +75,19 @@ def test_ext4_with_fast_commits_is_told_where_messages_are_synced(path: Path) ->
     assert told(path, "file-system", fast=True)[0] == "ok"
 
 
+def test_whoever_is_the_first_to_sync_since_the_mount_is_told_of_fast_commits_too(path: Path) -> None:
+    """Before that ext4 does not say what it makes of a sync."""
+    library.open(path).close()
+    here = machine(path.parent / "machine")
+
+    class First(Disk):
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            (path.parent / "machine/proc/fs/ext4/sda1/fc_info").write_text("fc stats:\n1 commits\n")
+
+    assert "fast commits" in look(path, machine=here, disk=First())["file-system"][0].what
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "level", "says"),
     [

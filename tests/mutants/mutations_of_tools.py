@@ -111,6 +111,20 @@ DOCTOR: Final = (
         (f"{_TEST_DUPLICATES}test_what_is_aside_is_never_replaced_delivered_or_purged",),
     ),
     Mutant(
+        "the doctor asks what ext4 makes of a sync before there was one",
+        "mailq/doctor/examine.py",
+        """    yield from _carefully("fsync", room.examine(patient))
+    # After a sync: only then does ext4 say what it makes of one.
+    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
+""",
+        """    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
+    yield from _carefully("fsync", room.examine(patient))
+""",
+        (
+            "tests/doctor/test_doctor_machine.py::test_whoever_is_the_first_to_sync_since_the_mount_is_told_of_fast_commits_too",
+        ),
+    ),
+    Mutant(
         "the doctor does not name a torn message",
         "mailq/doctor/contents.py",
         '            self._judge(seen, "torn")\n',
