@@ -13,7 +13,9 @@ from mailq.engines.maildir.engine import MaildirEngine
 
 
 class Ordered(Disk):
-    """A disk to which names come in order, whatever it really is; counts what is synced."""
+    """A disk to which names come in order, and that makes no fast commits, whatever it really is; counts what is synced."""
+
+    _looks_left = 0
 
     def __init__(self) -> None:
         self.syncs: list[str] = []

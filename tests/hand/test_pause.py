@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mailq
+from mailq.engines.disk import Disk
 from mailq.engines.maildir import arrivals
 from mailq.testing import take
 
@@ -100,6 +101,7 @@ def test_a_pause_survives_closing_and_opening(queue: mailq.Queue, path: Path, ho
 
 
 def test_a_pause_is_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Disk, "_looks_left", 0)  # or where commits are fast they are synced another way
     queue = mailq.open(path)
     synced: list[str] = []
     fsync = os.fsync

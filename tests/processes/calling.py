@@ -38,7 +38,9 @@ class Scene(NamedTuple):
 
 
 class _Disk(Disk):
-    """A disk that is said to keep the order of changes, or not to, wherever it is."""
+    """A disk that is said to keep the order of changes, or not to, and to make no fast commits, wherever it is."""
+
+    _looks_left = 0
 
     def __init__(self, *, keeps_order: bool) -> None:
         self._keeps_order = keeps_order
