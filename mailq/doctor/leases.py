@@ -126,7 +126,7 @@ class Leases:
 
 
 class _Known(NamedTuple):
-    """An owner's file. ``here`` says that it runs, or ran, on this host or under this kernel.
+    """An owner's file. ``here`` says that it runs, or ran, where its lock can be seen from here.
 
     ``stopped`` is what this machine says of its process, if it can say so.
     """
@@ -215,7 +215,8 @@ class Owners:
             yield self._left.finding(
                 "other-hosts",
                 "warning",
-                f"{plural(self._left.count, 'owner')} of other hosts, older than a day and without leases: left behind, or copied along",
+                f"{plural(self._left.count, 'owner')} of other hosts, older than a day and without leases: left behind, "
+                "copied along, or of before a restart, on a network disk",
                 "if they do not run any more: remove these files",
             )
             return
@@ -235,11 +236,10 @@ def _read(patient: Patient, entry: os.DirEntry[str]) -> _Known | None:
     except (ValueError, RecursionError):
         story = None
     story = story if isinstance(story, dict) else {}
-    host, boot, pid = str(story.get("host", "")), story.get("boot"), story.get("pid", "?")
-    by_host, by_kernel = host == platform.node(), bool(boot) and boot == owners.boot_id()
+    here, pid = owners.runs_here(patient.layout, data), story.get("pid", "?")
     # Another container under this kernel counts its processes by other numbers.
-    stopped = by_host and by_kernel and isinstance(pid, int) and patient.machine.is_stopped(pid)
-    here = not story or by_host or by_kernel
+    is_counted_here = here and story.get("host") == platform.node()
+    stopped = is_counted_here and isinstance(pid, int) and patient.machine.is_stopped(pid)
     age = (patient.now - status.st_mtime_ns) / names.NS
     return _Known(entry.name, pid, here, patient.is_dead(entry.name), stopped, age)
 

@@ -10,6 +10,8 @@ _CONTRACT: Final = "tests/contract/test_engines.py::TestMaildir::"
 _UNIT_DISK: Final = "tests/unit/test_disk.py::"
 _GARBAGE: Final = "tests/hostile/test_garbage.py::"
 _DEATH: Final = "tests/processes/test_death.py::"
+_TEST_OWNERS: Final = "tests/processes/test_owners.py::"
+_ELSEWHERE: Final = f"{_TEST_OWNERS}test_a_lease_of_a_process_that_may_live_elsewhere_is_left_to_it"
 _DEADLINES: Final = "tests/unit/test_deadlines.py::"
 _STANDING: Final = "tests/unit/test_standing_in.py::"
 _HARDNESS: Final = "tests/hand/test_hardness.py::"
@@ -117,9 +119,32 @@ FENCES: Final = (
     Mutant(
         "a process whose lock can be had lives",
         _OWNERS,
-        '        return bool(same_kernel or story["host"] == platform.node())\n',
+        "        return runs_here(layout, disk.read_all(fd, _LONGEST))\n",
         "        return False\n",
         (f"{_DEATH}test_a_fresh_consumer_gives_back_what_a_dead_one_held_at_its_first_look",),
+    ),
+    Mutant(
+        "two machines of one name are taken for one",
+        _OWNERS,
+        ' and story.get("machine", machine_id()) == machine_id()\n',
+        "\n",
+        (f"{_ELSEWHERE}[another machine of this name]",),
+    ),
+    Mutant(
+        "a clone of this machine is taken for it",
+        _OWNERS,
+        " and (not boot or mounts.is_all_here(layout.owners))",
+        "",
+        (f"{_ELSEWHERE}[a machine cloned from this one on a network disk]",),
+    ),
+    Mutant(
+        "who is in another container is taken for one on another machine",
+        _OWNERS,
+        '    if boot and story.get("boot") == boot:\n        return True\n',
+        "",
+        (
+            f"{_TEST_OWNERS}test_a_lease_of_a_process_that_died_here_is_given_back_at_once[a container under this kernel]",
+        ),
     ),
     Mutant(
         "every owner is taken for dead",

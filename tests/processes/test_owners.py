@@ -13,8 +13,11 @@ import pytest
 from together import Child, owner_of
 
 import mailq
+from mailq.engines import mounts
 from mailq.engines.disk import Disk
+from mailq.engines.maildir import owners
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.message import Draft
 from mailq.testing import take
 
 if TYPE_CHECKING:
@@ -236,3 +239,115 @@ def test_a_strange_file_among_the_owners_does_no_harm(queue: mailq.Queue, path: 
     take(queue)
     assert [owner.story for owner in queue.owners() if owner.pid == os.getpid()] == [{"n": 1}]
     assert queue.reap() == (0, 0, 0)
+
+
+# Which machine an owner runs on
+
+MACHINE, ANOTHER = "4f8a0d62c1b94e7f9a3d5c6b7e8f9012", "00112233445566778899aabbccddeeff"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has an id, whatever the tests run on."""
+    monkeypatch.setattr(owners, "machine_id", lambda: MACHINE)
+
+
+def test_an_owner_says_on_which_machine_and_since_which_start_it_runs(
+    queue: mailq.Queue, path: Path, machine: None
+) -> None:
+    queue.tell({})
+    (file,) = (path / "owners").iterdir()
+    told = json.loads(file.read_text())
+    assert (told["host"], told["machine"], told["boot"]) == (platform.node(), MACHINE, owners.boot_id())
+
+
+def held_elsewhere(path: Path, **story: Any) -> MaildirEngine:
+    """Claim a message as a process whose lock does not reach this one, and which says where it runs."""
+    engine = MaildirEngine(str(path))
+    engine.push([Draft(b"x", "bin")])
+    engine.claim(1, lease=None, detached=False)
+    token = engine._owner.token()
+    engine._owner.abandon()
+    here = {"host": platform.node(), "machine": MACHINE, "boot": owners.boot_id(), "pid": 1, "since": 0.0}
+    told = {key: value for key, value in (here | story).items() if value is not None}
+    (path / "owners" / token).write_text(json.dumps(told) + "\n")
+    return engine
+
+
+LOCAL, SHARED = False, True
+ELSEWHERE: dict[str, tuple[dict[str, Any], bool]] = {
+    "another machine of this name": ({"machine": ANOTHER, "boot": "another"}, LOCAL),
+    "another machine of this name on a network disk": ({"machine": ANOTHER, "boot": "another"}, SHARED),
+    "a machine cloned from this one on a network disk": ({"boot": "another"}, SHARED),
+    "a machine cloned from this one, renamed": ({"boot": "another", "host": "elsewhere"}, LOCAL),
+    "a container without a machine id": ({"machine": "", "boot": "another"}, LOCAL),
+    "earlier code on a network disk": ({"machine": None, "boot": "another"}, SHARED),
+}
+HERE: dict[str, tuple[dict[str, Any], bool]] = {
+    "this start of this machine": ({}, LOCAL),
+    "a container under this kernel": ({"machine": ANOTHER, "host": "elsewhere"}, SHARED),
+    "an earlier start of this machine": ({"boot": "another"}, LOCAL),
+    "earlier code under this kernel": ({"machine": None}, SHARED),
+    "earlier code and an earlier start of this machine": ({"machine": None, "boot": "another"}, LOCAL),
+}
+
+
+@pytest.mark.parametrize(("story", "shared"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_lease_of_a_process_that_may_live_elsewhere_is_left_to_it(
+    path: Path,
+    queue: mailq.Queue,
+    machine: None,
+    monkeypatch: pytest.MonkeyPatch,
+    story: dict[str, Any],
+    *,
+    shared: bool,
+) -> None:
+    """Its lock can be had, since a disk without shared locks knows of none that another machine has taken."""
+    monkeypatch.setattr(mounts, "is_all_here", lambda _: not shared)
+    engine = held_elsewhere(path, **story)
+    assert queue.reap() == (0, 0, 0)
+    assert [owner.alive for owner in queue.owners()] == [True]
+    assert os.listdir(path / "owners") == [owner.token for owner in queue.owners()]
+    assert len(os.listdir(path / "cur")) == 1
+    engine.close()
+
+
+@pytest.mark.parametrize(("story", "shared"), HERE.values(), ids=HERE)
+def test_a_lease_of_a_process_that_died_here_is_given_back_at_once(
+    path: Path,
+    queue: mailq.Queue,
+    machine: None,
+    monkeypatch: pytest.MonkeyPatch,
+    story: dict[str, Any],
+    *,
+    shared: bool,
+) -> None:
+    monkeypatch.setattr(mounts, "is_all_here", lambda _: not shared)
+    held_elsewhere(path, **story)
+    assert queue.reap() == (1, 0, 0)
+    assert os.listdir(path / "owners") == []
+
+
+@pytest.mark.parametrize("text", ['{"host": "x", "pi', "", "[]"], ids=["half", "nothing", "a list"])
+@pytest.mark.parametrize("shared", [LOCAL, SHARED], ids=["local", "shared"])
+def test_a_file_that_says_nothing_is_a_dead_owners_where_nobody_else_can_be_writing_it(
+    path: Path, queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch, text: str, *, shared: bool
+) -> None:
+    """A worker rewrites its file in place, and another machine may read half of it."""
+    monkeypatch.setattr(mounts, "is_all_here", lambda _: not shared)
+    held_elsewhere(path)
+    (file,) = (path / "owners").iterdir()
+    file.write_text(text)
+    assert queue.reap() == (int(not shared), 0, 0)
+    assert os.listdir(path / "owners") == ([file.name] if shared else [])
+
+
+def test_where_the_system_does_not_tell_one_start_from_another_the_name_tells_the_machine(
+    path: Path, queue: mailq.Queue, machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS: a process that was killed is found dead at once."""
+    monkeypatch.setattr(owners, "boot_id", lambda: "")
+    monkeypatch.setattr(mounts, "is_all_here", lambda _: False)
+    held_elsewhere(path, boot="", host="elsewhere")
+    held_elsewhere(path, boot="")
+    assert queue.reap() == (1, 0, 0)

@@ -181,3 +181,23 @@ def test_a_child_that_another_thread_forks_while_a_process_becomes_an_owner_has_
         assert is_dead(path, token)
     (child,) = children
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"4f8a0d62c1b94e7f9a3d5c6b7e8f9012\n", "1d68433c"),
+        (b"", ""),
+        (b"uninitialized\n", ""),
+        (b"\xff" * 100, ""),
+        (None, ""),
+    ],
+    ids=["an id", "empty, as in a container", "not yet", "garbage", "missing"],
+)
+def test_the_machine_has_the_id_that_its_system_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, told: str
+) -> None:
+    if content is not None:
+        (tmp_path / "machine-id").write_bytes(content)
+    monkeypatch.setattr(owners, "_MACHINE_ID", str(tmp_path / "machine-id"))
+    assert owners.machine_id.__wrapped__() == told

@@ -2,7 +2,8 @@
 
 A process that holds leases keeps a file in ``owners/`` locked; the kernel lets
 go of the lock when the process dies, however it dies. So a dead owner is
-recognised at once, immune to reused process ids and across containers.
+recognised at once, immune to reused process ids and across containers. A lock of
+another machine may not reach across a shared disk: its owners' leases end by time.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq.engine import Owner as OwnerRecord
+from mailq.engines import mounts
 from mailq.engines.maildir import forks
 from mailq.engines.maildir.layout import entries, log, read_small
-from mailq.message import is_instant
-from mailq.names import is_token
+from mailq.message import checksum, is_instant
+from mailq.names import is_id, is_token
 
 try:
     import fcntl
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 65_536
 """A longer story is not told."""
+
+_MACHINE_ID: Final = "/etc/machine-id"
+_ID_BYTES: Final = 64
+"""More than a machine id has, with its newline."""
 
 
 class Owner:
@@ -98,7 +104,13 @@ class Owner:
         sweep(self._layout, self._disk)
         token = os.urandom(4).hex()
         temporary = f"{self._layout.tmp}/.owner.{token}"
-        identity = {"host": platform.node(), "boot": boot_id(), "pid": os.getpid(), "since": time.time()}
+        identity = {
+            "host": platform.node(),
+            "machine": machine_id(),
+            "boot": boot_id(),
+            "pid": os.getpid(),
+            "since": time.time(),
+        }
         with forks.held_off():  # a child that is forked before this is written down would not know what to close
             fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
             self._entering.add(fd)
@@ -177,11 +189,7 @@ class Owner:
 
 
 def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
-    """Whether an owner is known to be dead; False also means not known.
-
-    A lock that can be had proves death only under the same kernel, or before its
-    last start: another host's locks may not reach across a shared disk.
-    """
+    """Whether an owner is known to be dead; False also means not known."""
     if fcntl is None:
         return False
     try:
@@ -192,16 +200,28 @@ def is_dead(layout: Layout, disk: Disk, token: str) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        story = json.loads(disk.read_all(fd, _LONGEST))
-        same_kernel = story["boot"] and story["boot"] == boot_id()
-        return bool(same_kernel or story["host"] == platform.node())
+        return runs_here(layout, disk.read_all(fd, _LONGEST))
     except OSError:
         return False
-    except (ValueError, KeyError, TypeError, RecursionError):
-        # Not ours, or torn by a power cut: whoever held the lock is gone with the kernel.
-        return True
     finally:
         disk.drop(fd)
+
+
+def runs_here(layout: Layout, data: bytes) -> bool:
+    """Whether the lock of the owner whose file holds this can be seen from here: if it can be had, the owner is dead.
+
+    So it is under the same kernel, whatever the names of its containers; and for what ran before this machine
+    was last started. A machine is known by its name and its id, which its clones may share: on a disk that
+    several machines may use, nothing but the kernel counts.
+    """
+    story, name, boot = _read_story(data), platform.node(), boot_id()
+    if boot and story.get("boot") == boot:
+        return True
+    # What is missing differs from nothing: a file that a power cut has torn says nothing at all, one that
+    # was written before there was an id has the name alone.
+    is_this_machine = story.get("host", name) == name and story.get("machine", machine_id()) == machine_id()
+    # Where no start is told from another (this is no Linux), machines that share a queue need different names.
+    return bool(is_this_machine and (not boot or mounts.is_all_here(layout.owners)))
 
 
 def sweep(layout: Layout, disk: Disk) -> None:
@@ -225,7 +245,8 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
             with contextlib.suppress(OSError):
                 disk.unlink(entry.path)
         host, pid, since = (told.pop(key, default) for key, default in (("host", ""), ("pid", 0), ("since", 0.0)))
-        told.pop("boot", None)
+        for key in ("machine", "boot"):
+            told.pop(key, None)
         if not isinstance(host, str) or not isinstance(pid, int) or not is_instant(since):
             host, pid, since = "", 0, 0.0  # not written by us
         found.append(OwnerRecord(entry.name, host, pid, since, not dead, told))
@@ -247,4 +268,18 @@ def boot_id() -> str:
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
+    return ""
+
+
+@cache
+def machine_id() -> str:
+    """What tells this machine from others, see machine-id(5): a checksum, since the id itself is not for others to see.
+
+    Empty where there is none, as in most containers.
+    """
+    # Read as bytes: a process that has become another user may not be able to import a codec any more.
+    with contextlib.suppress(OSError), open(_MACHINE_ID, "rb") as file:
+        data = file.read(_ID_BYTES).rstrip()
+        if is_id(data.decode(errors="replace")):
+            return f"{checksum(data):08x}"
     return ""
