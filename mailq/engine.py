@@ -77,8 +77,8 @@ class Owner(NamedTuple):
 class Reaped(NamedTuple):
     """What one reaping did, in messages.
 
-    ``returned`` went back to be tried again, ``died`` had used up their retries,
-    ``due`` were delayed and are ready now.
+    ``returned`` went back to be tried again, or to where an editor that died had taken
+    them from, ``died`` had used up their retries, ``due`` were delayed and are ready now.
     """
 
     returned: int = 0

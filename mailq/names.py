@@ -14,10 +14,13 @@ import time
 import zlib
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+RestingState = Literal["ready", "delayed", "dead"]
+"""The states of a message that is in nobody's hands."""
 
 MAX_NAME: Final = 250
 """No name that mailq writes is longer, in bytes. File systems allow 255."""
@@ -83,7 +86,8 @@ class Envelope(NamedTuple):
 
     ``place`` is the leading time in nanoseconds: the place in line in ``new/``,
     the due time in ``later/``. ``until`` is the earliest end of the lease, in
-    nanoseconds. ``tries`` is kept as it is spelled in the name.
+    nanoseconds. ``tries`` is kept as it is spelled in the name. ``edit`` is the state
+    that a message came from which is leased to be edited, and not claimed.
     """
 
     place: int
@@ -102,6 +106,7 @@ class Envelope(NamedTuple):
     until: int | None = None
     owner: str = ""
     claim: str = ""
+    edit: RestingState | Literal[""] = ""
     dead: bool = False
 
     @property
@@ -130,21 +135,25 @@ class Envelope(NamedTuple):
 
     def claimed(self, *, until: int, owner: str, claim: str) -> Envelope:
         """The message in a consumer's hands."""
-        return Envelope._make((*self[:_CLAIM], until, owner, claim, False))
+        return Envelope._make((*self[:_CLAIM], until, owner, claim, "", False))
+
+    def at_rest(self, state: RestingState) -> Envelope:
+        """The message in nobody's hands, and otherwise as it is."""
+        return self._replace(until=None, owner="", claim="", edit="", dead=state == "dead")
 
     def returned(self, *, place: int, letter: str = "") -> Envelope:
         """The message back in line, or waiting in ``later/``; no letter, no attempt counted."""
         tries = add_try(self.tries, letter) if letter else self.tries
-        return self._replace(place=place, tries=tries, until=None, owner="", claim="", dead=False)
+        return self._replace(place=place, tries=tries, until=None, owner="", claim="", edit="", dead=False)
 
     def buried(self, why: str, *, letter: str = "") -> Envelope:
         """The message given up on: the count of attempts starts again after this, and its ttl is over."""
         tries = add_try(self.tries, letter + _MARKS[why])
-        return self._replace(tries=tries, ttl=None, until=None, owner="", claim="", dead=True)
+        return self._replace(tries=tries, ttl=None, until=None, owner="", claim="", edit="", dead=True)
 
     def redriven(self, *, place: int) -> Envelope:
         """The message taken back from the dead, at the end of the line."""
-        return self._replace(place=place, origin="", until=None, owner="", claim="", dead=False)
+        return self.at_rest("ready")._replace(place=place, origin="")
 
 
 _CLAIM: Final = Envelope._fields.index("until")
@@ -322,6 +331,12 @@ def _digit(text: str) -> int:
     return _number(text)
 
 
+def _resting(text: str) -> str:
+    if text not in get_args(RestingState):
+        raise ValueError(text)
+    return text
+
+
 def _letters(text: str) -> str:
     if len(text) > _TRIES_LONGEST or not _TRIES.fullmatch(text):
         raise ValueError(text)
@@ -342,6 +357,7 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "until": ("until", parse_instant),
     "by": ("owner", _token),
     "claim": ("claim", _token),
+    "edit": ("edit", _resting),
     "why": ("dead", bool),
 }
 
@@ -376,25 +392,8 @@ def parse(name: str) -> Envelope | None:
 
 def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in the order of the specification
     """Spell an envelope as a file name: the fields that say something, in one fixed order."""
-    (
-        place,
-        id,
-        ext,
-        size,
-        crc,
-        head,
-        file,
-        priority,
-        lease,
-        max_retries,
-        ttl,
-        tries,
-        origin,
-        until,
-        owner,
-        claim,
-        dead,
-    ) = envelope
+    place, id, ext, size, crc, head, file, priority, lease = envelope[:9]
+    max_retries, ttl, tries, origin, until, owner, claim, edit, dead = envelope[9:]
     name = f"{format_time(place)},{id}"
     if size is not None:
         name += f",size={size}"
@@ -422,6 +421,8 @@ def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in
         name += f",by={owner}"
     if claim:
         name += f",claim={claim}"
+    if edit:
+        name += f",edit={edit}"
     if dead:
         name += f",why={envelope.why or 'unknown'}"
     name = f"{name}.{ext}"

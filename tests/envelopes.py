@@ -78,10 +78,13 @@ def envelopes(draw: st.DrawFn) -> Envelope:
             envelope = envelope.buried(names.DEATHS[event[-1]], letter=event[:-1])
         else:
             envelope = envelope.returned(place=draw(instants), letter=event)
-    match draw(st.sampled_from(("as it is", "leased", "sent to a shared queue", "redriven"))):
+    match draw(st.sampled_from(("as it is", "leased", "being edited", "sent to a shared queue", "redriven"))):
         case "leased":
             owner = draw(st.just("") | tokens)
             envelope = envelope.claimed(until=draw(milliseconds), owner=owner, claim=draw(claims))
+        case "being edited":
+            edited = envelope._replace(size=None, crc=None, edit=draw(st.sampled_from(("ready", "delayed", "dead"))))
+            envelope = edited._replace(until=draw(milliseconds), owner=draw(tokens), claim=draw(claims), dead=False)
         case "sent to a shared queue":
             envelope = envelope._replace(origin=draw(tokens))
         case "redriven":

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import names
-from mailq.archive.items import Item, Text, stripped
+from mailq.archive.items import Item, Text
 from mailq.archive.lines import LinesWriter
 from mailq.archive.survey import Survey
 from mailq.archive.tar import TarWriter
@@ -137,9 +137,9 @@ class _Export:
             return True  # it is no regular file, and so no message
         if names.parse(os.path.basename(path)) is None:
             envelope = envelope._replace(size=len(data))  # dropped in by hand: it is what it is
-        died = self._death_of(path) if state == "dead" else None
-        kept: Kept = "ready" if state == "leased" else state
-        item = Item(kept, stripped(kept, envelope), data, died, tuple(self._texts(envelope)))
+        kept: Kept = (envelope.edit or "ready") if state == "leased" else state
+        died = self._death_of(path) if kept == "dead" else None
+        item = Item(kept, envelope.at_rest(kept), data, died, tuple(self._texts(envelope)))
         self._writer.add(self._sealed(item))
         self._exported += 1
         return True

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mailq.settings import Settings
 
 Format = Literal["tar", "jsonl"]
-Kept = Literal["ready", "delayed", "dead"]
+Kept = names.RestingState
 """The states in an archive: nobody there holds a message."""
 
 MAX_TEXT: Final = 65_536
@@ -90,11 +90,6 @@ class Reader(Protocol):
         """The messages; one of more than ``most`` bytes is a flaw. Raises ArchiveDamaged."""
 
 
-def stripped(state: Kept, envelope: Envelope) -> Envelope:
-    """A message's envelope as it stands outside a consumer's hands."""
-    return envelope._replace(until=None, owner="", claim="", dead=state == "dead")
-
-
 def is_torn(item: Item) -> bool:
     """Whether it is known as torn: kept among the dead as evidence, whatever its bytes are."""
     return item.state == "dead" and item.envelope.why == names.DEATHS["t"]
@@ -111,8 +106,7 @@ def checked(item: Item, most: int) -> Item | Flaw:
         if envelope.head > MAX_HEADERS:
             return Flaw(item.where, f"its headers take {envelope.head} bytes, at most {MAX_HEADERS} are allowed")
         envelope = envelope._replace(size=len(item.data), crc=checksum(item.data))
-    envelope = stripped(item.state, envelope)
-    name = names.format_name(envelope)
+    name = names.format_name(envelope.at_rest(item.state))
     read = names.parse(name)
     if read is None:
         return Flaw(item.where, f"{name[: names.MAX_NAME]!a} is not a name of this format")

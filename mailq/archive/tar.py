@@ -166,10 +166,10 @@ class TarReader:
             elif path[0] == "errors":
                 yield from self._hold(member, path[1])
             else:
-                yield self._item(member, _STATES[path[0]], path[1], most)
+                yield self._item(member, path[0], path[1], most)
         self.strays += sum(map(len, self._texts.values()))
 
-    def _item(self, member: _Member, state: Kept, name: str, most: int) -> Item | Flaw:
+    def _item(self, member: _Member, directory: str, name: str, most: int) -> Item | Flaw:
         envelope = names.parse(name)
         if envelope is None:
             return Flaw(
@@ -178,6 +178,7 @@ class TarReader:
         if member.size > most:
             return Flaw(member.where, f"it has {member.size} bytes, the queue takes {most}; raise max_message_bytes")
         data = self._read(member.size, member.where)
+        state = (directory == "cur" and envelope.edit) or _STATES[directory]
         texts = tuple(self._texts.pop(envelope.id, ()))
         self._held -= sum(len(text.data) for text in texts)
         return Item(state, envelope, data, member.at if state == "dead" else None, texts, member.where)

@@ -18,7 +18,7 @@ from making import exported, imported, lay, make, plain, rows, sealed
 
 import mailq
 from mailq import archive, names
-from mailq.archive.items import Flaw, Format, Item, Kept, Text, checked, stripped
+from mailq.archive.items import Flaw, Format, Item, Kept, Text, checked
 from mailq.archive.lines import LinesReader, LinesWriter
 from mailq.archive.tar import TarReader, TarWriter
 from mailq.engines.disk import Disk
@@ -57,9 +57,7 @@ def items(draw: st.DrawFn) -> Item:
     if draw(st.integers(0, 9)) == 0:  # headers that no push writes
         data, head = b'{ "by" : "hand" }\n' + data, 18 + head
     state: Kept = draw(st.sampled_from(("ready", "delayed", "dead")))
-    envelope = stripped(state, draw(envelopes()))._replace(
-        ext=draw(exts), head=head, size=len(data), crc=checksum(data)
-    )
+    envelope = draw(envelopes()).at_rest(state)._replace(ext=draw(exts), head=head, size=len(data), crc=checksum(data))
     if draw(st.booleans()):
         envelope = envelope._replace(tries=tell(draw(stories)))
     if state == "dead":

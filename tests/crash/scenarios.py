@@ -96,8 +96,7 @@ class Run:
         message = self.q.get(id)
         new = content(body, message.headers)
         places = self.book.places(id)
-        # Whoever dies while he edits leaves a lease that is reaped: a dead letter gets another chance.
-        self.book.may(id, self.now, "live", contents=[new])
+        self.book.may(id, self.now, contents=[new])
         self.q.edit(message, body)
         self.book.must(id, self.now, *places, contents=[new])
 
@@ -273,7 +272,7 @@ def edit(run: Run) -> None:
     delayed = run.push(b"d", delay=50)
     run.edit(ready[0], b"another body, longer than before")
     run.edit(delayed[0], b"another")
-    run.edit(dead[0], b"revived")
+    run.edit(dead[0], b"still dead")
 
 
 def dead_letters(run: Run) -> None:

@@ -31,6 +31,20 @@ class Change(NamedTuple):
     pushing: Sequence[bytes] = ()
 
 
+class Standing(NamedTuple):
+    """Where a message stands, as a person sees it."""
+
+    state: str
+    due_at: float | None
+    died_at: float | None
+    attempt: int
+    reason: str
+
+
+def standing(message: mailq.Message) -> Standing:
+    return Standing(message.state, message.due_at, message.died_at, message.attempt, message.reason)
+
+
 class Found(NamedTuple):
     """A message file after recovery."""
 
@@ -51,6 +65,8 @@ class Book:
         self.bodies: dict[str, set[bytes]] = {}
         self.torn: set[str] = set()
         self.expiring: set[str] = set()
+        self.stays: dict[str, Standing] = {}
+        """Where messages stand before, during and after a verb."""
         self.pushing: tuple[bytes, ...] = ()
         self.facts: dict[str, set[object]] = {"paused": {False}, "lease": {60.0}}
 
@@ -142,6 +158,19 @@ def wrongs(base: str, book: Book, now: int) -> list[str]:
         wrong += _use(queue, [one for one in found if one.directory == f"{root}/new"], book)
         queue.close()
     return wrong
+
+
+def misplacements(base: str, book: Book, now: int) -> Iterator[str]:
+    """Which messages do not stand where they stood, once somebody comes right after the death."""
+    if not book.stays:
+        return
+    queue = mailq.Queue(MaildirEngine(f"{base}/{book.roots[0]}", clock=lambda: now))
+    queue.reap()
+    for id, before in book.stays.items():
+        after = standing(queue.get(id))
+        if after != before:
+            yield f"misplaced: {after}, not {before}"
+    queue.close()
 
 
 def _files(path: str, root: str, place: str) -> Iterator[Found]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from fault_books import standing
 from fault_journals import JOURNALED
 from fault_stage import Stage
 
@@ -307,9 +308,9 @@ def purge_dead(stage: Stage) -> None:
 
 def _edit(stage: Stage, id: str) -> None:
     (body,) = stage.bodies(1)
-    # Whoever fails half-way leaves a lease, and that one is reaped: a dead letter gets another chance.
-    # Until then the message cannot be edited again.
-    stage.act(lambda: _edit_free(stage, id, body), becomes={id: body}, may={id: "live"})
+    stage.book.stays[id] = standing(stage.q.get(id))
+    # An edit that fails half-way leaves a lease. Until that is reaped the message cannot be edited again.
+    stage.act(lambda: _edit_free(stage, id, body), becomes={id: body})
     if (headers := stage.q.get(id).headers) != {"a": "b"}:
         stage.failures.append(f"the headers are {headers}")
 
@@ -324,16 +325,25 @@ def _edit_free(stage: Stage, id: str, body: bytes) -> None:
 
 
 def edit_ready(stage: Stage) -> None:
-    _edit(stage, stage.pushed(1, headers={"a": "b"})[0])
+    _edit(stage, stage.pushed(1, headers={"a": "b"}, max_retries=0)[0])
 
 
 def edit_delayed(stage: Stage) -> None:
-    _edit(stage, stage.pushed(1, delay=30, headers={"a": "b"})[0])
+    stage.pushed(1, headers={"a": "b"}, max_retries=1)
+    delivery = stage.taken()
+    delivery.nack(delay=30)
+    _edit(stage, delivery.id)
     stage.clock.advance(60)
 
 
 def edit_dead(stage: Stage) -> None:
-    _edit(stage, stage.died(1, headers={"a": "b"})[0])
+    (id,) = stage.died(1, headers={"a": "b"})
+    stage.clock.advance(5)
+    _edit(stage, id)
+
+
+def edit_dead_shared(stage: Stage) -> None:
+    edit_dead(stage)
 
 
 def look(stage: Stage) -> None:
@@ -412,7 +422,7 @@ class Verb(NamedTuple):
 
 
 _BARE: Final = (create, create_below, create_for_a_group, create_with_dead_letters)
-_SHARED: Final = (pop_torn_shared, nack_to_dead_shared, reject_shared, redrive_shared)
+_SHARED: Final = (pop_torn_shared, nack_to_dead_shared, reject_shared, redrive_shared, edit_dead_shared)
 _PLAIN: Final = (
     *(open_a_copy, push, push_delayed, push_5, push_64),
     *(pop, pop_detached, pop_many, pop_due, pop_overdue, pop_torn, pop_expired, held),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-from fault_books import Book, wrongs
+from fault_books import Book, misplacements, wrongs
 from fault_stage import Stage
 from fault_trials import Trials, numbers, tell
 from fault_verbs import VERBS, Verb
@@ -79,6 +79,7 @@ def _die(base: str, verb: Verb, death: Fault) -> list[str]:
     # A short write that nobody goes on with kills nobody.
     if not death.part and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
         wrong.append(f"it did not die: {status}")
+    wrong += misplacements(base, book, now)
     wrong += wrongs(base, book, now)
     shutil.rmtree(base)
     return wrong

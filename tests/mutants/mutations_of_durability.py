@@ -8,6 +8,7 @@ from mutant import Mutant
 
 _CONTRACT: Final = "tests/contract/test_engines.py::TestMaildir::"
 _STATES: Final = "tests/crash/test_crash_states.py::test_no_power_cut_breaks_a_promise"
+_DEATHS: Final = "tests/faults/test_each_call_is_the_last.py::test_each_call_is_the_last"
 _CRASH: Final = "tests/crash/test_crash_states.py::"
 _UNIT_DISK: Final = "tests/unit/test_disk.py::"
 _STORE: Final = "mailq/engines/maildir/store.py"
@@ -94,6 +95,22 @@ DURABILITY: Final = (
                 store.disk.rename(temporary, hold)
 """,
         (f"{_STATES}[edit]",),
+    ),
+    Mutant(
+        "a message whose editor died is given back like a claim",
+        "mailq/engines/maildir/reaper.py",
+        "                if envelope.edit:\n",
+        "                if False:\n",
+        (f"{_STATES}[edit]", f"{_DEATHS}[edit_ready]", f"{_DEATHS}[edit_delayed]", f"{_DEATHS}[edit_dead]"),
+    ),
+    Mutant(
+        "an edited dead letter gets its time of death only when it is back",
+        _ADMIN,
+        """            store.disk.utime(temporary, record.at)  # when it died is its mtime
+        written""",
+        """            pass
+        written""",
+        (f"{_DEATHS}[edit_dead]",),
     ),
     Mutant(
         "a reply is not synced",

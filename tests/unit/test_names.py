@@ -116,6 +116,9 @@ def test_the_longest_name_of_a_pushed_message_is_within_the_limit() -> None:
     for state in (
         envelope,
         envelope.claimed(until=NOW // 10**6 * 10**6, owner="ffffffff", claim="ffffff"),
+        envelope.claimed(until=NOW // 10**6 * 10**6, owner="ffffffff", claim="ffffff")._replace(
+            size=None, crc=None, edit="delayed"
+        ),
         envelope.buried("unreadable", letter="E")._replace(origin="ffffffff", ttl=315_360_000.0),
     ):
         name = names.format_name(state)
@@ -202,6 +205,7 @@ def test_no_name_makes_the_reading_fail_and_what_is_read_is_never_lost_again(nam
         HEAD + ",tries=Q.json",
         HEAD + ",by=me.json",
         HEAD + ",until=tomorrow.json",
+        HEAD + ",edit=leased.json",
         HEAD + ",until=20261121T013205.12Z.json",
         HEAD + ",lease=1.2345.json",
         HEAD + "\n.json",

@@ -56,6 +56,12 @@ def test_what_is_no_receipt_is_refused(receipt: Any) -> None:
             read(receipt)
 
 
+def test_a_message_that_is_being_edited_is_nobodys_to_settle() -> None:
+    name = names.format_name(Envelope(0, names.new_id(0), until=0, claim="51d2", edit="dead"))
+    with pytest.raises(InvalidReceipt):
+        Receipts().read(name)
+
+
 def test_the_next_attempt_counts_those_that_were_given_back(path: Path) -> None:
     """A receipt is remembered with the attempts before it, not with those of an earlier claim."""
     mailq.open(path, max_retries=2).push("x")

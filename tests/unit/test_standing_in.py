@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mailq
+from mailq import names
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import State
@@ -80,6 +81,59 @@ def test_an_edit_that_was_stopped_until_its_message_was_reaped_makes_no_second_o
     assert bodies(path) == [b"old"]
     delivery = take(queue)
     assert (delivery.id, delivery.raw) == (id, b"old")
+
+
+@pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
+def test_an_edit_that_was_stopped_until_its_message_was_reaped_leaves_it_as_it_was(path: Path, state: State) -> None:
+    clock, disk = ManualClock(), Standing()
+    mailq.open(path, max_retries=0)
+    editing = mailq.Queue(MaildirEngine(str(path), disk=disk, clock=clock))
+    id = editing.push("old", delay=5000 if state == "delayed" else 0)
+    if state == "dead":
+        take(editing).reject("no")
+    before = editing.get(id)
+
+    def reaped() -> None:
+        clock.advance(1000)
+        assert mailq.Queue(MaildirEngine(str(path), clock=clock)).reap() == (1, 0, 0)
+
+    disk.before = reaped
+    with pytest.raises(mailq.MessageNotFound, match=id):
+        editing.edit(before, b"new")
+    after = editing.get(id)
+    assert (after.raw, after.state, after.attempt, after.reason) == (b"old", state, before.attempt, before.reason)
+    assert (after.due_at, after.died_at) == (before.due_at, before.died_at)
+
+
+def test_a_delayed_message_that_came_due_while_its_editor_was_dead_is_delivered(path: Path) -> None:
+    clock = ManualClock()
+    mailq.open(path)
+    queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
+    id = queue.push("x", delay=10)
+    (delayed,) = (path / "later").iterdir()
+    envelope = names.parse(delayed.name)
+    assert envelope is not None
+    held = envelope.claimed(until=clock() + 60 * names.NS, owner="", claim="1")._replace(edit="delayed")
+    delayed.rename(path / "cur" / names.format_name(held))
+    clock.advance(70)
+    assert queue.reap().returned == 1
+    assert take(queue).id == id
+
+
+def test_a_name_that_does_not_say_where_an_edited_message_came_from_is_that_of_a_claim(path: Path) -> None:
+    """Other programs of this format write such names."""
+    clock = ManualClock()
+    mailq.open(path)
+    queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
+    queue.push("x")
+    (ready,) = (path / "new").iterdir()
+    envelope = names.parse(ready.name)
+    assert envelope is not None
+    held = envelope._replace(size=None, crc=None).claimed(until=clock(), owner="", claim="1")
+    ready.rename(path / "cur" / names.format_name(held))
+    clock.advance(1)
+    assert queue.reap().returned == 1
+    assert take(queue).attempt == 2
 
 
 @pytest.mark.parametrize("error", NO_EXCHANGE)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from envelopes import events, stories, tell
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailq import names
-from mailq.names import Envelope
+from mailq.names import Envelope, RestingState
 
 ID = names.new_id(0)
 
@@ -116,6 +118,27 @@ def test_giving_up_ends_the_time_to_live_and_begins_the_count_again() -> None:
     dead = claimed().buried("retries", letter="T")
     assert dead == Envelope(5, ID, tries="ETr", origin="ab", dead=True)
     assert (dead.attempts, dead.attempts_ever, dead.why) == (0, 2, "retries")
+
+
+@pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
+def test_a_message_that_is_edited_is_afterwards_what_it_was(state: RestingState) -> None:
+    before = claimed().buried("rejected") if state == "dead" else claimed().returned(place=9)
+    held = before.claimed(until=7, owner="cd", claim="ef")._replace(edit=state)
+    assert held.at_rest(state) == before
+
+
+@pytest.mark.parametrize(
+    "settled",
+    [
+        lambda held: held.claimed(until=7, owner="cd", claim="ef"),
+        lambda held: held.returned(place=9),
+        lambda held: held.buried("torn"),
+        lambda held: held.redriven(place=11),
+    ],
+)
+def test_what_happens_to_a_message_ends_its_being_edited(settled: Callable[[Envelope], Envelope]) -> None:
+    """Somebody may have moved it out of ``cur/`` by hand."""
+    assert settled(claimed()._replace(edit="dead")).edit == ""
 
 
 def test_a_redriven_message_is_one_of_this_queue_again() -> None:

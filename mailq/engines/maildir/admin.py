@@ -132,20 +132,23 @@ def read(store: Store, record: Record) -> bytes:
 def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     """Put other content into a message that nobody holds.
 
-    The message is held like a claim, under a name that promises no checksum but
-    tells where the body begins; the new content is exchanged for it, and it goes
-    back sealed. So at every moment there is one message with this id, whole, and
-    whoever dies on the way leaves a lease that is reaped. Who is stopped on the way for
-    longer than that finds nothing to exchange, and the message stays as it was.
+    The message is held like a claim, under a name that promises no checksum but says where the body begins,
+    and which state the message came from. The new content is exchanged for it, and it goes back sealed. So at
+    every moment there is one message with this id, whole; and a process that dies on the way leaves a lease
+    that a reaping ends by putting the message back into that state. A process that is stopped for longer than
+    the lease finds nothing to exchange, and the message stays as it was.
     """
     place = os.path.dirname(record.name)
     sealed = record.envelope._replace(size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext)
     until = store.clock() + lifecycle.ns(max(_EDIT_LEASE, store.settings.lease))
     held = sealed._replace(size=None, crc=None).claimed(until=until, owner=owner, claim=os.urandom(3).hex())
+    held = held._replace(edit=record.state)  # type: ignore[arg-type] # never leased: Queue.edit refuses that
     hold = f"{store.layout.cur}/{names.format_name(held)}"
     temporary = f"{store.layout.tmp}/{names.format_name(held)}"
     try:
         store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        if record.state == "dead" and record.at is not None:
+            store.disk.utime(temporary, record.at)  # when it died is its mtime
         written = os.lstat(temporary)
         if store.durable:
             store.disk.sync_file(record.name)  # without its checksum no journal can mend it
@@ -162,8 +165,6 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
                 raise
             finally:
                 store.disk.rename(hold, back)
-            if record.state == "dead" and record.at is not None:
-                store.disk.utime(back, record.at)  # when it died is its mtime
     except FileNotFoundError:
         raise MessageNotFound(record.envelope.id, f"{store.layout.root} any more in that place") from None
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from mailq import lifecycle, names, telemetry
 from mailq.engine import Reaped
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import owners
+from mailq.engines.maildir import owners, sharing
 from mailq.engines.maildir.later import Later
 from mailq.engines.maildir.remaking import Remaking
 from mailq.engines.maildir.replay import replay
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailq.engines.maildir.store import Store
-    from mailq.names import Envelope
+    from mailq.names import Envelope, RestingState
 
 LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
@@ -145,6 +145,10 @@ class Reaper:
                 envelope, letter, self._store.settings, now=now, end=self._store.stamps.next(), delay=0
             )
             try:
+                if envelope.edit:
+                    self._end_edit(name, envelope, envelope.edit)
+                    returned += 1
+                    continue
                 self._store.settle(f"{layout.cur}/{name}", step, buried=buried)
             except FileNotFoundError:
                 continue  # its holder settled it, or another reaper came first
@@ -159,6 +163,17 @@ class Reaper:
         self._store.sync_buried(buried)
         self._sweep(now)
         return Reaped(returned, died, due)
+
+    def _end_edit(self, name: str, envelope: Envelope, state: RestingState) -> None:
+        """Put back a message whose editor died: uncounted, with the content that it has."""
+        layout = self._store.layout
+        home = sharing.home_of(layout, self._store.settings) if envelope.origin == self._store.mark else None
+        # An edit of a dead letter of ours in the shared queue; if that is not there any more, it stays at home.
+        there = layout.directory(state) if home is None or not os.path.isdir(home.new) else home.new
+        back = names.format_name(envelope.at_rest(state))
+        self._store.move(f"{layout.cur}/{name}", f"{there}/{back}")
+        if state == "delayed":
+            self.later.expect(back)
 
     def _plainly_holds(self, name: str, now: int, alive: dict[str, bool]) -> bool:
         """Whether a lease holds, of those whose names tell it at a glance: there may be very many."""

@@ -32,7 +32,7 @@ class Receipts:
     def read(self, receipt: str) -> Envelope:
         """The envelope in a receipt. Raises InvalidReceipt. What can be read is a plain file name: no path is in it."""
         envelope = (self._known.get(receipt) or names.parse(receipt)) if isinstance(receipt, str) else None
-        if envelope is None or not envelope.claim:
+        if envelope is None or not envelope.claim or envelope.edit:
             raise InvalidReceipt(receipt)
         return envelope
 
