@@ -170,3 +170,38 @@ def modes(path: Path) -> dict[str, set[int]]:
         if item.parent.name != "owners":
             found["directory" if item.is_dir() else "file"].add(stat.S_IMODE(item.stat().st_mode))
     return found
+
+
+LITTER = [
+    "20201121T013205.123456789Z,01a1fbbbd8c37d158d1a2b3c4d5e6f70.bin",
+    "20201121T013205.123456789Z,01a1fbbbd8c37d158d1a2b3c4d5e6f70,until=20201121T013305Z,claim=1,edit=dead.bin",
+    ".owner.0123abcd",
+    ".reply.00",
+    ".copy.00",
+    ".journal.00",
+    ".mailq.toml.00",
+]
+
+
+def test_what_the_dead_left_half_written_is_removed_by_a_consumer_that_holds_nothing(path: Path) -> None:
+    """As one does that acks each message before it asks for the next."""
+    clock = ManualClock()
+    mailq.open(path)
+    queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
+    for name in (*LITTER, "somebody's notes"):
+        (path / "tmp" / name).touch()
+    assert queue.pop() is None
+    assert len(os.listdir(path / "tmp")) == len(LITTER) + 1, "they may be being written"
+    clock.advance(86_401)
+    assert queue.pop() is None
+    assert os.listdir(path / "tmp") == ["somebody's notes"]
+
+
+def test_a_consumer_takes_no_turn_at_reaping_where_nothing_is_held_and_nothing_written(path: Path) -> None:
+    clock = ManualClock()
+    mailq.open(path)
+    queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
+    for _ in range(3):
+        assert queue.pop() is None
+        clock.advance(3600)
+    assert not (path / ".reap.lock").exists()

@@ -101,6 +101,15 @@ FENCES: Final = (
         (f"{_DEADLINES}test_an_extended_deadline_does_not_stay_in_the_file",),
     ),
     Mutant(
+        "a consumer that holds nothing leaves what lies in tmp/",
+        "mailq/engines/maildir/reaper.py",
+        "chain(layouts.entries(layout.cur), _unfinished(layout))",
+        "layouts.entries(layout.cur)",
+        (
+            "tests/hand/test_surroundings.py::test_what_the_dead_left_half_written_is_removed_by_a_consumer_that_holds_nothing",
+        ),
+    ),
+    Mutant(
         "an extension does not count",
         "mailq/engines/maildir/reaper.py",
         "        return max(envelope.until, status.st_mtime_ns)\n",

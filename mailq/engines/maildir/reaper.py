@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from mailq import lifecycle, names, telemetry
@@ -25,6 +26,7 @@ from mailq.message import OUTCOMES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.store import Store
     from mailq.names import Envelope, RestingState
 
@@ -57,10 +59,15 @@ class Reaper:
         """
         self._make_good()
         self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
-        if time.monotonic() < self._rests_until or next(layouts.entries(self._store.layout.cur), None) is None:
-            return None, self._next_turn  # nothing is leased: no lock, no stamp, no cost
+        if time.monotonic() < self._rests_until or self._is_idle():
+            return None, self._next_turn
         with self._turn() as mine:
             return self._reap_and_rest() if mine else None, self._next_turn
+
+    def _is_idle(self) -> bool:
+        """Whether a reaping would find nothing, and need not take its lock: nothing is leased, nothing lies in ``tmp/``."""
+        layout = self._store.layout
+        return next(chain(layouts.entries(layout.cur), _unfinished(layout)), None) is None
 
     def _reap_and_rest(self) -> Reaped:
         """Reap; then leave it to others for a while, if it has cost more than its share."""
@@ -199,14 +206,19 @@ class Reaper:
         layout, disk = self._store.layout, self._store.disk
         owners.sweep(layout, disk)
         horizon = now / names.NS - LITTER_AGE
-        if os.path.islink(layout.tmp):  # put there since the queue was opened: what it leads to is not ours to delete
-            return
-        with suppress(OSError), os.scandir(layout.tmp) as scan:
-            for entry in scan:
-                status = layouts.status_of(entry.path) if is_litter(entry.name) else None
-                if status is not None and max(status.st_mtime, status.st_ctime) < horizon:
-                    with suppress(OSError):
-                        disk.unlink(entry.path)
+        for entry in _unfinished(layout):
+            status = layouts.status_of(entry.path) if is_litter(entry.name) else None
+            if status is not None and max(status.st_mtime, status.st_ctime) < horizon:
+                with suppress(OSError):
+                    disk.unlink(entry.path)
+
+
+def _unfinished(layout: Layout) -> Iterator[os.DirEntry[str]]:
+    """What lies in ``tmp/``, as far as this process may look."""
+    if os.path.islink(layout.tmp):  # put there since the queue was opened: what it leads to is not ours
+        return
+    with suppress(OSError), os.scandir(layout.tmp) as scan:
+        yield from scan
 
 
 def is_litter(name: str) -> bool:
