@@ -1,7 +1,8 @@
 """One message in several places: what a copy of a live queue, or a backup laid over one, leaves.
 
 The newest state wins. The others are moved to ``aside/``, which nobody delivers
-from and nobody deletes from: ``aside/<directory>/<name>``.
+from and nobody deletes from: ``aside/<directory>/<name>``. This queue's dead letters
+in a shared dead-letter queue take part; what loses there goes to the ``aside/`` there.
 
 A queue that runs moves messages about while it is listed. So two sightings are a
 duplicate only if both files are there at one time.
@@ -16,18 +17,23 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import names
+from mailq.doctor import permissions
 from mailq.doctor.aside import Aside
 from mailq.doctor.finding import Finding, Sample, plural
 from mailq.doctor.listing import messages
 from mailq.doctor.whole import is_whole
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import sharing
+from mailq.engines.maildir.store import Store
+from mailq.errors import MailqError
 from mailq.message import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mailq.doctor.finding import Findings
     from mailq.doctor.patient import Patient
+    from mailq.engines.maildir.layout import Layout
     from mailq.message import State
     from mailq.names import Envelope
 
@@ -36,8 +42,9 @@ _AT_ONCE: Final = 50_000
 
 
 class Sighting(NamedTuple):
-    """A file that carries an id."""
+    """A file that carries an id, and the queue that it lies in: this one, or the shared dead-letter queue."""
 
+    queue: Patient
     state: State
     path: str
     envelope: Envelope
@@ -71,12 +78,36 @@ def _half(id: str) -> int:
 
 def list_ids(patient: Patient) -> Ids:
     """List every id. A listing is no snapshot: of a running queue some may be missing, or seem to be twice."""
-    halves = array("Q")
-    for state in STATES:
-        for entry in messages(patient.layout.directory(state)):
-            if names.looks_ours(entry.name) and names.is_id(id := entry.name[27:59]):
-                halves.append(_half(id))
-    return Ids(sorted(halves))
+    return Ids(sorted(array("Q", (_half(id) for *_, id in _files(patient)))))
+
+
+def _files(patient: Patient) -> Iterator[tuple[Patient, State, os.DirEntry[str], str]]:
+    """Each file with an id, the queue that it lies in, and its state: in the shared dead-letter queue it is dead, or held."""
+    mark = f",from={patient.store.mark}"
+    home = _home_of(patient)
+    for queue in (patient,) if home is None else (patient, home):
+        for state in STATES:
+            for entry in messages(queue.layout.directory(state)):
+                if not names.looks_ours(entry.name) or not names.is_id(id := entry.name[27:59]):
+                    continue
+                if queue is patient:
+                    yield patient, state, entry, id
+                elif mark in entry.name:
+                    yield queue, state if state == "leased" else "dead", entry, id
+
+
+def _home_of(patient: Patient) -> Patient | None:
+    """The shared dead-letter queue, if there is one that can be looked into; another check says what is wrong with it."""
+    store = patient.store
+    home = sharing.home_of(store.layout, store.settings)
+    if home is None or home.links() or not _may_look(home):
+        return None
+    try:
+        marker = layouts.load(home, store.disk)
+    except MailqError:
+        return None
+    fix = patient.fix and permissions.may_mend(home) and permissions.may_write(home)
+    return patient._replace(store=Store(home, store.disk, store.clock, store.stamps, marker), fix=fix)
 
 
 def examine(patient: Patient, ids: Ids) -> Findings:
@@ -85,8 +116,14 @@ def examine(patient: Patient, ids: Ids) -> Findings:
     doubtful = ids.twice()
     for start in range(0, len(doubtful), _AT_ONCE):
         contest.hold(set(doubtful[start : start + _AT_ONCE]))
-    contest.aside.sync()
+    contest.sync()
     yield contest.finding()
+
+
+def _may_look(layout: Layout) -> bool:
+    """Not everybody who may put dead letters into a queue may read there."""
+    there = filter(os.path.isdir, map(layout.directory, STATES))
+    return all(os.access(directory, os.R_OK | os.X_OK) for directory in there)
 
 
 class _Contest:
@@ -97,19 +134,20 @@ class _Contest:
         self._losers = Sample()
         self._moved = 0
         self._failed = ""
-        self.aside = Aside(patient)
+        self._asides: dict[str, Aside] = {}
 
     def hold(self, halves: set[int]) -> None:
         """Go once through the queue, for the ids with these halves."""
         best: dict[str, Sighting] = {}
-        for state in STATES:
-            directory = self._patient.layout.directory(state)
-            for entry in messages(directory):
-                if not names.looks_ours(entry.name) or not names.is_id(id := entry.name[27:59]):
-                    continue
-                if _half(id) in halves and (envelope := names.parse(entry.name)) is not None:
-                    here = Sighting(state, entry.path, envelope)
-                    best[id] = self._meet(best[id], here) if id in best else here
+        for queue, state, entry, id in _files(self._patient):
+            if _half(id) in halves and (envelope := names.parse(entry.name)) is not None:
+                here = Sighting(queue, state, entry.path, envelope)
+                best[id] = self._meet(best[id], here) if id in best else here
+
+    def sync(self) -> None:
+        """Make the moves durable."""
+        for aside in self._asides.values():
+            aside.sync()
 
     def _meet(self, first: Sighting, second: Sighting) -> Sighting:
         """Of two sightings of an id, the one that stays."""
@@ -124,8 +162,12 @@ class _Contest:
 
     def _move(self, loser: Sighting) -> bool:
         """Move it aside. False if it is gone: somebody took it meanwhile, and it was none any more."""
+        root = loser.queue.layout.root
+        if not loser.queue.fix:
+            self._failed = f"{root} is another user's, or may not be written"
+            return True
         try:
-            self.aside.put(loser.path)
+            self._asides.setdefault(root, Aside(loser.queue)).put(loser.path)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -153,7 +195,7 @@ class _Contest:
                 e.attempts_ever,
                 sum(letter in names.DEATHS for letter in e.tries),
                 it.state != "dead",
-                it.state == "leased" and self._patient.holds(it.name, e),
+                it.state == "leased" and it.queue.holds(it.name, e),
                 _written(it) if edited else 0,
                 ("dead", "leased", "delayed", "ready").index(it.state),
                 it.name,
@@ -164,7 +206,10 @@ class _Contest:
     def finding(self) -> Finding:
         """What came of it."""
         if not self._losers.count:
-            return Finding("duplicates", "ok", "no message is in two places")
+            what = "no message is in two places"
+            if self._patient.settings.dead_letters is not None and _home_of(self._patient) is None:
+                what += "; the dead-letter queue could not be looked into"
+            return Finding("duplicates", "ok", what)
         fixed = None
         todo = "mailq doctor QUEUE --fix keeps the newest state of each and moves the others to aside/"
         if self._failed:

@@ -85,7 +85,7 @@ DOCTOR: Final = (
     Mutant(
         "the doctor deletes what it should move aside",
         _DUPLICATES,
-        "            self.aside.put(loser.path)\n",
+        "            self._asides.setdefault(root, Aside(loser.queue)).put(loser.path)\n",
         "            self._patient.store.disk.unlink(loser.path)\n",
         (f"{_TEST_DUPLICATES}test_the_newest_state_stays",),
     ),
@@ -99,9 +99,23 @@ DOCTOR: Final = (
     Mutant(
         "what the doctor moved is not synced",
         _DUPLICATES,
-        "    contest.aside.sync()\n",
+        "    contest.sync()\n",
         "",
         (f"{_TEST_DUPLICATES}test_moves_are_durable",),
+    ),
+    Mutant(
+        "the doctor does not look into the shared dead-letter queue",
+        _DUPLICATES,
+        "(patient,) if home is None else (patient, home)",
+        "(patient,)",
+        ("tests/doctor/test_doctor_shared_dead.py",),
+    ),
+    Mutant(
+        "the doctor takes the dead letters of other queues for this one's",
+        _DUPLICATES,
+        "                elif mark in entry.name:\n",
+        "                else:\n",
+        ("tests/doctor/test_doctor_shared_dead.py",),
     ),
     Mutant(
         "the doctor replaces what was put aside before",
