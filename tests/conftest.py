@@ -90,7 +90,9 @@ def opened(request: pytest.FixtureRequest, path: Path) -> library.Queue:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """An environment in which a shell finds mailq, and nothing of the developer's own settings."""
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("MAILQ", "EDITOR", "VISUAL"))}
+    # Unbuffered, a stream keeps nothing that could not be written: what Python makes of it at its exit would not show.
+    others = ("MAILQ", "EDITOR", "VISUAL", "PYTHONUNBUFFERED")
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**keep, "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
 
 

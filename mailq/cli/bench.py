@@ -48,7 +48,7 @@ def bench(queue: str, *, seconds: float, as_json: bool) -> None:
     from mailq.measuring import measure  # noqa: PLC0415 - help measures nothing
 
     if not as_json:
-        click.echo(f"mailq: measuring for about {seconds:g} s", err=True)
+        output.note(f"mailq: measuring for about {seconds:g} s")
     with _ended_by_signals():
         measured = measure(queue, seconds=seconds)
     if as_json:

@@ -10,7 +10,7 @@ import click
 
 from mailq.cli.main import FAILED, OK
 from mailq.cli.options import queue_argument
-from mailq.cli.output import plain
+from mailq.cli.output import note, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def doctor(queue: str, *, fix: bool, full: bool, as_json: bool) -> int:
         click.echo(json.dumps(_report(path, findings)))
     else:
         _print(findings)
-        click.echo(_verdict(plain(path), findings, fix=fix), err=not sys.stdout.isatty())
+        (click.echo if sys.stdout.isatty() else note)(_verdict(plain(path), findings, fix=fix))
     return FAILED if any(finding.open for finding in findings) else OK
 
 

@@ -10,6 +10,7 @@ import tempfile
 import click
 
 from mailq.cli.options import open_queue, queue_argument
+from mailq.cli.output import note
 from mailq.errors import MailqError
 from mailq.names import safe_ext
 
@@ -38,7 +39,7 @@ def edit(queue: str, id: str) -> None:
         body = _edited(path)
         if body == message.raw and not _is_torn(message.reason):
             os.unlink(path)
-            click.echo("nothing changed", err=True)
+            note("nothing changed")
             return
         try:
             target.edit(message, body)

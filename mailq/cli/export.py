@@ -10,6 +10,7 @@ import click
 
 from mailq.cli.main import FAILED, complain
 from mailq.cli.options import STATE, queue_argument
+from mailq.cli.output import note
 from mailq.message import STATES
 
 if TYPE_CHECKING:
@@ -56,4 +57,4 @@ def _summarize(done: Exported, *, as_json: bool, err: bool) -> None:
     facts = [f"exported {done.exported}"]
     facts += [f"of them torn {done.torn}"] if done.torn else []
     facts += [f"left out {done.left_out}"] if done.left_out else []
-    click.echo(json.dumps(done._asdict()) if as_json else ", ".join(facts), err=err)
+    (note if err else click.echo)(json.dumps(done._asdict()) if as_json else ", ".join(facts))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mailq.cli.main import FAILED, complain
 from mailq.cli.options import queue_argument
+from mailq.cli.output import note
+from mailq.cli.streams import standard_input
 
 if TYPE_CHECKING:
     from mailq.archive import Imported
@@ -41,7 +42,8 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     done = archive.Imported()
     try:
         if file == "-":
-            done = archive.import_from(queue, sys.stdin.buffer, format=form, create=create, tell=complain)
+            stream = standard_input("pass a FILE, or redirect one to it")
+            done = archive.import_from(queue, stream, format=form, create=create, tell=complain)
         else:
             with open(file, "rb") as stream:
                 done = archive.import_from(queue, stream, format=form, create=create, tell=complain)
@@ -55,4 +57,7 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
 
 def _summarize(done: Imported, *, as_json: bool) -> None:
     line = f"imported {done.imported}, already there {done.already_there}, refused {done.refused}"
-    click.echo(json.dumps(done._asdict()) if as_json else line, err=not as_json)
+    if as_json:
+        click.echo(json.dumps(done._asdict()))
+    else:
+        note(line)

@@ -7,7 +7,6 @@ starts fast.
 from __future__ import annotations
 
 import gc
-import io
 import os
 import sys
 from importlib import import_module
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mailq.cli.output import plain
+from mailq.cli import streams
+from mailq.cli.output import note, plain
 from mailq.errors import LeaseLost, MailqError, Refused, UsageError
 
 if TYPE_CHECKING:
@@ -107,14 +107,14 @@ def exit_code(error: BaseException) -> int:
 
 def complain(text: str) -> None:
     """Say in one line on stderr what is wrong, whatever foreign names and texts are in it."""
-    click.echo("mailq: " + plain(" ".join(text.split())), err=True)
+    note("mailq: " + plain(" ".join(text.split())))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit. No traceback reaches a shell user, but with MAILQ_DEBUG=1 set."""
     # What is loaded by now stays: to look through it again and again, at last at the exit, takes a tenth of a push.
     gc.freeze()
-    _ready_streams()
+    streams.ready()
     try:
         code = cli.main(arguments, prog_name="mailq", standalone_mode=False)
         sys.stdout.flush()
@@ -122,16 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("MAILQ_DEBUG"):
             raise
         code = _report(error)
+    finally:
+        streams.drop_unwritten()
     sys.exit(code if isinstance(code, int) else OK)
-
-
-def _ready_streams() -> None:
-    """Have all three streams, even if the shell closed one, and spell what an encoding cannot."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _report(error: BaseException) -> int:
@@ -147,10 +140,11 @@ def _report(error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             return INTERRUPTED
         case BrokenPipeError():
-            # Whoever read our output is gone. Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            pass  # the program that read our output has ended
         case MailqError():
             complain(str(error))
+        case OSError(filename=None) if why := streams.why_unwritten():
+            complain(f"cannot write to standard output: {why}")
         case OSError():
             complain(f"{error.strerror or error}{f' ({error.filename!a})' if error.filename else ''}")
         case _:

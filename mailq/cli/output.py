@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -45,6 +46,12 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         click.echo(f"{click.style(f'{name:<{width}}', bold=True)}  {plain(str(value))}")
+
+
+def note(text: str) -> None:
+    """Print on stderr. What cannot be said there stops nothing: the exit code says how it went."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def plain(text: str) -> str:

@@ -45,11 +45,14 @@ def pop(queue: str, *, number: int, lease: float | None, wait: float, body_only:
             for delivery in deliveries:
                 _print(delivery, body_only=body_only)
                 printed += 1
-        except BaseException:
+        except BaseException as error:
             # Nobody has the receipts of these: give them back now rather than at the end of the lease.
             for delivery in deliveries[printed:]:
                 with contextlib.suppress(MailqError):
                     delivery.release()
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                text = f"cannot print what was popped: {error.strerror}; it is given back"
+                raise click.ClickException(text) from error
             raise
     return 0 if deliveries else NOTHING
 

@@ -11,6 +11,8 @@ import click
 
 from mailq import codecs
 from mailq.cli.options import DURATION, message_options, parse_headers, queue_argument
+from mailq.cli.output import note
+from mailq.cli.streams import standard_input
 from mailq.errors import MessageTooLarge
 from mailq.message import read_body
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 65_536
 """Lines within so many bytes are pushed with one flush."""
+
+_INSTEAD: Final = "pass BODY, or redirect something to it"
 
 
 @click.command()
@@ -50,9 +54,9 @@ def push(
     """Push messages; print their ids.
 
     Each BODY is one message: JSON if it parses as JSON, else text. Without BODY, or
-    with - (also as a file), standard input is one message. What is printed is
-    stored, as safely as the queue's durability says: by default a power cut does
-    not take it. The queue is created if there is none.
+    with - (also as a file), standard input is one message; without BODY it must not
+    be empty. What is printed is stored, as safely as the queue's durability says: by
+    default a power cut does not take it. The queue is created if there is none.
 
     \b
         mailq push jobs '{"resize": "cat.jpg"}' '{"resize": "dog.jpg"}'
@@ -70,24 +74,24 @@ def push(
 
     options["headers"] = parse_headers(headers)
     with open_queue(queue, create=not no_create) as target:
-        pushed: Iterable[str]
+        pushed: Iterable[list[str]]
         if lines:
             pushed = _push_lines(target, text=text, content_type=content_type, options=options)
         elif bodies or files:
             pushed = _push_each(target, bodies, files, text=text, content_type=content_type, options=options)
         else:
-            pushed = [push_one(target, given(target, "-"), text=text, content_type=content_type, options=options)]
-        for id in pushed:
-            _print(id)
+            pushed = [[push_one(target, given(target, None), text=text, content_type=content_type, options=options)]]
+        for ids in pushed:
+            _print(ids)
 
 
-def _print(id: str) -> None:
+def _print(ids: list[str]) -> None:
     try:
-        click.echo(id)
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # a full disk under > ids.txt: whoever only sees a failure would push it again
-        raise click.ClickException(f"stored {id}, but cannot print that: {error.strerror}") from error
+        click.echo("\n".join(ids))
+    except OSError as error:  # a full disk under > ids.txt: a user who only sees a failure would push them again
+        stored = ids[0] if len(ids) == 1 else f"{len(ids)} messages, {ids[0]} to {ids[-1]}"
+        text = f"stored {stored}, but cannot print that: {error.strerror}; nothing more was pushed"
+        raise click.ClickException(text) from error
 
 
 def _push_each(
@@ -98,18 +102,18 @@ def _push_each(
     text: bool,
     content_type: str | None,
     options: dict[str, Any],
-) -> Iterator[str]:
+) -> Iterator[list[str]]:
     for body in bodies:
-        yield push_one(queue, given(queue, body), text=text, content_type=content_type, options=options)
+        yield [push_one(queue, given(queue, body), text=text, content_type=content_type, options=options)]
     for path in files:
         if path == "-":
-            yield push_one(queue, given(queue, path), text=text, content_type=content_type, options=options)
+            yield [push_one(queue, given(queue, path), text=text, content_type=content_type, options=options)]
         elif content_type or text:
             with open(path, "rb") as file:
                 raw = read_body(file, queue.settings.max_message_bytes)
-            yield push_one(queue, raw, text=text, content_type=content_type, options=options)
+            yield [push_one(queue, raw, text=text, content_type=content_type, options=options)]
         else:
-            yield queue.push_file(path, **options)
+            yield [queue.push_file(path, **options)]
 
 
 def push_one(queue: Queue, raw: bytes, *, text: bool, content_type: str | None, options: dict[str, Any]) -> str:
@@ -117,12 +121,11 @@ def push_one(queue: Queue, raw: bytes, *, text: bool, content_type: str | None, 
     return queue.push(raw, content_type=content_type or kind_of(raw, text=text), **options)
 
 
-def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: dict[str, Any]) -> Iterator[str]:
+def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: dict[str, Any]) -> Iterator[list[str]]:
     """Push a message a line."""
     rest = b""
-    while chunk := os.read(
-        sys.stdin.fileno(), _CHUNK
-    ):  # what there is: a slow producer's lines are stored as they come
+    fd = standard_input(_INSTEAD).fileno()
+    while chunk := os.read(fd, _CHUNK):  # what there is: a slow producer's lines are stored as they come
         *lines, rest = (rest + chunk).split(b"\n")
         yield from _push_batch(queue, lines, text=text, content_type=content_type, options=options)
         limit = queue.settings.max_message_bytes
@@ -133,19 +136,19 @@ def _push_lines(queue: Queue, *, text: bool, content_type: str | None, options: 
 
 def _push_batch(
     queue: Queue, lines: list[bytes], *, text: bool, content_type: str | None, options: dict[str, Any]
-) -> Iterator[str]:
+) -> Iterator[list[str]]:
     run: list[bytes] = []
     kind = ""
     for line in (line.rstrip(b"\r") for line in lines):
         if line:
             this = content_type or kind_of(line, text=text)
             if run and this != kind:
-                yield from queue.push_many(run, content_type=kind, **options)
+                yield queue.push_many(run, content_type=kind, **options)
                 run = []
             kind = this
             run.append(line)
     if run:
-        yield from queue.push_many(run, content_type=kind, **options)
+        yield queue.push_many(run, content_type=kind, **options)
 
 
 def kind_of(raw: bytes, *, text: bool) -> str:
@@ -168,10 +171,17 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-def given(queue: Queue, body: str) -> bytes:
-    """A body as the command line has it; - is standard input. Raises MessageTooLarge."""
-    if body != "-":
+def given(queue: Queue, body: str | None) -> bytes:
+    """A body as the command line has it: - and None are standard input. Raises MessageTooLarge.
+
+    With None it must not be empty: where nobody thought of it, as under cron, it is.
+    """
+    if body is not None and body != "-":
         return os.fsencode(body)
+    file = standard_input(_INSTEAD)
     if sys.stdin.isatty():
-        click.echo("mailq: type the message; Ctrl-D ends it", err=True)
-    return read_body(sys.stdin.buffer, queue.settings.max_message_bytes)
+        note("mailq: type the message; Ctrl-D ends it")
+    raw = read_body(file, queue.settings.max_message_bytes)
+    if body is None and not raw:
+        raise click.UsageError("standard input is empty; pass BODY, or - if the message is to be empty")
+    return raw

@@ -12,6 +12,8 @@ import click
 
 from mailq.cli.logs import log_to_stderr
 from mailq.cli.options import DURATION, on_disk
+from mailq.cli.output import note
+from mailq.cli.streams import open_closed
 from mailq.errors import WorkerFailed
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ def _run(
     letters = dict(_pair(text) for text in dead)
     for queue in (*queues, *letters):
         on_disk(queue)
+    open_closed()
     _log(log_format, log_level)
     progress = _Progress() if sys.stderr.isatty() else None
     worker = Worker(
@@ -158,7 +161,7 @@ def _run(
     try:
         worker.run(drain=drain)
     except WorkerFailed as error:
-        click.echo(error.text.rstrip(), err=True)
+        note(error.text.rstrip())
         raise
     finally:
         if progress is not None:

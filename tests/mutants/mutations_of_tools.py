@@ -13,6 +13,8 @@ _TEST_DUPLICATES: Final = "tests/doctor/test_doctor_duplicates.py::"
 _IMPORT: Final = "mailq/archive/importing.py"
 _SURVEY: Final = "mailq/archive/survey.py"
 _DUPLICATES: Final = "mailq/doctor/duplicates.py"
+_TEST_STREAMS: Final = "tests/shell/test_streams.py::"
+_STREAMS: Final = "mailq/cli/streams.py"
 
 ARCHIVES: Final = (
     Mutant(
@@ -154,5 +156,47 @@ COMMAND: Final = (
         "            code = code or exit_code(error)\n",
         "            pass\n",
         ("tests/shell/test_settle.py::test_a_stale_receipt_is_exit_code_4_and_leaves_the_new_holder_alone",),
+    ),
+    Mutant(
+        "what is printed to a closed standard output passes for printed",
+        _STREAMS,
+        '("stdout", "w", os.O_RDONLY)',
+        '("stdout", "w", os.O_RDWR)',
+        (f"{_TEST_STREAMS}test_what_cannot_be_printed_is_given_back",),
+    ),
+    Mutant(
+        "what was popped and could not be printed stays leased",
+        "mailq/cli/pop.py",
+        "                    delivery.release()\n",
+        "                    pass\n",
+        (f"{_TEST_STREAMS}test_what_cannot_be_printed_is_given_back",),
+    ),
+    Mutant(
+        "what could not be written is left for Python's exit",
+        "mailq/cli/main.py",
+        "        streams.drop_unwritten()\n",
+        "        pass\n",
+        (f"{_TEST_STREAMS}test_output_that_cannot_be_written_is_a_failure_in_one_line",),
+    ),
+    Mutant(
+        "jobs of a worker without streams fail when they print",
+        "mailq/cli/work.py",
+        "    open_closed()\n",
+        "    pass\n",
+        (f"{_TEST_STREAMS}test_handlers_of_a_worker_without_streams_print_to_nobody",),
+    ),
+    Mutant(
+        "an empty standard input is a message",
+        "mailq/cli/push.py",
+        "    if body is None and not raw:\n",
+        "    if False:\n",
+        (f"{_TEST_STREAMS}test_an_empty_standard_input_is_a_message_only_for_a_dash",),
+    ),
+    Mutant(
+        "a closed standard input is an empty message",
+        _STREAMS,
+        "    if _is_closed(sys.stdin.fileno()):\n",
+        "    if False:\n",
+        (f"{_TEST_STREAMS}test_a_closed_standard_input_is_refused",),
     ),
 )
