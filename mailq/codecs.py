@@ -7,8 +7,9 @@ There is no pickle: a queue must not be a way to run code.
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from mailq.errors import CodecError
 
@@ -97,7 +98,7 @@ def decode(raw: bytes, content_type: str) -> Any:  # noqa: ANN401 - any JSON val
     """Turn bytes into a body: a JSON value, str or bytes. Raises CodecError if they do not fit."""
     try:
         if is_json(content_type):
-            return json.loads(raw)
+            return read_json(raw)
         if _is_text(content_type):
             return raw.decode()
     except (ValueError, RecursionError) as error:
@@ -105,6 +106,30 @@ def decode(raw: bytes, content_type: str) -> Any:  # noqa: ANN401 - any JSON val
             f"the body is not {content_type}: {error}; its bytes are in .raw", content_type=content_type, raw=raw
         ) from error
     return raw
+
+
+def read_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Read what is JSON by its definition, as :func:`encode` writes it: no NaN, and no number beyond any float.
+
+    Of two equal keys the later one counts. Raises ValueError and RecursionError.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    return _FROM_JSON.decode(text)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is beyond any float")
+    return number
+
+
+_FROM_JSON: Final = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
 
 
 @lru_cache(maxsize=64)

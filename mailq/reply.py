@@ -7,6 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from mailq.codecs import read_json
 from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError, shown
 
 if TYPE_CHECKING:
@@ -99,9 +100,8 @@ class Reply:
 
     def _open(self, data: bytes | None) -> Any:  # noqa: ANN401 - any JSON value is a result
         try:
-            told = json.loads(data or b"")
+            told = read_json(data or b"")
             if told["ok"]:
-                json.dumps(told["result"], allow_nan=False)  # Python reads NaN, which is no JSON
                 return told["result"]
             error = str(told["error"])
         except (ValueError, KeyError, TypeError, RecursionError) as failure:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from mailq import codecs, names
 from mailq.archive.items import MAX_TEXT, Flaw, Item, NoArchive, Text, is_torn
@@ -131,17 +131,12 @@ def _body(raw: bytes, content_type: str) -> dict[str, Any]:
         return {"body_base64": base64.b64encode(raw).decode()}
     if codecs.is_json(content_type) and raw.count(b"[") + raw.count(b"{") <= _DEPTH:
         try:
-            value = json.loads(text, parse_constant=_refuse)
+            value = codecs.read_json(text)
             if codecs.encode(value, codecs.JSON)[0] == raw:
                 return {"body": value}
         except (ValueError, RecursionError, CodecError):
             pass
     return {"body_text": text}
-
-
-def _refuse(text: str) -> NoReturn:
-    """NaN and Infinity are no JSON, though Python reads them."""
-    raise ValueError(text)
 
 
 def _text(text: Text) -> dict[str, Any]:
@@ -199,7 +194,7 @@ class LinesReader:
 
 def _item(line: bytes, where: str) -> Item | Flaw:
     try:
-        table = json.loads(line.decode(), parse_constant=_refuse)
+        table = codecs.read_json(line.decode())
     except (ValueError, RecursionError) as error:
         cut = "" if line.endswith(b"\n") else "; the last line has no end: it was cut off"
         return Flaw(where, f"this is not JSON: {error}{cut}")

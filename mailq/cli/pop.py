@@ -87,8 +87,8 @@ def body_fields(message: Any) -> dict[str, Any]:  # noqa: ANN401 - a message or 
     try:
         body = message.body
         if not isinstance(body, str | bytes):
-            json.dumps(body, allow_nan=False)  # Python reads NaN, and numbers that are none: nobody else would
-    except (CodecError, ValueError, RecursionError):
+            json.dumps({"body": body})  # what can just be read may be nested too deeply to be written
+    except (CodecError, RecursionError):
         body = message.raw
     if isinstance(body, bytes):
         return {"body_base64": base64.b64encode(body).decode()}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -160,15 +159,10 @@ def kind_of(raw: bytes, *, text: bool) -> str:
     if text:
         return codecs.TEXT
     try:
-        json.loads(decoded, parse_constant=_no_constant)
+        codecs.read_json(decoded)
     except (ValueError, RecursionError):
         return codecs.TEXT
     return codecs.JSON
-
-
-def _no_constant(text: str) -> NoReturn:
-    """NaN and Infinity are no JSON, though Python reads them."""
-    raise ValueError(text)
 
 
 def given(queue: Queue, body: str | None) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import threading
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from mailq import reply
+from mailq.codecs import read_json
 from mailq.errors import UsageError
 from mailq.workers.family import die_with_parent
 from mailq.workers.outcomes import Report
@@ -170,13 +170,9 @@ def _reply(data: bytes) -> str:
         return reply.encode_failure(f"the command printed more than {reply.LONGEST} bytes").decode()
     text = data.decode(errors="backslashreplace")
     try:
-        return reply.encode(json.loads(text, parse_constant=_refuse)).decode()
+        return reply.encode(read_json(text)).decode()
     except (ValueError, RecursionError):
         return reply.encode(text.rstrip("\n")).decode()
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def environment(delivery: Delivery) -> dict[str, str]:

@@ -195,6 +195,13 @@ DELIVERIES: Final = (
         (f"{_GARBAGE}test_a_length_without_a_checksum_as_shell_producers_write_it_tells_a_torn_file",),
     ),
     Mutant(
+        "what is not JSON is delivered as JSON",
+        "mailq/codecs.py",
+        "json.JSONDecoder(parse_constant=_refuse, parse_float=_float)",
+        "json.JSONDecoder()",
+        ("tests/unit/test_codecs.py::test_a_body_that_will_not_decode_keeps_its_bytes",),
+    ),
+    Mutant(
         "symlinks are followed",
         _DISK,
         '_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)',

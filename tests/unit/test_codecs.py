@@ -105,6 +105,9 @@ def test_a_body_nested_beyond_reason_is_refused() -> None:
         (b"[" * 100_000, "application/json"),
         (b"9" * 10_000, "application/json"),
         (b"nope", "application/problem+json"),
+        (b"NaN", "application/json"),
+        (b'{"n": [-Infinity]}', "application/json"),
+        (b"-1e999", "application/json"),
         (b"\xff", "text/plain"),
         (b"\xff", "TEXT/Markdown; charset=utf-8"),
     ],
@@ -115,6 +118,11 @@ def test_a_body_that_will_not_decode_keeps_its_bytes(raw: bytes, content_type: s
         codecs.decode(raw, content_type)
     assert (broken.value.raw, broken.value.content_type) == (raw, content_type)
     assert broken.value.__cause__ is not None
+
+
+def test_of_two_equal_keys_the_later_one_counts() -> None:
+    """As for most programs that read JSON."""
+    assert codecs.decode(b'{"a": 1, "a": 2}', "application/json") == {"a": 2}
 
 
 @given(st.binary(max_size=50), st.sampled_from(("application/json", "text/plain", "image/png", "", "a+json;b")))
