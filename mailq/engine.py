@@ -136,7 +136,7 @@ class Engine(Protocol):
         """Ring it no more."""
 
     def held(self, receipt: str) -> Claim:
-        """The message behind a receipt, as its claim handed it out. Raises LeaseLost."""
+        """The message behind a receipt, as its claim handed it out. LeaseLost as soon as its deadline has passed."""
 
     def deadline(self, receipt: str) -> int | None:
         """When the lease behind a receipt ends, in nanoseconds; None when it is gone or has run out."""

@@ -224,7 +224,11 @@ class Queue:
         return [Delivery(self, self._engine, claim) for claim in claims]
 
     def delivery(self, receipt: str) -> Delivery:
-        """The delivery behind a receipt: to go on with it in another process. Raises LeaseLost."""
+        """The delivery behind a receipt: to go on with it in another process.
+
+        Raises LeaseLost as soon as its deadline has passed, even if nobody else has the
+        message yet.
+        """
         return Delivery(self, self._engine, self._engine.held(receipt))
 
     def listen(self, bell: Callable[[], None]) -> float:

@@ -155,7 +155,9 @@ class MemoryEngine:
         """The claim once more."""
         with self._changed:
             envelope = self._held(receipt, "read")
-            return Claim(receipt, envelope, self._files["leased"][receipt], self._deadlines[receipt])
+            if (until := self.deadline(receipt)) is None:
+                raise LeaseLost(receipt, "read")
+            return Claim(receipt, envelope, self._files["leased"][receipt], until)
 
     def deadline(self, receipt: str) -> int | None:
         """When the lease ends."""

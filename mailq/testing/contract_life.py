@@ -231,6 +231,15 @@ class LifeContract(ContractBase):
         clock.advance(1)
         assert queue.reap().returned == 1
 
+    def test_a_lease_that_has_run_out_is_not_taken_up(self, queue: Queue, clock: ManualClock) -> None:
+        """Also when nobody has taken the message back yet: somebody may be about to."""
+        queue.push("x")
+        delivery = take(queue)
+        delivery.extend(2 * LEASE)
+        clock.advance(2 * LEASE)
+        with pytest.raises(LeaseLost):
+            queue.delivery(delivery.receipt)
+
     @pytest.mark.parametrize("how", ["acked", "nacked", "released", "rejected", "lapsed", "purged"])
     def test_what_is_not_held_any_more_cannot_be_taken_up(self, queue: Queue, clock: ManualClock, how: str) -> None:
         queue.push("x")

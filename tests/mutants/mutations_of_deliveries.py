@@ -77,6 +77,13 @@ FENCES: Final = (
         (f"{_CONTRACT}test_an_extension_after_the_deadline_comes_too_late_even_if_nobody_noticed",),
     ),
     Mutant(
+        "a lease that has run out is taken up by its receipt",
+        _ENGINE,
+        "        if until is None or self._clock() >= until:\n",
+        "        if until is None:\n",
+        (f"{_CONTRACT}test_a_lease_that_has_run_out_is_not_taken_up",),
+    ),
+    Mutant(
         "an extension that may have come too late is not taken back",
         _ENGINE,
         "            if self._clock() >= old:\n",

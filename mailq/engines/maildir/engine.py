@@ -295,7 +295,7 @@ class MaildirEngine:
             self._lost(receipt, "read", error)
         except Unfit as verdict:
             raise StorageError("read the message", OSError(errno.EIO, verdict.text)) from None
-        if until is None:
+        if until is None or self._clock() >= until:
             raise LeaseLost(receipt, "read")
         return Claim(receipt, envelope, data, until)
 
