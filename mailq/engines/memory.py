@@ -44,7 +44,7 @@ class MemoryEngine:
         self._deadlines: dict[str, int] = {}
         self._died: dict[str, int] = {}
         self._texts: dict[str, dict[int, tuple[str, float]]] = {}
-        self._replies: dict[str, bytes] = {}
+        self._replies: dict[str, tuple[int, bytes]] = {}
         self._since = clock() / names.NS
         self._story: dict[str, Any] = {}
         self._paused = False
@@ -374,12 +374,18 @@ class MemoryEngine:
         return [Owner(_OWNER, platform.node(), os.getpid(), self._since, alive=True, story=self._story)]
 
     def put_reply(self, id: str, data: bytes) -> None:
-        """Keep it as long as the process lives."""
-        self._replies[id] = data
+        """Keep it, and let go of those that are too old."""
+        with self._changed:
+            now = self._clock()
+            oldest = now - lifecycle.ns(self._settings.reply_ttl)
+            self._replies.pop(id, None)
+            self._replies[id] = now, data  # the last of all: the first are the oldest
+            for old in list(itertools.takewhile(lambda known: self._replies[known][0] < oldest, self._replies)):
+                del self._replies[old]
 
     def get_reply(self, id: str) -> bytes | None:
         """The reply, if there is one."""
-        return self._replies.get(id)
+        return self._replies.get(id, (0, None))[1]
 
     def close(self) -> None:
         """End the leases that are bound to this process."""

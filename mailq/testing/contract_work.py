@@ -318,6 +318,21 @@ class WorkContract(ContractBase):
         assert engine.get_reply(one) == b"!"
         queue.close()
 
+    def test_a_reply_that_is_older_than_reply_ttl_goes_with_a_later_one(
+        self, make_engine: EngineFactory, clock: ManualClock
+    ) -> None:
+        engine = make_engine(Settings(reply_ttl=600.0), clock)
+        queue = Queue(engine)
+        old, young, new = queue.push_many(["old", "young", "new"])
+        engine.put_reply(old, b"!")
+        clock.advance(500)
+        engine.put_reply(young, b"!")
+        assert engine.get_reply(old) == b"!"
+        clock.advance(200)
+        engine.put_reply(new, b"!")
+        assert engine.get_reply(old) is None
+        queue.close()
+
     @pytest.mark.parametrize("id", _NO_IDS.values(), ids=_NO_IDS)
     def test_what_is_no_id_has_no_reply(self, queue: Queue, id: str) -> None:
         queue.push("x")
