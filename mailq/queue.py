@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq import codecs, names, telemetry
 from mailq.delivery import Delivery, Message
-from mailq.errors import MessageTooLarge, UsageError, shown
+from mailq.errors import MessageNotFound, MessageTooLarge, UsageError, shown
 from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, read_body, seal
 from mailq.reply import Reply
 from mailq.settings import LONGEST, MAX_RETRIES, seconds, whole
@@ -256,7 +256,11 @@ class Queue:
         self._engine.resume()
 
     def __iter__(self) -> Iterator[Delivery]:
-        """Deliver messages for ever, waiting when there are none."""
+        """Deliver messages for ever, waiting when there are none.
+
+        ``list(q)``, ``set(q)`` and ``*q`` are loops over the queue, too, and never end:
+        Python asks for an iterator in the same way. ``list(q.drain())`` ends.
+        """
         while True:
             delivery = self.pop(wait=math.inf)
             if delivery is not None:
@@ -337,6 +341,16 @@ class Queue:
         """How many messages are not done: ready, delayed and leased."""
         stats = self.stats()
         return stats.ready + stats.delayed + stats.leased
+
+    def __contains__(self, id: object) -> bool:
+        """Whether a message of this id is in the queue, in whatever state; only looks, as get does."""
+        if not isinstance(id, str):
+            raise UsageError(f"{shown(id)} is not an id; ask for the text that push returned")
+        try:
+            self._engine.find(id)
+        except MessageNotFound:
+            return False
+        return True
 
     def __bool__(self) -> bool:
         """A queue is true, also an empty one: ``if queue:`` asks whether there is one."""

@@ -81,6 +81,23 @@ class LookContract(ContractBase):
             queue.get(id)
         assert missing.value.id == id
 
+    @pytest.mark.parametrize("state", STATES)
+    def test_asking_whether_a_message_is_in_the_queue_only_looks(self, queue: Queue, state: State) -> None:
+        id = bring(queue, state)
+        before = queue.stats()
+        assert id in queue
+        assert id[:-1] not in queue
+        assert "x" not in queue
+        assert queue.stats() == before
+        queue.purge(state)
+        assert id not in queue
+
+    def test_only_an_id_can_be_in_a_queue(self, queue: Queue) -> None:
+        queue.push({"n": 1})
+        with pytest.raises(UsageError, match="push returned"):
+            assert {"n": 1} in queue
+        assert queue.stats().ready == 1
+
     def test_a_body_is_read_wherever_its_message_is_by_then(self, queue: Queue) -> None:
         queue.push_many(["a", "b"])
         first, second = queue.peek()

@@ -202,6 +202,13 @@ DELIVERIES: Final = (
         (f"{_GARBAGE}test_a_length_without_a_checksum_as_shell_producers_write_it_tells_a_torn_file",),
     ),
     Mutant(
+        "who asks for a message by its id takes it",
+        "mailq/queue.py",
+        "            self._engine.find(id)\n        except MessageNotFound:\n            return False\n        return True\n",
+        "            return any(delivery.id == id for delivery in self.drain())\n        except MessageNotFound:\n            return False\n",
+        (f"{_CONTRACT}test_asking_whether_a_message_is_in_the_queue_only_looks",),
+    ),
+    Mutant(
         "what is not JSON is delivered as JSON",
         "mailq/codecs.py",
         "json.JSONDecoder(parse_constant=_refuse, parse_float=_float)",
