@@ -5,8 +5,9 @@ The file is the payload, the name is the record, a rename is the transaction.
     >>> import mailq
     >>> q = mailq.open("memory://")  # or a path
     >>> id = q.push({"resize": "cat.jpg"})
-    >>> with q.pop() as body:
-    ...     print(body)
+    >>> for delivery in q.drain():
+    ...     with delivery as body:
+    ...         print(body)
     {'resize': 'cat.jpg'}
 """
 

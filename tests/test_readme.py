@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import mailq
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"(<!-- ci: \w+ -->\n)?```(python|sh)\n(.*?)```", README.read_text(), re.DOTALL)
 RUN = [(kind, code) for mark, kind, code in BLOCKS if not mark]  # the marked ones are CI's own commands
@@ -32,6 +34,22 @@ def test_the_blocks_run_as_they_stand_and_complain_of_nothing(
             )
             assert done.returncode == 0, (code, done.stderr)
             assert b"Traceback" not in done.stderr, (code, done.stderr)
+
+
+def test_the_first_example_runs_when_another_consumer_was_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mailq.Queue, "push", lambda queue, body: "it is taken at once")
+    exec(compile(next(code for kind, code in RUN if kind == "python"), str(README), "exec"), {})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_example_relies_on_finding_a_message() -> None:
+    """pop() returns None where nothing is ready: what does not ask for that fails with an error of Python's own."""
+    relies = re.compile(r"with (await )?\w+\.pop\(|^(>>> )?\w+ = (await )?\w+\.pop\(|\.pop\([^()]*\)\.\w", re.MULTILINE)
+    for page in (README, *README.parent.glob("docs/*.md"), Path(mailq.__file__)):
+        assert relies.search(page.read_text()) is None, (page.name, relies.findall(page.read_text()))
 
 
 def test_both_commands_of_ci_are_one_line_each() -> None:
