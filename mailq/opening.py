@@ -79,6 +79,7 @@ def _open_maildir(path: str, settings: dict[str, Any], *, create: bool) -> Queue
         settings["dead_letters"] = sharing.relative_path(path, settings["dead_letters"])
     layout = layouts.Layout(path)
     disk = Disk()
+    disk.give_to_owner_of(path)
     if create and not os.path.exists(layout.marker):
         wanted = Settings().merged(settings)
         sharing.require_home(layout, wanted, disk)

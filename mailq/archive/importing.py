@@ -92,6 +92,7 @@ def import_from(
     """
     disk, tell = disk or Disk(), tell or layouts.log().warning
     layout = layouts.Layout(path_of(target))
+    disk.give_to_owner_of(layout.root)
     done = Imported()
     try:
         with compression.reading(stream) as plain:
@@ -148,12 +149,12 @@ def _settings_in(text: str) -> Settings:
 @contextlib.contextmanager
 def _turn(store: Store, tell: Callable[[str], object]) -> Iterator[None]:
     """One import at a time: two that both find a message missing would both store it."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to load
+    from filelock import Timeout  # noqa: PLC0415 - slow to load
 
     mode = int(store.settings.file_mode, 8)
     path = f"{store.layout.root}/.import.lock"
-    lock = FileLock(path, mode=mode, thread_local=False, fallback_to_soft=False)
     try:
+        lock = layouts.file_lock(store.disk, path, mode)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -40,9 +40,7 @@ class Aside:
     def _make(self, path: str) -> None:
         mode = layouts.directory_mode(self._patient.settings)
         with contextlib.suppress(FileExistsError):
-            self._patient.store.disk.mkdir(path, mode)
-            if mode & 0o077:  # the umask must not take back what the settings share
-                self._patient.store.disk.chmod(path, mode)
+            self._patient.store.disk.make_directory(path, mode)
         if not stat.S_ISDIR(os.lstat(path).st_mode):  # a link that somebody planted would lead out of the queue
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
 

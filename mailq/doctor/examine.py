@@ -53,7 +53,8 @@ def examine(
 def _examine(
     layout: Layout, disk: Disk, machine: Machine, clock: Callable[[], int], *, fix: bool, full: bool
 ) -> Iterator[Finding]:
-    mend = fix and permissions.may_mend(layout)
+    disk.give_to_owner_of(layout.root)
+    mend = fix and permissions.may_mend(layout, disk)
     marker = yield from _carefully("marker", ground.examine_marker(layout, disk, fix=mend))
     if marker is None:
         return

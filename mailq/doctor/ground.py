@@ -123,7 +123,7 @@ def _remedy(layout: Layout, disk: Disk, error: Exception) -> str:
     if not stat.S_ISREG(status.st_mode):
         return f"put a file in its place: {_NEW_MARKER}"
     data = layouts.read_small(disk, layout.marker, _MOST)
-    if data is None and status.st_uid != os.stat(layout.root).st_uid:  # as "sudo mailq config" leaves it
+    if data is None and status.st_uid != os.stat(layout.root).st_uid:  # as an editor leaves it that root has run
         return f"mailq.toml belongs to another user than the queue; {OWN_AGAIN}"
     if data is None or not isinstance(error, SettingsError):
         return "mailq.toml must be a file that you may read; see dmesg if it is the disk"

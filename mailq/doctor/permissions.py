@@ -30,21 +30,22 @@ def may_write(layout: Layout) -> bool:
     return all(os.access(path, os.R_OK | os.W_OK | os.X_OK) for path in directories)
 
 
-def may_mend(layout: Layout) -> bool:
+def may_mend(layout: Layout, disk: Disk) -> bool:
     """Whether this process should: what root leaves in somebody else's queue, that user could not read."""
-    return not _is_guest(layout)
+    return not _is_guest(layout, disk)
 
 
-def _is_guest(layout: Layout) -> bool:
+def _is_guest(layout: Layout, disk: Disk) -> bool:
+    """Whether this process is root in the queue of another user, and cannot give files to that user."""
     try:
-        return hasattr(os, "geteuid") and os.geteuid() == 0 and os.stat(layout.root).st_uid != 0
-    except OSError:  # there is nothing to be a guest in
+        return os.stat(layout.root).st_uid != 0 and disk.gives_to is None and os.geteuid() == 0
+    except (OSError, AttributeError):  # there is nothing to be a guest in, or no root
         return False
 
 
 def examine(layout: Layout, disk: Disk, settings: Settings, *, fix: bool) -> Findings:
     """Compare the directories' permissions, and whose they are, with what the settings say."""
-    troubles = [*_modes(layout, disk, settings, fix=fix), *_strangers(layout, settings), *_ourselves(layout)]
+    troubles = [*_modes(layout, disk, settings, fix=fix), *_strangers(layout, settings), *_ourselves(layout, disk)]
     yield from troubles
     if not troubles:
         mode = layouts.directory_mode(settings)
@@ -106,7 +107,7 @@ def _strangers(layout: Layout, settings: Settings) -> Findings:
         )
 
 
-def _ourselves(layout: Layout) -> Findings:
+def _ourselves(layout: Layout, disk: Disk) -> Findings:
     """Whether this process may use the queue, and should."""
     if not may_write(layout):
         yield Finding(
@@ -115,11 +116,12 @@ def _ourselves(layout: Layout) -> Findings:
             "this process may not write here: it can look at the queue, not use it",
             "become the user that the queue belongs to; if its disk went read-only after an error, see dmesg",
         )
-    elif _is_guest(layout):
+    elif _is_guest(layout, disk):
         yield Finding(
             "permissions",
             "warning",
-            f"you are root and the queue belongs to user {os.stat(layout.root).st_uid}: what root leaves here that user cannot read",
+            f"you are root, the queue belongs to user {os.stat(layout.root).st_uid}, and root cannot give files to that user "
+            "here: what it leaves that user cannot read",
             "use the queue as that user; so does --fix, which does nothing for root here",
         )
 

@@ -13,7 +13,7 @@ import re
 import struct
 import sys
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mailq.engines import mounts
 
@@ -22,12 +22,17 @@ try:
 except ImportError:  # Windows has no fcntl: no F_FULLFSYNC there, and no flock
     fcntl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _BINARY: Final = getattr(os, "O_BINARY", 0)
 _NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+_CREATE: Final = os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
 # O_NONBLOCK: opening a FIFO that somebody planted must not wait for a writer.
 _READ: Final = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _BINARY
 _DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+# To make something in a directory one need not be able to read it.
+_PLACE: Final = _DIRECTORY | getattr(os, "O_PATH", 0)
 # Of linux/fs.h and fcntl.h.
 _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
@@ -47,6 +52,8 @@ class Disk:
 
     _looks_left = _LOOKS
     _syncs_all = False
+    gives_to: tuple[int, int] | None = None
+    """The user and group that get what this process makes in their queue; None if that belongs to the right user anyway."""
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
         """open(2)"""
@@ -127,9 +134,21 @@ class Disk:
         """chmod(2), or fchmod(2) of a descriptor"""
         os.chmod(path, mode)
 
+    def chown(self, fd: int, user: int, group: int) -> None:
+        """fchown(2)"""
+        os.fchown(fd, user, group)
+
     def mkdir(self, path: str, mode: int = 0o700) -> None:
         """mkdir(2)"""
         os.mkdir(path, mode)
+
+    def open_in(self, directory: int, name: str, flags: int, mode: int = 0o600) -> int:
+        """openat(2)"""
+        return os.open(name, flags, mode, dir_fd=directory)
+
+    def mkdir_in(self, directory: int, name: str, mode: int) -> None:
+        """mkdirat(2)"""
+        os.mkdir(name, mode, dir_fd=directory)
 
     def rmdir(self, path: str) -> None:
         """rmdir(2); fails if there is anything in it."""
@@ -137,12 +156,101 @@ class Disk:
 
     # Sequences
 
+    def give_to_owner_of(self, root: str) -> None:
+        """As root, give what is made in a queue from now on to the user and group of its directory.
+
+        That user could not read it otherwise. Any other user's files stay that user's.
+        """
+        self.gives_to = None
+        if not hasattr(os, "geteuid") or os.geteuid() != 0:
+            return
+        with contextlib.suppress(OSError):  # there is none yet, or root may not give files away here
+            if os.stat(root).st_uid == 0:
+                return
+            fd = self.open_directory(root)
+            try:
+                status = os.fstat(fd)
+                # This changes nothing. It fails where giving a file would fail: on a server that knows no root, or
+                # in a container in which that user is unknown.
+                self.chown(fd, status.st_uid, status.st_gid)
+                self.gives_to = status.st_uid, status.st_gid
+            finally:
+                self.drop(fd)
+
+    def create(self, path: str, flags: int, mode: int) -> int:
+        """Create a file and open it; never one that is there. On failure nothing is left of it."""
+        flags |= _CREATE
+        fd = self.open(path, flags, mode) if self.gives_to is None else self._create_to_give(path, flags, mode)
+        if mode & 0o077:  # the umask must not take back what the settings share
+            try:
+                self.chmod(fd, mode)
+            except BaseException:
+                self.drop(fd)
+                self._give_up(path)
+                raise
+        return fd
+
+    def _create_to_give(self, path: str, flags: int, mode: int) -> int:
+        with self._place_of(path) as (place, name):
+            fd = self.open_in(place, name, flags, mode)
+            try:
+                self._give(fd, place)
+            except BaseException:
+                self.drop(fd)
+                self._give_up(path)
+                raise
+            return fd
+
+    @contextlib.contextmanager
+    def _place_of(self, path: str) -> Iterator[tuple[int, str]]:
+        """The directory that a path is in, opened, and the name there."""
+        directory, name = os.path.split(path)
+        place = self.open(directory, _PLACE)
+        try:
+            yield place, name
+        finally:
+            self.drop(place)
+
+    def _give(self, fd: int, place: int, *, also_in_roots: bool = False) -> None:
+        """Give what was made in a directory to the queue's user, who could have made it there.
+
+        Nowhere else: a link that this user has put in the place of a directory must not make files of theirs
+        in directories of others.
+        """
+        if (to := self.gives_to) is None:
+            return
+        if os.fstat(place).st_uid in ((to[0], 0) if also_in_roots else (to[0],)):
+            try:
+                self.chown(fd, *to)
+            except PermissionError:  # this process has ceased to be root since
+                self.gives_to = None
+
+    def make_directory(self, path: str, mode: int = 0o700, *, also_in_roots: bool = False) -> None:
+        """Make a directory with these permissions, whatever the umask takes from others.
+
+        As root in another user's queue it is given to that user; also in a directory of root's, if asked for.
+        """
+        if self.gives_to is None:
+            self.mkdir(path, mode)
+            if mode & 0o7077:
+                self.chmod(path, mode)
+            return
+        with self._place_of(path) as (place, name):
+            self.mkdir_in(place, name, mode)
+            fd = self.open_in(place, name, _DIRECTORY | _NOFOLLOW)
+            try:
+                # Another may have been put in its place since. An empty one is worth no more than a fresh one.
+                if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(fd):
+                    if mode & 0o7077:
+                        self.chmod(fd, mode)
+                    self._give(fd, place, also_in_roots=also_in_roots)
+            finally:
+                self.drop(fd)
+
     def write_file(self, path: str, data: bytes, *, mode: int, sync: bool) -> None:
         """Create a file with this content; on failure nothing is left of it."""
-        fd = self.open(path, _CREATE, mode)
+        fd = self.create(path, os.O_WRONLY, mode)
         try:
-            if mode & 0o077:  # the umask must not take back what the settings share
-                self.chmod(fd, mode)
             self.write_all(fd, data)
             if sync:
                 self.fsync(fd)

@@ -413,11 +413,15 @@ def test_another_mount_within_the_queue_is_named(queue: library.Queue, path: Pat
 
 
 @needs_root
-def test_root_mends_nothing_in_the_queue_of_another_user(queue: library.Queue, path: Path) -> None:
+def test_root_mends_nothing_in_the_queue_of_a_user_whom_it_cannot_give_files(queue: library.Queue, path: Path) -> None:
+    class Refusing(Disk):
+        def chown(self, fd: int, user: int, group: int) -> None:
+            raise PermissionError(fd, user, group)
+
     queue.push("x")
     (path / "later").rmdir()
     os.chown(path, 65534, 65534)
-    found = look(path, fix=True)
+    found = look(path, fix=True, disk=Refusing())
     assert any("you are root" in finding.what for finding in found["permissions"])
     assert not (path / "later").exists()
     assert [f.fixed for findings in found.values() for f in findings if f.fixed] == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -43,18 +42,22 @@ def of_another_user(path: Path) -> Finding | None:
     return found[0] if found else None
 
 
-def configure_as_root(path: Path) -> None:
-    mailq.open(path).configure(lease=7)
+def edit_the_settings_as_root(path: Path) -> None:
+    """As an editor does that writes a new file and renames it."""
+    new = path / "tmp" / "edited"
+    new.write_text((path / "mailq.toml").read_text())
+    new.chmod(0o600)
+    new.rename(path / "mailq.toml")
 
 
 def make_a_directory_as_root(path: Path) -> None:
-    shutil.rmtree(path / "later")
-    mailq.open(path).stats()
+    (path / "later").rmdir()
+    (path / "later").mkdir(0o700)
 
 
 @pytest.mark.parametrize(
     ("do", "left"),
-    [(configure_as_root, "mailq.toml"), (make_a_directory_as_root, "later")],
+    [(edit_the_settings_as_root, "mailq.toml"), (make_a_directory_as_root, "later")],
     ids=["marker", "directory"],
 )
 def test_what_root_leaves_in_the_queue_of_another_is_named_and_the_remedy_helps(
@@ -80,7 +83,7 @@ def test_a_group_that_shares_a_queue_may_leave_what_is_the_groups(path: Path) ->
 
 
 def test_who_may_not_read_the_marker_of_another_user_is_told_whose_it_is(somebodys: Path) -> None:
-    configure_as_root(somebodys)
+    edit_the_settings_as_root(somebodys)
     finding = found_by_somebody(somebodys, "settings")
     assert finding.level == "error"
     assert "chown -R --reference=" in finding.todo
@@ -89,7 +92,7 @@ def test_who_may_not_read_the_marker_of_another_user_is_told_whose_it_is(somebod
 def test_a_dead_letter_queue_that_may_not_be_read_is_not_looked_into(somebodys: Path) -> None:
     home = somebodys.parent / "failed"
     mailq.open(somebodys).configure(dead_letters=home)
-    give(somebodys, SOMEBODY)
+    give(home, ANOTHER)
     home.chmod(0o711)
     (home / "mailq.toml").chmod(0o644)
     (home / "new").chmod(0o733)

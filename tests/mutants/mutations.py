@@ -6,9 +6,10 @@ source that breaks one promise; ``breaking.py`` makes it in a copy, and runs its
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
-from mutations_of_deliveries import DELIVERIES, FENCES
+from mutations_of_deliveries import AS_ROOT, DELIVERIES, FENCES
 from mutations_of_durability import DURABILITY
 from mutations_of_hearing import HEARING
 from mutations_of_journals import JOURNALS
@@ -20,6 +21,7 @@ MUTANTS: Final = (
     *JOURNALS,
     *FENCES,
     *DELIVERIES,
+    *(AS_ROOT if hasattr(os, "geteuid") and os.geteuid() == 0 else ()),
     *HEARING,
     *ARCHIVES,
     *DOCTOR,

@@ -9,6 +9,7 @@ from mutant import Mutant
 _CONTRACT: Final = "tests/contract/test_engines.py::TestMaildir::"
 _UNIT_DISK: Final = "tests/unit/test_disk.py::"
 _GARBAGE: Final = "tests/hostile/test_garbage.py::"
+_ROOT: Final = "tests/hostile/test_root.py::"
 _DEATH: Final = "tests/processes/test_death.py::"
 _TEST_OWNERS: Final = "tests/processes/test_owners.py::"
 _ELSEWHERE: Final = f"{_TEST_OWNERS}test_a_lease_of_a_process_that_may_live_elsewhere_is_left_to_it"
@@ -322,3 +323,42 @@ DELIVERIES: Final = (
         ("tests/hostile/test_planted.py::test_a_directory_that_becomes_a_link_while_the_queue_runs_is_not_listed",),
     ),
 )
+
+AS_ROOT: Final = (
+    Mutant(
+        "what root makes in the queue of another stays root's",
+        _DISK,
+        "                self.gives_to = status.st_uid, status.st_gid\n",
+        "",
+        (f"{_ROOT}test_what_root_does_in_the_queue_of_another_leaves_it_all_to_that_user[push]",),
+    ),
+    Mutant(
+        "the file of a lock that root has made stays root's",
+        _LAYOUT,
+        "    if disk.gives_to is not None:",
+        "    if False:",
+        (f"{_ROOT}test_what_root_does_in_the_queue_of_another_leaves_it_all_to_that_user[config]",),
+    ),
+    Mutant(
+        "root gives files away wherever a link leads",
+        _DISK,
+        "        if os.fstat(place).st_uid in ((to[0], 0) if also_in_roots else (to[0],)):\n",
+        "        if True:\n",
+        (f"{_ROOT}test_root_gives_away_nothing_in_a_directory_of_its_own_where_a_link_leads",),
+    ),
+    Mutant(
+        "root gives away a directory that it has not made",
+        _DISK,
+        " and not os.listdir(fd):",
+        ":",
+        (f"{_ROOT}test_root_gives_away_no_directory_that_was_put_in_the_place_of_a_fresh_one",),
+    ),
+    Mutant(
+        "a process that has ceased to be root cannot push any more",
+        _DISK,
+        "            except PermissionError:  # this process has ceased",
+        "            except ProcessLookupError:  # this process has ceased",
+        (f"{_ROOT}test_a_process_that_ceases_to_be_root_goes_on",),
+    ),
+)
+"""What only tests notice that run as root, and become other users."""

@@ -50,6 +50,7 @@ class MaildirEngine:
         self._disk = disk or Disk()
         self._clock = clock
         self._layout = layout.Layout(root)
+        self._disk.give_to_owner_of(self._layout.root)
         self._stamps = Stamps(clock)
         self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
@@ -368,7 +369,7 @@ class MaildirEngine:
         if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
             changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
             sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
-        with layout.settings_lock(self._layout):
+        with layout.settings_lock(self._layout, self._disk):
             self._store.use(layout.save(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False

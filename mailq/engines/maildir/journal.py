@@ -196,11 +196,9 @@ class File:
         self._mark = f"{self._path}{MARK}"
         temporary = f"{layout.tmp}/.journal.{self._token}"
         with forks.held_off():  # a child that another thread forks must know what to close
-            self._fd = disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+            self._fd = disk.create(temporary, os.O_RDWR, mode)
             forks.follow(self)
         try:
-            if mode & 0o077:  # the umask must not take back what the settings share
-                disk.chmod(self._fd, mode)
             # Locked before it can be seen: whoever met it unlocked would replay it.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             disk.write_in_place(self._fd)
@@ -228,10 +226,8 @@ class File:
             self._direct = self._disk.open(temporary, os.O_WRONLY | os.O_DIRECT)
 
     def _make_mark(self, temporary: str, mode: int) -> None:
-        fd = self._disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        fd = self._disk.create(temporary, os.O_WRONLY, mode)
         try:
-            if mode & 0o077:
-                self._disk.chmod(fd, mode)
             self._disk.utime(temporary, 0)
             self._disk.fsync(fd)
         finally:
@@ -335,11 +331,8 @@ class File:
 
 def _make_directory(layout: Layout, disk: Disk, settings: Settings) -> None:
     """Make the directory of the journals, durably; also where somebody died before it was."""
-    mode = directory_mode(settings)
     with contextlib.suppress(FileExistsError):
-        disk.mkdir(layout.journal, mode)
-        if mode & 0o077:
-            disk.chmod(layout.journal, mode)
+        disk.make_directory(layout.journal, directory_mode(settings))
     if os.path.islink(layout.journal):
         raise NotADirectoryError(f"{layout.journal} is a symbolic link")
     disk.sync_directory(layout.root)

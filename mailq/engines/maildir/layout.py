@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from filelock import FileLock
+
     from mailq.engines.disk import Disk
     from mailq.message import State
 
@@ -72,7 +74,7 @@ def create(layout: Layout, settings: Settings, disk: Disk) -> None:
     _refuse_other_directories(layout)
     mode = directory_mode(settings)
     for path in (layout.root, *layout.directories()):
-        _make_directory(disk, path, mode)
+        _make_directory(disk, path, mode, also_in_roots=True)
     text = render(new_marker(settings))
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
@@ -130,14 +132,12 @@ def directory_mode(settings: Settings) -> int:
     return mode | (mode & 0o444) >> 2
 
 
-def _make_directory(disk: Disk, path: str, mode: int) -> None:
+def _make_directory(disk: Disk, path: str, mode: int, *, also_in_roots: bool = False) -> None:
     """Make a directory and its parents, where they are missing."""
     if not _is_directory(path):
-        _make_directory(disk, os.path.dirname(path), mode)
+        _make_directory(disk, os.path.dirname(path), mode, also_in_roots=also_in_roots)
         try:
-            disk.mkdir(path, mode)
-            if mode & 0o077:  # the umask must not take back what the settings share
-                disk.chmod(path, mode)
+            disk.make_directory(path, mode, also_in_roots=also_in_roots)
         except FileExistsError:
             if not _is_directory(path):
                 raise QueueNotFound(path, "a file is in the way", "a queue needs a directory here") from None
@@ -250,13 +250,13 @@ def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
 
 
 @contextlib.contextmanager
-def settings_lock(layout: Layout) -> Iterator[None]:
+def settings_lock(layout: Layout, disk: Disk) -> Iterator[None]:
     """One change of the settings at a time: two that read the same file would lose one of them."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to load, and seldom wanted
+    from filelock import Timeout  # noqa: PLC0415 - slow to load, and seldom wanted
 
-    lock = FileLock(f"{layout.root}/.settings.lock", timeout=10, mode=0o600, thread_local=False)
     try:
-        lock.acquire()
+        lock = file_lock(disk, f"{layout.root}/.settings.lock", 0o600, fallback_to_soft=True)
+        lock.acquire(timeout=10)
     except Timeout as error:
         raise StorageError("change the settings", OSError(errno.EBUSY, "another process is changing them")) from error
     except OSError as error:  # a directory or a link is in the place of the lock, or it is another user's
@@ -265,6 +265,16 @@ def settings_lock(layout: Layout) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def file_lock(disk: Disk, path: str, mode: int, *, fallback_to_soft: bool = False) -> FileLock:
+    """A lock on a file of the queue's, which is made if it is missing. Raises OSError if it cannot be."""
+    from filelock import FileLock  # noqa: PLC0415 - slow to load, and a producer never needs it
+
+    if disk.gives_to is not None:  # what the lock makes by itself belongs to this process
+        with contextlib.suppress(FileExistsError):
+            disk.drop(disk.create(path, os.O_WRONLY, mode))
+    return FileLock(path, mode=mode, thread_local=False, fallback_to_soft=fallback_to_soft)
 
 
 def log() -> logging.Logger:

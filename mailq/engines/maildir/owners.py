@@ -112,7 +112,7 @@ class Owner:
             "since": time.time(),
         }
         with forks.held_off():  # a child that is forked before this is written down would not know what to close
-            fd = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
+            fd = self._disk.create(temporary, os.O_RDWR, self._mode)
             self._entering.add(fd)
         try:
             self._disk.write(fd, (json.dumps(identity) + "\n").encode())

@@ -81,14 +81,14 @@ class Reaper:
     @contextmanager
     def _turn(self) -> Iterator[bool]:
         """One reaping at a time a queue, and one an interval."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to load, and a producer never needs it
+        from filelock import Timeout  # noqa: PLC0415 - slow to load, and a producer never needs it
 
         path = self._store.layout.reap_lock
         first = not os.path.exists(path)  # a lock file that is only just made is no stamp
         mode = int(self._store.settings.file_mode, 8)
-        lock = FileLock(path, timeout=0, mode=mode, thread_local=False, fallback_to_soft=False)
         try:
-            lock.acquire()
+            lock = layouts.file_lock(self._store.disk, path, mode)
+            lock.acquire(timeout=0)
         except Timeout:
             yield self._is_stuck(path)
             return

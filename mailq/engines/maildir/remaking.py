@@ -82,7 +82,6 @@ class Remaking:
     def _remake(self, path: str) -> None:
         disk, root = self._store.disk, self._store.layout.root
         spare = f"{root}/.{os.path.basename(path)}.{os.urandom(4).hex()}"
-        disk.mkdir(spare)
         try:
             _make_alike(disk, spare, path)
             if self._store.durable:
@@ -186,9 +185,9 @@ def _is_empty(path: str) -> bool:
 
 
 def _make_alike(disk: Disk, spare: str, path: str) -> None:
-    """Give a fresh directory the permissions of the one that it replaces. Raises PermissionError if that cannot be."""
+    """Make a directory with the permissions of the one that it is to replace. Raises PermissionError if that cannot be."""
     status = os.stat(path)
-    disk.chmod(spare, stat.S_IMODE(status.st_mode))
+    disk.make_directory(spare, stat.S_IMODE(status.st_mode))
     alike = os.stat(spare)
     if (alike.st_uid, alike.st_gid) != (status.st_uid, status.st_gid) or _has_acl(path):
         raise PermissionError(f"{path} has another owner, or an access list")
