@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mailq.cli import output
+from mailq.cli.main import FAILED, complain
 from mailq.cli.options import STATE, open_queue, queue_argument
 from mailq.cli.pop import body_fields
+from mailq.errors import StorageError
 from mailq.message import STATES
 
 if TYPE_CHECKING:
@@ -81,45 +83,58 @@ def _summary(message: Message) -> dict[str, Any]:
 @queue_argument
 @_id
 @_json
-def show(queue: str, id: str, *, as_json: bool) -> None:
+def show(queue: str, id: str, *, as_json: bool) -> int:
     """Show all that is known of a message.
 
-    Its fields, its failed attempts, and their errors.
+    Its fields, its failed attempts, and their errors; also of one whose file cannot be read, with
+    exit code 1.
 
     \b
         mailq show jobs 01936f0c2b7d7a3e9c41b6d07f52e811
     """
     with open_queue(queue) as source:
         message = source.get(id)
+        error = None
+        try:
+            content_type, headers = message.content_type, message.headers
+        except StorageError as refusal:
+            error, content_type, headers = refusal, "", {}
         if as_json:
             history = [attempt._asdict() for attempt in message.history]
-            about = {"content_type": message.content_type, "headers": message.headers, "origin": message.origin}
-            click.echo(json.dumps({**_summary(message), **about, **body_fields(message), "history": history}))
-            return
-        output.fields(
-            [
-                ("id", message.id),
-                ("state", message.state),
-                ("reason", message.reason),
-                ("pushed", f"{output.moment(message.pushed_at)} ({output.since(message.pushed_at)})"),
-                ("due", output.moment(message.due_at)),
-                ("lease until", output.moment(message.deadline_at)),
-                ("died", output.moment(message.died_at)),
-                ("next attempt" if message.state != "leased" else "attempt", message.attempt),
-                ("priority", message.priority),
-                ("content type", message.content_type),
-                ("size", f"{message.size} bytes"),
-                ("headers", json.dumps(message.headers, ensure_ascii=False) if message.headers else ""),
-                ("origin", message.origin),
-                ("file", message.name),
-            ]
-        )
-        for attempt in message.history:
-            title = f"attempt {attempt.number}: {attempt.outcome}" if attempt.number else f"{attempt.outcome}"
-            when = f" at {output.moment(attempt.at)}" if attempt.at else ""
-            click.echo(click.style(f"\n{title}{when}", bold=True))
-            for line in (attempt.error or "").splitlines():
-                click.echo(f"    {output.plain(line)}")
+            inside = {} if error else {"content_type": content_type, "headers": headers, **body_fields(message)}
+            click.echo(json.dumps({**_summary(message), "origin": message.origin, **inside, "history": history}))
+        else:
+            _print(message, content_type, headers)
+        if error:
+            complain(str(error))
+        return FAILED if error else 0
+
+
+def _print(message: Message, content_type: str, headers: dict[str, str]) -> None:
+    output.fields(
+        [
+            ("id", message.id),
+            ("state", message.state),
+            ("reason", message.reason),
+            ("pushed", f"{output.moment(message.pushed_at)} ({output.since(message.pushed_at)})"),
+            ("due", output.moment(message.due_at)),
+            ("lease until", output.moment(message.deadline_at)),
+            ("died", output.moment(message.died_at)),
+            ("next attempt" if message.state != "leased" else "attempt", message.attempt),
+            ("priority", message.priority),
+            ("content type", content_type),
+            ("size", f"{message.size} bytes"),
+            ("headers", json.dumps(headers, ensure_ascii=False) if headers else ""),
+            ("origin", message.origin),
+            ("file", message.name),
+        ]
+    )
+    for attempt in message.history:
+        title = f"attempt {attempt.number}: {attempt.outcome}" if attempt.number else f"{attempt.outcome}"
+        when = f" at {output.moment(attempt.at)}" if attempt.at else ""
+        click.echo(click.style(f"\n{title}{when}", bold=True))
+        for line in (attempt.error or "").splitlines():
+            click.echo(f"    {output.plain(line)}")
 
 
 @click.command()

@@ -408,7 +408,7 @@ class Store:
         # The files too: their pushes may have synced a journal only; and to sync nothing but the
         # directory brings btrfs to keep them under their old names as well.
         for path in letters:
-            with contextlib.suppress(FileNotFoundError):  # somebody has it by now
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # somebody has it, or it is another user's
                 self.disk.sync_file(path)
         for directory in {os.path.dirname(path) for path in letters}:
             self.disk.sync_directory(directory)
@@ -491,4 +491,5 @@ class Store:
             return FileNotFoundError(error.errno, error.strerror, path)
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
             return StorageError("read the message", error)
-        return Unfit("unreadable", f"the file cannot be read: {error.strerror}")
+        remedy = "; as root: chown -R --reference=QUEUE QUEUE; then redrive it" if error.errno == errno.EACCES else ""
+        return Unfit("unreadable", f"the file cannot be read: {error.strerror}{remedy}")
