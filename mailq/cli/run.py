@@ -97,8 +97,8 @@ class _Job:
         output = Tail(process.stderr, echo=sys.stderr.buffer)
         while True:
             try:
-                # Three heartbeats a lease: one may be late without losing it.
-                code = process.wait(self._lease / 3)
+                # Three heartbeats a lease: one may be late without losing it. There is none for a lost one.
+                code = process.wait(None if self._lost else self._lease / 3)
                 break
             except subprocess.TimeoutExpired:
                 self._beat()
@@ -107,8 +107,6 @@ class _Job:
         return code
 
     def _beat(self) -> None:
-        if self._lost:
-            return
         try:
             self._delivery.extend(self._lease)
         except LeaseLost as error:

@@ -158,6 +158,14 @@ COMMAND: Final = (
         ("tests/shell/test_settle.py::test_a_stale_receipt_is_exit_code_4_and_leaves_the_new_holder_alone",),
     ),
     Mutant(
+        "a run whose lease is lost goes on waking for its heartbeats",
+        "mailq/cli/run.py",
+        "process.wait(None if self._lost else self._lease / 3)",
+        "process.wait(self._lease / 3)",
+        ("tests/shell/test_settle.py::test_run_sleeps_until_the_end_of_a_command_whose_lease_is_lost",),
+        stalls=True,
+    ),
+    Mutant(
         "what is printed to a closed standard output passes for printed",
         _STREAMS,
         '("stdout", "w", os.O_RDONLY)',

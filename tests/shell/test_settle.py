@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Shell
+from command import MAILQ, Shell
+from together import wait_until
 
 import mailq as library
 
@@ -144,6 +149,44 @@ def test_run_extends_its_lease_while_the_command_runs(mailq: Shell, shell: Shell
     while queue.stats().leased:
         assert queue.pop() is None
     assert len(queue) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="how often a process was woken is read from /proc")
+def test_run_sleeps_until_the_end_of_a_command_whose_lease_is_lost(tmp_path: Path, environment: dict[str, str]) -> None:
+    queue = library.open(tmp_path / "jobs", lease=0.3, reap_interval=0.05)
+    queue.push("x")
+    for name in ("started", "stop"):
+        os.mkfifo(tmp_path / name)
+    command = [MAILQ, "run", "jobs", "--", "sh", "-c", "echo > started; read end < stop"]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log) as process,
+    ):
+        (tmp_path / "started").read_text()
+        try:
+            process.send_signal(signal.SIGSTOP)
+            delivery = queue.pop(wait=60, lease=600)
+            assert delivery is not None
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: b"its result will not count" in (tmp_path / "log").read_bytes(), "it notices the loss")
+            wait_until(lambda: sleeps(process.pid), "it sleeps")
+        finally:
+            process.send_signal(signal.SIGCONT)
+            (tmp_path / "stop").write_text("\n")
+        assert process.wait(60) == 4
+    delivery.ack()
+    assert len(queue) == 0
+
+
+def sleeps(pid: int) -> bool:
+    """Whether the first thread of a process sleeps through half a second."""
+
+    def naps() -> list[str]:
+        return re.findall(r"^voluntary_ctxt_switches:.*", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+
+    before = naps()
+    time.sleep(0.5)
+    return naps() == before
 
 
 def test_run_releases_uncounted_when_it_is_interrupted(mailq: Shell, shell: Shell, tmp_path: Path) -> None:
