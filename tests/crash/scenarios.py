@@ -212,6 +212,20 @@ def extend_of_another(run: Run) -> None:
     second.release()
 
 
+def share(run: Run) -> None:
+    """Files that by a hard link are another queue's too, of which only copies can be extended, and can have died."""
+    run.push(b"a", b"b", b"c")
+    run.record()
+    extended, released, rejected = run.pop(), run.pop(detached=True), run.pop()
+    for delivery in (extended, released, rejected):
+        os.link(f"{run.base}/{ROOT}/cur/{delivery.receipt}", f"{run.base}-{delivery.id}")
+    extended.extend(3600)
+    released.extend(3600)
+    released.release()
+    run.bury(rejected, lambda: rejected.reject("no good"))
+    run.ack(extended)
+
+
 def reap(run: Run) -> None:
     run.push(b"a", b"b", b"c")
     last = run.push(b"d", max_retries=0)

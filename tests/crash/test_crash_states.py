@@ -31,6 +31,7 @@ TRIED: Final[dict[Scenario, tuple[int, int]]] = {
     runs.reject: (150, 2500),
     runs.extend: (150, 1000),
     runs.extend_of_another: (300, 800),
+    runs.share: (100, 800),
     runs.reap: (300, 500),
     runs.expire_many: (15, 300),
     runs.redrive: (300, 100),

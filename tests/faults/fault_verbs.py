@@ -245,6 +245,26 @@ def extend_of_another(stage: Stage) -> None:
     _extend(stage, delivery)
 
 
+def extend_of_another_queues_file(stage: Stage) -> None:
+    """By a hard link it is another queue's too, so only a copy can be extended."""
+    stage.pushed()
+    delivery = stage.taken()
+    _share(stage, delivery)
+    _extend(stage, delivery)
+
+
+def reject_of_another_queues_file(stage: Stage) -> None:
+    """The time of its death, too, can only be that of a copy."""
+    stage.pushed(2)
+    delivery = stage.taken()
+    _share(stage, delivery)
+    stage.act(lambda: delivery.reject("no good"), goes={delivery.id: "dead"})
+
+
+def _share(stage: Stage, delivery: mailq.Delivery) -> None:
+    os.link(f"{stage.path}/cur/{delivery.receipt}", f"{stage.base}/{delivery.id}")
+
+
 def _extend(stage: Stage, delivery: mailq.Delivery) -> None:
     stage.act(lambda: delivery.extend(600))
     if stage.returned:
@@ -427,7 +447,7 @@ _PLAIN: Final = (
     *(open_a_copy, push, push_delayed, push_5, push_64),
     *(pop, pop_detached, pop_many, pop_due, pop_overdue, pop_torn, pop_expired, held),
     *(ack, ack_with_texts, nack, nack_for_later, nack_to_dead, release, reject),
-    *(extend, extend_of_another),
+    *(extend, extend_of_another, extend_of_another_queues_file, reject_of_another_queues_file),
     *(reap_overdue, reap_killed, reap_due, reap_litter, redrive, purge_ready, purge_dead),
     *(edit_ready, edit_delayed, edit_dead, look, configure, configure_dead_letters, pause, resume),
     *(put_reply, get_reply, tell, close),

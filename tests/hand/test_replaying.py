@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import resource
+import shutil
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -91,6 +92,22 @@ def test_what_never_came_to_the_disk_is_restored_and_what_was_acked_is_not(path:
     again = mailq.open(path)
     assert [message.id for message in again.peek(limit=10)] == ids[3:]
     assert left(path) == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_of_two_queues_that_share_a_journal_each_gets_its_own_back(path: Path) -> None:
+    """As cp -al makes a copy: the mark is one file with a name in each, and so is the number in its time."""
+    queue, copy = opened(path), path.parent / "copy"
+    ids = [queue.push(number) for number in range(6)]
+    kill(queue)
+    (name,) = left(path)
+    for entry in os.listdir(path / "new"):
+        os.unlink(path / "new" / entry)
+    os.utime(path / "journal" / f"{name}.mark", (3, 3))
+    shutil.copytree(path, copy, copy_function=os.link)
+    for root in (copy, path):
+        assert [message.id for message in mailq.open(root).peek(limit=10)] == ids[3:]
+        assert left(root) == []
 
 
 @pytest.mark.usefixtures("at_once")

@@ -56,6 +56,17 @@ def test_what_python_pushes_the_shell_consumes_without_its_headers(scripts: Path
     assert len(queue) == 0
 
 
+def test_the_shell_sets_no_time_of_a_file_that_another_queue_has_too(
+    scripts: Path, queue: mailq.Queue, path: Path, tmp_path: Path
+) -> None:
+    queue.push("body")
+    (file,) = (path / "new").iterdir()
+    os.link(file, tmp_path / "there")
+    os.utime(file, (1e9, 1e9))
+    assert consume(scripts, "cat").stdout == b"body"
+    assert (tmp_path / "there").stat().st_mtime == 1e9
+
+
 def test_the_shell_takes_over_no_deadline_from_a_wrong_clock(scripts: Path, path: Path) -> None:
     queue = mailq.open(path, lease=0.1)
     queue.push("x")

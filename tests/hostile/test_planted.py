@@ -238,24 +238,27 @@ def library_mark(path: Path) -> str:
 def test_a_hard_link_to_somebodys_file_is_delivered_and_the_file_stays_as_it_was(
     queue: library.Queue, path: Path, tmp_path: Path
 ) -> None:
-    """Its content, mode and owner; its times are the inode's, and so is a lease that is extended."""
+    """Its content, mode, owner and times: to extend its lease, a copy takes its place."""
     outside = tmp_path / "letter.txt"
     outside.write_bytes(b"dear")
     outside.chmod(0o444)
+    os.utime(outside, (1e9, 1e9))
     os.link(outside, path / "new" / "letter.txt")
 
     def check(links: int) -> None:
         status = outside.stat()
         assert (outside.read_bytes(), stat.S_IMODE(status.st_mode), status.st_nlink) == (b"dear", 0o444, links)
+        assert status.st_mtime == 1e9
 
     delivery = queue.pop()
     assert delivery is not None
     assert delivery.raw == b"dear"
-    delivery.extend(100)
-    delivery.nack(delay=0, error="text")
     check(2)
+    delivery.extend(100)
+    check(1)
+    delivery.nack(delay=0, error="text")
     queue.edit(queue.peek()[0], b"other")
-    check(1)  # another file is in the queue now
+    check(1)
     edited = queue.pop()
     assert edited is not None
     assert edited.raw == b"other"

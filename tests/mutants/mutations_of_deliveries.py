@@ -14,6 +14,7 @@ _DEATH: Final = "tests/processes/test_death.py::"
 _TEST_OWNERS: Final = "tests/processes/test_owners.py::"
 _ELSEWHERE: Final = f"{_TEST_OWNERS}test_a_lease_of_a_process_that_may_live_elsewhere_is_left_to_it"
 _DEADLINES: Final = "tests/unit/test_deadlines.py::"
+_LINKS: Final = "tests/clocks/test_hard_links.py::"
 _STANDING: Final = "tests/unit/test_standing_in.py::"
 _HARDNESS: Final = "tests/hand/test_hardness.py::"
 _STORE: Final = "mailq/engines/maildir/store.py"
@@ -58,10 +59,7 @@ FENCES: Final = (
             raise LeaseLost(receipt, "extend")
         new = max(now + lifecycle.ns(seconds), old)
         try:
-            try:
-                self._disk.utime(path, new)
-            except PermissionError:
-                self._store.own(path, new, before=old)
+            self._store.set_mtime(path, new, before=old)
             if self._clock() >= old:
 """,
         """        if old is None:
@@ -69,10 +67,7 @@ FENCES: Final = (
             raise LeaseLost(receipt, "extend")
         new = max(now + lifecycle.ns(seconds), old)
         try:
-            try:
-                self._disk.utime(path, new)
-            except PermissionError:
-                self._store.own(path, new, before=old)
+            self._store.set_mtime(path, new, before=old)
             if False:
 """,
         (f"{_CONTRACT}test_an_extension_after_the_deadline_comes_too_late_even_if_nobody_noticed",),
@@ -116,6 +111,32 @@ FENCES: Final = (
         (
             "tests/hand/test_surroundings.py::test_what_the_dead_left_half_written_is_removed_by_a_consumer_that_holds_nothing",
         ),
+    ),
+    Mutant(
+        "a lease is extended on a file that another queue has too",
+        _STORE,
+        "        if os.lstat(path).st_nlink <= 1:\n",
+        "        if True:\n",
+        (
+            f"{_LINKS}test_an_extension_in_one_is_none_in_the_other",
+            f"{_LINKS}test_a_death_in_one_has_its_time_and_the_other_keeps_its_lease",
+        ),
+    ),
+    Mutant(
+        "an extended deadline is taken back from a file that another queue has too",
+        _STORE,
+        """            if os.lstat(path).st_nlink > 1:
+                return
+""",
+        "",
+        (f"{_LINKS}test_what_is_settled_in_one_is_held_in_the_other_as_long_as_it_was",),
+    ),
+    Mutant(
+        "two queues share the stamp of a reaping",
+        "mailq/engines/maildir/reaper.py",
+        "        if status is not None and status.st_nlink > 1:",
+        "        if False:",
+        (f"{_LINKS}test_each_of_the_two_is_reaped_however_often_the_other_is",),
     ),
     Mutant(
         "an extension does not count",

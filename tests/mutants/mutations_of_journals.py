@@ -101,6 +101,13 @@ JOURNALS: Final = (
         (f"{_STATES}[push]",),
     ),
     Mutant(
+        "a replay sets a mark that another queue has too",
+        _REPLAY,
+        "    if mark is not None and mark.st_nlink <= 1:\n",
+        "    if mark is not None:\n",
+        (f"{_REPLAYING}test_of_two_queues_that_share_a_journal_each_gets_its_own_back",),
+    ),
+    Mutant(
         "a replay undoes edits",
         _REPLAY,
         "if envelope.crc == record.envelope.crc and not",

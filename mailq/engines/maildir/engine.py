@@ -273,10 +273,7 @@ class MaildirEngine:
             raise LeaseLost(receipt, "extend")
         new = max(now + lifecycle.ns(seconds), old)
         try:
-            try:
-                self._disk.utime(path, new)
-            except PermissionError:
-                self._store.own(path, new, before=old)
+            self._store.set_mtime(path, new, before=old)
             if self._clock() >= old:
                 # A reaper may have looked before the utime and be about to rename: there is no lock
                 # between its look and its rename. The lease is gone; let it be reaped without delay.

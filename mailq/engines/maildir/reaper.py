@@ -84,6 +84,10 @@ class Reaper:
         from filelock import Timeout  # noqa: PLC0415 - slow to load, and a producer never needs it
 
         path = self._store.layout.reap_lock
+        status = layouts.status_of(path)
+        if status is not None and status.st_nlink > 1:  # a copy's too (cp -al): so are its lock and its stamp
+            with suppress(OSError):
+                self._store.disk.unlink(path)
         first = not os.path.exists(path)  # a lock file that is only just made is no stamp
         mode = int(self._store.settings.file_mode, 8)
         try:

@@ -115,10 +115,13 @@ def _replay_one(store: Store, path: str, fd: int) -> None:
     content = read(store.disk, fd, path)
     records = {record.envelope.id: record for record in decode(os.path.basename(path), content)}
     _put_back(store, _lost(store, records, _number_on(f"{path}{MARK}")))
-    # If the journal outlives the next power cut, it must not bring back what is acked by then.
+    # If the journal outlives the next power cut, it must not bring back what is acked by then. A mark with
+    # several names is a copy's too (cp -al), and says for both what has come to the disk: there it may not have.
     number = max((record.number for record in records.values()), default=0)
-    with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
-        store.disk.utime(f"{path}{MARK}", number * NS)
+    mark = layouts.status_of(f"{path}{MARK}")
+    if mark is not None and mark.st_nlink <= 1:
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # or another user's
+            store.disk.utime(f"{path}{MARK}", number * NS)
     store.disk.syncfs(fd)
     for name in (path, f"{path}{MARK}"):
         with contextlib.suppress(FileNotFoundError):

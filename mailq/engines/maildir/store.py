@@ -197,11 +197,7 @@ class Store:
             self._sync_root(self.layout.root)
 
     def _sync_root(self, root: str) -> None:
-        """Make a queue's own directories and marker durable, once.
-
-        Who has made them may have been killed before he did. It costs microseconds
-        when there is nothing to sync.
-        """
+        """Make a queue's own directories and marker durable, once: the process that made them may have died before it did."""
         if root not in self._rooted:
             with contextlib.suppress(PermissionError):  # then others make directories there
                 self.disk.sync_directory(root)
@@ -346,8 +342,8 @@ class Store:
     def shorten(self, path: str, most: int) -> None:
         """Take back an mtime beyond ``most``, in nanoseconds. Raises FileNotFoundError if the message is gone.
 
-        What cannot be taken back stays (another user's file, which this one may
-        not write): a message that comes back is worth more than its next lease's end.
+        Of another user's file, and of one with several names, it stays until a claim reads the
+        message: see ``own``. A message that comes back is worth more than its next lease's end.
         """
         if self.mtime(path) > most:
             self.take_back(path, most)
@@ -355,6 +351,8 @@ class Store:
     def take_back(self, path: str, most: int) -> None:
         """The same, of one that is known to be beyond."""
         try:
+            if os.lstat(path).st_nlink > 1:
+                return
             try:
                 self.disk.utime(path, most)
             except PermissionError:
@@ -362,6 +360,14 @@ class Store:
                     self.disk.touch(path)
         except OSError as error:
             raise _gone_or_refused(error, path) from error
+
+    def set_mtime(self, path: str, ns: int, *, before: int | None = None) -> None:
+        """Set the mtime of a message; where only a copy may have another, put one in its place: see ``own``."""
+        if os.lstat(path).st_nlink <= 1:
+            with contextlib.suppress(PermissionError):
+                self.disk.utime(path, ns)
+                return
+        self.own(path, ns, before=before)
 
     def _bury(self, path: str, envelope: Envelope, error: str | None, number: int) -> str:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
@@ -381,7 +387,7 @@ class Store:
             target = f"{self.layout.dead}/{names.format_name(envelope)}"
             self.move(path, target)
         with contextlib.suppress(OSError):
-            self.disk.utime(target, self.clock())  # when it died; an extended deadline must not stay either
+            self.set_mtime(target, self.clock())  # when it died; an extended deadline must not stay either
         if error is not None:
             texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
         if home is not self.layout:
@@ -458,11 +464,11 @@ class Store:
             )
         return data
 
-    def own(self, path: str, ns: int, *, before: int) -> None:
-        """Replace somebody else's file, in a shared queue, by a copy with this mtime: only an owner may set it.
+    def own(self, path: str, ns: int, *, before: int | None = None) -> None:
+        """Replace a file by a copy with this mtime: another user's, who alone may set it, or one with several names.
 
-        Raises FileNotFoundError if the message was settled meanwhile, or its lease has
-        ended (``before``) and it may be reaped: the copy would be a second message.
+        By another name it may be leased in another queue. Raises FileNotFoundError if the message was settled
+        meanwhile, or its lease has ended (``before``) and it may be reaped: the copy would be a second message.
         """
         fd = self.disk.open_to_read(path)
         try:
@@ -476,7 +482,7 @@ class Store:
         self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
         try:
             self.disk.utime(copy, ns)
-            if self.clock() >= before:
+            if before is not None and self.clock() >= before:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             self.stand_in(copy, path)
         finally:
