@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from mailq.errors import LeaseLost, MailqError
 from mailq.opening import open as open_queue
 from mailq.workers.family import die_with_parent
-from mailq.workers.jobs import BEATS
 from mailq.workers.lines import Line
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ class _Lease:
         self.queue: str = told["queue"]
         self.receipt: str = told["receipt"]
         self.seconds: float = told["lease"]
+        self.beat_every: float = told["beat_every"]
         self.next_beat = time.monotonic()  # at once: the order may have waited while we started
         self.end_at = math.inf if told["limit"] is None else time.monotonic() + told["limit"]
 
@@ -67,7 +67,7 @@ class Heart:
                     self._beat(number, lease, now)
 
     def _beat(self, number: int, lease: _Lease, now: float) -> None:
-        lease.next_beat = now + lease.seconds / BEATS
+        lease.next_beat = now + lease.beat_every
         try:
             if lease.queue not in self._queues:
                 self._queues[lease.queue] = open_queue(lease.queue, create=False)
@@ -76,7 +76,7 @@ class Heart:
             del self._leases[number]
             self._line.send({"lost": number})
         except MailqError as error:
-            lease.next_beat = now + min(1.0, lease.seconds / BEATS)
+            lease.next_beat = now + min(1.0, lease.beat_every)
             self._line.send({"failed": str(error)})
 
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from mailq.delivery import Delivery
     from mailq.queue import Queue
 
-BEATS: Final = 3
+_BEATS: Final = 3
 """Heartbeats in a lease: two may fail or be late without losing it."""
-
 
 _TOLD: Final = 100
 """A story names so many running jobs."""
@@ -129,7 +128,7 @@ class Job:
     started: float
     lease: float
     soft: float | None
-    next_beat: float
+    next_beat: float = math.inf
     end_at: float = math.inf
     kill_at: float = math.inf
     limit: float | None = None
@@ -137,6 +136,11 @@ class Job:
     lost: bool = False
     output: str = ""
     slot: Any = field(default=None, repr=False)
+
+    @property
+    def beat_every(self) -> float:
+        """Seconds from one heartbeat to the next."""
+        return self.lease / _BEATS
 
     @property
     def next_at(self) -> float:
@@ -154,7 +158,8 @@ def new_job(number: int, source: Source, delivery: Delivery, options: Options) -
     now, settings = time.monotonic(), source.queue.settings
     lease = max(0.0, (delivery.deadline_at or 0.0) - time.time())
     soft = settings.soft_timeout if options.soft_timeout is None else options.soft_timeout
-    job = Job(number, source, delivery, now, lease, soft, now + lease / BEATS)
+    job = Job(number, source, delivery, now, lease, soft)
+    job.next_beat = now + job.beat_every
     limit = settings.timeout if options.timeout is None else options.timeout
     if (own := own_limit(delivery)) is not None:
         limit = own

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mailq import reply, telemetry
 from mailq.errors import LeaseLost, MailqError, StorageError, UsageError
 from mailq.opening import open as open_queue
-from mailq.workers.jobs import BEATS, Job, Options, Source, new_job
+from mailq.workers.jobs import Job, Options, Source, new_job
 from mailq.workers.outcomes import Report
 from mailq.workers.systemd import Systemd
 
@@ -237,13 +237,13 @@ class Supervisor:
             self._beat(job, now)
 
     def _beat(self, job: Job, now: float) -> None:
-        job.next_beat = now + job.lease / BEATS
+        job.next_beat = now + job.beat_every
         try:
             job.delivery.extend(job.lease)
         except LeaseLost:
             self.lost(job)
         except MailqError as error:
-            job.next_beat = now + min(_RETRY, job.lease / BEATS)
+            job.next_beat = now + min(_RETRY, job.beat_every)
             self._say(logging.ERROR, f"has a failed heartbeat, trying again: {error}", job)
 
     # What the crew tells

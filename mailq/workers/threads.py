@@ -210,6 +210,7 @@ class Threads:
             "queue": job.source.queue.location,
             "receipt": job.delivery.receipt,
             "lease": job.lease,
+            "beat_every": job.beat_every,
         }
         try:
             self._heart.send({**order, "limit": limit})
