@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import janitor
+import namespace
 import pytest
 from command import MAILQ, Shell
-from together import fast_directory
+from together import cores, fast_directory
 
 import mailq as library
 from mailq.engines.maildir import journal, reaper, replay
@@ -21,16 +24,53 @@ from mailq.engines.maildir import journal, reaper, replay
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("steady")
 
+_JANITOR = pytest.StashKey[subprocess.Popen[bytes]]()
+_MOST_WORKERS = 4
+"""Some tests use every core by themselves."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the long versions too")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # those that pytest-xdist starts are of this run
+        config.stash[_JANITOR] = janitor.employ()
+        _keep_bytecode()
+    namespace.have_mounts_of_ones_own()
     # A shell script starts what it puts into the background with SIGINT ignored, and so would be everything
     # that the tests start: those that interrupt a program would wait for it in vain.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    # Ctrl-C, or -x: pytest-xdist would give each worker ten seconds for its test.
+    if exitstatus == pytest.ExitCode.INTERRUPTED and session.config.getoption("dist", "no") != "no":
+        _dismiss_janitor(session.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _dismiss_janitor(config)
+
+
+def _dismiss_janitor(config: pytest.Config) -> None:
+    if (employed := config.stash.get(_JANITOR, None)) is not None:
+        janitor.dismiss(employed)
+
+
+def _keep_bytecode() -> None:
+    """Have thousands of processes compile the source once, also where nothing may be written beside it."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = os.path.join(os.environ["TMPDIR"], "bytecode")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker a core, and one more for while others wait. None for a few tests, since starting them takes longer."""
+    is_for_few = any("::" in argument for argument in config.args)
+    return 0 if is_for_few else min(cores(), _MOST_WORKERS - 1) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,6 +78,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="long: run with --slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_go_where_the_janitor_removes_them(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path_factory.getbasetemp()  # stays where it is looked for
+    tempfile.tempdir = os.environ["TMPDIR"]
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import pytest
 from envelopes import deaths, envelopes, instants, stories, tell
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from janitor import memory
 from making import exported, imported, lay, make, plain, rows, sealed
 
 import mailq
@@ -121,8 +122,7 @@ def test_a_torn_dead_letter_stays_what_it_is(form: Format, item: Item, cut: int,
 @contextmanager
 def two_places() -> Iterator[Path]:
     """Many small queues, in memory if there is such a place."""
-    shared = Path("/dev/shm")
-    path = Path(tempfile.mkdtemp(prefix="mailq-archive-", dir=shared if shared.is_dir() else None))
+    path = Path(tempfile.mkdtemp(dir=memory()))
     try:
         yield path
     finally:

@@ -16,6 +16,8 @@ import mailq
 LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime (Debian: apt-get install faketime)")
 
+SHARED = Path("/dev/shm")
+"""Where libfaketime has files of each process; it removes them itself unless that is killed."""
 WRONG = ("+1h", "-1h", "+365d", "-365d")
 
 
@@ -91,5 +93,7 @@ def test_a_worker_whose_clock_steps_back_and_forth_does_every_job(
             assert worker.poll() is None
         finally:
             worker.kill()
+            for left in SHARED.glob(f"*faketime_*_{worker.pid}"):
+                left.unlink()
     assert set(log.read_text().split()) == ids
     assert queue.stats() == mailq.Stats()

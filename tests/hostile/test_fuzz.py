@@ -15,6 +15,7 @@ import using
 from bait import Bait
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from janitor import memory
 
 import mailq
 from mailq.engines.maildir.engine import MaildirEngine
@@ -164,7 +165,7 @@ def messages(root: Path) -> int:
 @pytest.fixture(scope="module")
 def room() -> Iterator[Path]:
     """A place in memory, where there is one: thousands of queues are made."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
         yield Path(name)
 
 

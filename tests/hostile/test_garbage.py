@@ -19,6 +19,7 @@ from mailq.engines.maildir.engine import MaildirEngine
 
 DIRECTORIES = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
 NOW = 1_795_225_925_123_456_789
+ID = "01936f0c2b7d7a3e9c41b6d07f52e811"
 
 
 def ours(**fields: Any) -> str:
@@ -170,9 +171,9 @@ def _consume_as_nobody(path: Path) -> int:
         "99991231T235959.999999999Z,00000000000070008000000000000001.txt",
         "00010101T000000.000000000Z,00000000000000000000000000000000.txt",
         "20261231T235960.000000000Z,00000000000070008000000000000002.txt",
-        ours(tries="X999999999E2"),
-        ours(until=NOW + 10**18, owner="ffffffff", claim="ffffff"),
-        ours(dead=True, tries="r"),
+        ours(id=ID, tries="X999999999E2"),
+        ours(id=ID, until=NOW + 10**18, owner="ffffffff", claim="ffffff"),
+        ours(id=ID, dead=True, tries="r"),
     ],
 )
 def test_strange_names_are_delivered_settled_and_found(queue: mailq.Queue, path: Path, name: str) -> None:

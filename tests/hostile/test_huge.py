@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from command import MAILQ
+from janitor import memory
 from users import become  # noqa: F401 - loads what a child needs, so that it does not count
 
 import mailq
@@ -30,7 +31,7 @@ NAME = f"20261121T013205.123456789Z,{ID}"
 @pytest.fixture
 def room() -> Iterator[Path]:
     """A place in memory, where there is one: a hundred thousand files are made."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
         yield Path(name) / "jobs"
 
 

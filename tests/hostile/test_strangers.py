@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 import using
+from janitor import memory
 from users import CONSUMER, OTHER, PRODUCER, become, only_root
 
 import mailq
@@ -32,7 +33,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 @pytest.fixture
 def srv() -> Iterator[Path]:
     """A directory like /srv: everybody may go through it, the consumer has a place in it."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
         os.chmod(name, 0o755)
         home = Path(name) / "srv"
         home.mkdir()
@@ -58,7 +59,7 @@ def as_typed(lines: list[str], srv: Path) -> str:
             subprocess.run(arguments, check=True)
             continue
         fed = subprocess.run(feed, shell=True, check=True, capture_output=True).stdout
-        with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        with tempfile.TemporaryFile(dir=memory()) as file:
             file.write(fed)
             file.seek(0)
             with mock.patch.object(sys, "stdin", io.TextIOWrapper(file)):

@@ -77,7 +77,7 @@ class Copy:
         command.chmod(0o755)
 
     def test(self, tests: Iterable[str], *, stalls: bool) -> subprocess.CompletedProcess[str]:
-        pytest = [str(self._python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        pytest = [str(self._python), "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST", "MAILQ"))}
         return subprocess.run(
             [sys.executable, contained.__file__, str(_ALL_TESTS), *pytest, f"--basetemp={self._scratch}", *tests],

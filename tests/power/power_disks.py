@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -13,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from janitor import memory
 from together import wait_until
 
 import mailq
@@ -33,6 +37,12 @@ class FileSystem(NamedTuple):
     forgiven: frozenset[str] = frozenset()
     repair: tuple[str, ...] = ()
 
+
+# Of linux/loop.h: the fields that are not 0 are file, block size and flags.
+_LOOP_CTL_GET_FREE = 0x4C82
+_LOOP_CONFIGURE = 0x4C0A
+_LOOP_CONFIG = struct.Struct("II52xI240x")
+_LO_FLAGS_AUTOCLEAR = 4
 
 _EXT4 = ("mkfs.ext4", "-q", "-F", "-b", "4096", "-J", "size=8", "-E", "lazy_itable_init=1")
 EXT4 = FileSystem("ext4", "ext4", _EXT4, "data=ordered", 256, "e2fsprogs")
@@ -63,8 +73,8 @@ def run(*command: str | Path) -> str:
 @contextmanager
 def workshop(fallback: Path | None = None) -> Iterator[Path]:
     """A directory for images: in memory where there is room, for a cut takes no longer than its writes."""
-    shared = Path("/dev/shm")
-    room = shared.is_dir() and shutil.disk_usage(shared).free > 1 << 30
+    shared = memory()
+    room = shared is not None and shutil.disk_usage(shared).free > 1 << 30
     place = Path(tempfile.mkdtemp(prefix="mailq-power-", dir=shared if room else fallback))
     try:
         yield place
@@ -119,14 +129,32 @@ def _unmount(at: Path) -> None:
 
 @contextmanager
 def looped(file: Path) -> Iterator[Path]:
-    """A block device over a file."""
+    """A block device over a file. The kernel frees it when nothing has it open or mounted any more, also after a SIGKILL."""
+    device, path = _attached(file)
     try:
-        yield Path(run("losetup", "--find", "--show", "--sector-size", "4096", file))
+        yield path
     finally:
-        for line in run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
-            device, _, behind = line.partition(" ")
-            if behind.strip() == str(file):
-                run("losetup", "--detach", device)
+        os.close(device)
+
+
+def _attached(file: Path) -> tuple[int, Path]:
+    """A loop device over a file, open, and its path."""
+    behind = os.open(file, os.O_RDWR)
+    try:
+        while True:
+            with open("/dev/loop-control", "rb") as control:
+                path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+            device = os.open(path, os.O_RDWR)
+            try:
+                fcntl.ioctl(device, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(behind, 4096, _LO_FLAGS_AUTOCLEAR))
+            except OSError as error:
+                os.close(device)
+                if error.errno != errno.EBUSY:  # another process was faster: try the next one
+                    raise
+            else:
+                return device, Path(path)
+    finally:
+        os.close(behind)
 
 
 def with_queue(system: FileSystem, place: Path, durability: str) -> Path:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -20,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from janitor import memory
 from queue_model import Model
 
 import mailq
@@ -31,8 +31,6 @@ from mailq.engines.maildir.layout import Layout, create
 from mailq.engines.memory import MemoryEngine
 from mailq.message import STATES, State
 from mailq.testing import ManualClock
-
-RAM = Path("/dev/shm")
 
 delays = st.sampled_from((0, 0, 5_000, 40_000))
 
@@ -58,7 +56,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.advance(3600)
         self.start = self.clock()
         self.clock.advance(0.0007)  # leases are rounded up to milliseconds, and what is compared here to the nearest
-        self.root = tempfile.mkdtemp(dir=RAM if RAM.is_dir() else None) if self.on_disk else ""
+        self.root = tempfile.mkdtemp(dir=memory()) if self.on_disk else ""
 
     @initialize(order=st.sampled_from(("front", "back")))
     def open(self, order: str) -> None:
