@@ -102,8 +102,8 @@ def hold_until(delivery: mailq.Delivery) -> None:
 
 def clean_up(body: list[str]) -> None:
     """Run until it is interrupted, then say how."""
-    Path(body[0]).touch()
     try:
+        Path(body[0]).touch()
         for _ in range(360_000):  # a thread is interrupted between two steps only
             time.sleep(0.01)
     except mailq.TimeLimit as limit:
@@ -178,8 +178,8 @@ def long_error(body: int) -> None:
 
 
 def fail_to_clean_up(body: str) -> None:
-    Path(body).touch()
     try:
+        Path(body).touch()
         time.sleep(3600)
     finally:
         raise RuntimeError("the cleaning up failed")

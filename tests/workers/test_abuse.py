@@ -16,7 +16,7 @@ import handlers
 import pytest
 from command import Shell
 from together import asleep, children, family, is_alive, wait_until
-from working import HERE, Work, all_settled, letters
+from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, letters
 
 import mailq
 from mailq.engines.maildir import arrivals
@@ -37,15 +37,14 @@ def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, crew: str)
 
 def test_what_a_child_of_an_old_job_says_is_not_of_the_next(path: Path) -> None:
     """It says that its message is settled; the next job's lease must be kept all the same."""
-    queue = mailq.open(path, lease=1.2, reap_interval=0.1, **ONCE)
+    queue = mailq.open(path, **ONCE)
     run, go, said, talk = (str(path.parent / name) for name in ("run", "go", "said", "talk"))
     queue.push_many([["a child that talks", said, talk], [run, go]])
-    with Work(path, "handlers:talk_or_hold") as worker:
+    with Work(path, "handlers:talk_or_hold", beats=OFTEN) as worker:
         wait_until(Path(f"{run}.1").exists, "the next job runs")
         Path(talk).touch()
         wait_until(Path(said).exists, "the child has spoken")
-        assert queue.pop(wait=2) is None
-        assert queue.stats().leased == 1
+        assert_the_lease_is_kept(queue, lambda: all_settled(queue))
         Path(go).touch()
         wait_until(lambda: all_settled(queue), "it is done")
         assert worker.stop() == 0
@@ -87,12 +86,14 @@ def test_a_job_that_interrupts_itself_is_counted(path: Path, handler: Any) -> No
 def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
     """The nursery is held up between the wish to end a job and the signal."""
     queue = mailq.open(path, **ONCE)
-    first = queue.push(0.6)
-    with Work(path, "handlers:nap", "--timeout", "0.2", "--insist", "0.1") as worker:
-        wait_until(lambda: queue.stats().leased == 1, "it runs")
+    run, go = str(path.parent / "run"), path.parent / "go"
+    with Work(path, "handlers:hold_until", "--insist", "0.1") as worker:
         (nursery,) = children(worker.pid)
         os.kill(nursery, signal.SIGSTOP)
-        next_one = queue.request(0.1)
+        first = queue.push([run, str(go)], timeout=0.2)
+        wait_until(lambda: "terminating it" in worker.log, "it is to be ended")
+        go.touch()
+        next_one = queue.request([run, str(go)])
         wait_until(lambda: first not in {message.id for message in queue.peek("leased")}, "the first is done")
         wait_until(lambda: asleep(worker.pid), "the worker has looked for another")
         assert (queue.stats().ready, queue.stats().leased) == (1, 0)
@@ -122,11 +123,14 @@ def test_an_endless_error_is_cut(path: Path) -> None:
 def test_a_sigterm_to_every_process_is_one_to_the_supervisor(path: Path) -> None:
     """So does systemd by default."""
     queue = mailq.open(path)
-    queue.push_many([1.0] * 4)
-    with Work(path, "handlers:nap", "-c", 4) as worker:
+    go = path.parent / "go"
+    queue.push_many([[str(path.parent / f"run{n}"), str(go)] for n in range(4)])
+    with Work(path, "handlers:hold_until", "-c", 4) as worker:
         wait_until(lambda: queue.stats().leased == 4, "all run")
         for pid in reversed(worker.processes()):
             os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: "stopping" in worker.log, "the signal is heard")
+        go.touch()
         assert worker.wait() == 0
         assert worker.log.count("attempt 1: ack") == 4
 
@@ -313,10 +317,10 @@ def test_a_bound_method_and_a_closure_are_refused(path: Path) -> None:
 
 
 def test_a_handler_may_settle_early_and_work_on(path: Path) -> None:
-    queue = mailq.open(path, lease=0.3)
+    queue = mailq.open(path)
     done = path.parent / "done"
     queue.push(str(done))
-    with Work(path, "handlers:ack_early", "--kill-lost") as worker:
+    with Work(path, "handlers:ack_early", "--kill-lost", beats=OFTEN) as worker:
         wait_until(done.exists, "it worked on")
         wait_until(lambda: "settled after" in worker.log, "it ended")
         assert "lost its lease" not in worker.log

@@ -10,26 +10,31 @@ import elsewhere
 import handlers
 import pytest
 from together import children, wait_until
-from working import HERE, Work, all_settled, letters
+from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, letters
 
 import mailq
+from mailq.workers import jobs
 
 THREADS = """
 os.O_NONBLOCK = 0  # for filelock, whose part for this system is what is loaded
-import mailq, os, sys, threading, time
-queue = mailq.open(sys.argv[1], lease=2, reap_interval=0.1, max_retries=0)
-reply = queue.request(3)
-with mailq.Worker(queue, lambda nap: time.sleep(nap) or "done", threads=1):
-    while not queue.stats().leased:
-        time.sleep(0.001)
-    print(queue.pop(wait=2.5), reply.result(30))
+import mailq, sys, threading
+from mailq.workers import jobs
+jobs._BEATS = 600
+queue = mailq.open(sys.argv[1], max_retries=0)
+reply, go = queue.request(None), threading.Event()
+with mailq.Worker(queue, lambda body: go.wait() and "done", threads=1):
+    deadlines = set()
+    while len(deadlines) < 4:
+        deadlines.update(message.deadline_at for message in queue.peek("leased"))
+    go.set()
+    print(reply.result(30))
 print(queue.stats() == mailq.Stats())
 """
 
 
 def test_threads_work_on_windows(path: Path) -> None:
     done = elsewhere.run("windows", THREADS, path)
-    assert (done.stdout.split("\n"), done.stderr) == (["None done", "True", ""], "")
+    assert (done.stdout.split("\n"), done.stderr) == (["done", "True", ""], "")
 
 
 def test_processes_on_windows_are_refused_in_one_clear_line(path: Path) -> None:
@@ -45,14 +50,17 @@ def test_processes_on_windows_are_refused_in_one_clear_line(path: Path) -> None:
 def test_without_processes_the_worker_itself_keeps_the_leases_of_threads(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = mailq.open(path, lease=2, reap_interval=0.1, max_retries=0)
-    reply = queue.request(3)
+    monkeypatch.setattr(jobs, "_BEATS", OFTEN)
+    queue = mailq.open(path, max_retries=0)
+    go = path.parent / "go"
+    reply = queue.request([str(path.parent / "run"), str(go)])
     before = children(os.getpid())
     monkeypatch.delattr(os, "fork")
-    with mailq.Worker(queue, handlers.nap, threads=1):
-        wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=2.5) is None
+    with mailq.Worker(queue, handlers.hold_until, threads=1):
+        wait_until((path.parent / "run.1").exists, "it runs")
+        assert_the_lease_is_kept(queue, lambda: reply.ready)
         assert children(os.getpid()) == before
+        go.touch()
         reply.result(60)
     assert queue.stats() == mailq.Stats()
 

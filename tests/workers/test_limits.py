@@ -5,94 +5,102 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import handlers
 import pytest
 from together import children, is_alive, wait_until
-from working import Work, letters
+from working import OFTEN, Work, assert_the_lease_is_kept, letters
 
 import mailq
+from mailq.workers import jobs
 
 FAST: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
+LONG_CALL = 60_000_000
+"""A handler that counts so far runs for a second or more, in which ten heartbeats are due."""
 
 
+@pytest.fixture
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeats of workers in this process come often."""
+    monkeypatch.setattr(jobs, "_BEATS", OFTEN)
+
+
+@pytest.mark.usefixtures("_often")
 def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
-    """The call is measured on this machine to be longer than three leases."""
-    begun = time.perf_counter()
-    sum(range(10_000_000))
-    count = int(10_000_000 * 3.2 / (time.perf_counter() - begun))
-    queue = mailq.open(path, lease=1.0, reap_interval=0.1, **FAST)
-    reply = queue.request(count)
+    queue = mailq.open(path, **FAST)
+    reply = queue.request(LONG_CALL)
     with mailq.Worker(queue, handlers.one_long_call):
         wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=2.5) is None
-        assert reply.result(60) == count * (count - 1) // 2
+        assert_the_lease_is_kept(queue, lambda: reply.ready)
+        assert reply.result(60) == LONG_CALL * (LONG_CALL - 1) // 2
 
 
+@pytest.mark.usefixtures("_often")
 @pytest.mark.parametrize("crew", ["processes", "threads"])
-def test_a_job_longer_than_its_lease_keeps_it(path: Path, crew: str) -> None:
-    queue = mailq.open(path, lease=1, reap_interval=0.1, **FAST)
-    reply = queue.request(2.5)
-    with mailq.Worker(queue, handlers.nap, **{crew: 1}):  # type: ignore[arg-type]
-        wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=2) is None
+def test_the_lease_of_a_running_job_is_kept(path: Path, crew: str) -> None:
+    queue = mailq.open(path, **FAST)
+    go = path.parent / "go"
+    reply = queue.request([str(path.parent / "run"), str(go)])
+    with mailq.Worker(queue, handlers.hold_until, **{crew: 1}):  # type: ignore[arg-type]
+        wait_until((path.parent / "run.1").exists, "it runs")
+        assert_the_lease_is_kept(queue, lambda: reply.ready)
+        go.touch()
         reply.result(60)
     assert queue.stats() == mailq.Stats()
 
 
 def test_a_job_in_a_thread_that_holds_the_gil_keeps_its_lease(path: Path) -> None:
     """And so do its neighbours in other threads, which can do nothing meanwhile."""
-    begun = time.perf_counter()
-    sum(range(10_000_000))
-    count = int(10_000_000 * 3.2 / (time.perf_counter() - begun))
-    queue = mailq.open(path, lease=1.0, reap_interval=0.1, **FAST)
-    with Work(path, "handlers:one_long_call", "--threads", "-c", 2) as worker:
-        reply = queue.request(count)
+    queue = mailq.open(path, **FAST)
+    with Work(path, "handlers:one_long_call", "--threads", "-c", 2, beats=OFTEN) as worker:
+        queue.request(0).result(60)
+        wait_until(lambda: len(children(worker.pid)) == 1, "what keeps its leases is there")
+        reply = queue.request(LONG_CALL)
         wait_until(lambda: queue.stats().leased == 1, "it runs")
-        assert queue.pop(wait=2.5) is None
-        assert reply.result(60) == count * (count - 1) // 2
+        assert_the_lease_is_kept(queue, lambda: reply.ready)
+        assert reply.result(60) == LONG_CALL * (LONG_CALL - 1) // 2
         assert worker.stop() == 0
     assert queue.stats() == mailq.Stats()
 
 
 def test_leases_of_threads_are_kept_although_the_process_that_keeps_them_dies(path: Path) -> None:
-    queue = mailq.open(path, lease=1.5, reap_interval=0.1, **FAST)
-    with Work(path, "handlers:nap", "--threads") as worker:
-        reply = queue.request(4.0)
+    queue = mailq.open(path, **FAST)
+    go = path.parent / "go"
+    with Work(path, "handlers:hold_until", "--threads", beats=OFTEN) as worker:
+        reply = queue.request([str(path.parent / "run"), str(go)])
         wait_until(lambda: len(children(worker.pid)) == 1, "its lease is kept")
         (heart,) = children(worker.pid)
         os.kill(heart, signal.SIGKILL)
-        assert queue.pop(wait=3) is None
+        wait_until(lambda: "the process that keeps the leases died" in worker.log, "it is missed")
+        assert_the_lease_is_kept(queue, lambda: reply.ready)
+        go.touch()
         assert reply.result(60) is None
-        assert queue.request(0).result(60) is None
+        assert queue.request([str(path.parent / "again"), str(go)]).result(60) is None
         assert children(worker.pid) != [heart]
         assert worker.stop() == 0
 
 
 def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) -> None:
     """As one does whose job has stopped the whole process; what keeps its leases is another, and runs."""
-    queue = mailq.open(path, lease=0.9, reap_interval=0.1, durability="process-crash")
+    queue = mailq.open(path, lease=3, reap_interval=0.1, durability="process-crash")
     queue.push(3600)
-    with Work(path, "handlers:nap", "--threads", "--timeout", "2.5s", "--insist", "0.1s") as worker:
-        wait_until(lambda: queue.stats().leased == 1, "it runs")
-        for _ in range(3):
-            deadline = queue.peek("leased")[0].deadline_at
-            wait_until(lambda: queue.peek("leased")[0].deadline_at != deadline, "its lease is kept")  # noqa: B023
+    with Work(path, "handlers:nap", "--threads", "--timeout", "5s", "--insist", "0.1s", beats=20) as worker:
+        wait_until(lambda: len(children(worker.pid)) == 1, "what keeps its lease is there")
+        assert_the_lease_is_kept(queue, worker.is_over)
         worker.signal(signal.SIGSTOP)
-        taken = queue.pop(wait=20)
+        taken = queue.pop(wait=60)
         assert taken is not None
         assert taken.attempt == 2
 
 
 @pytest.mark.parametrize("crew", ["--threads", "-c1"])
 def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -> None:
-    queue = mailq.open(path, lease=0.3)
+    queue = mailq.open(path)
     go = path.parent / "go"
     request = queue.request([str(path.parent / "run"), str(go)])
-    with Work(path, "handlers:hold_until", crew) as worker:
+    with Work(path, "handlers:hold_until", crew, beats=OFTEN) as worker:
         wait_until((path.parent / "run.1").exists, "it runs")
         (name,) = os.listdir(path / "cur")
         queue.release(name, delay=3600)
@@ -107,8 +115,9 @@ def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -
 @pytest.mark.parametrize("body", ["hang", "hang deaf", "hang in children"])
 def test_a_hung_job_is_killed_at_its_limit_with_all_its_children(path: Path, body: str) -> None:
     queue = mailq.open(path, **FAST)
-    queue.push_many([body, "none"])
-    mailq.Worker(queue, handlers.outcome, timeout=0.3, insist=0.2).run(drain=True)
+    queue.push(body, timeout=0.3)
+    queue.push("none")
+    mailq.Worker(queue, handlers.outcome, insist=0.2).run(drain=True)
     (letter,) = queue.peek("dead")
     assert (letter.body, letter.history[0].outcome) == (body, "timeout")
     assert (letter.history[0].error or "").endswith("ran longer than its limit of 0.3 s")
@@ -175,8 +184,9 @@ def test_a_limit_that_is_nonsense_is_none(path: Path) -> None:
 
 def test_a_thread_that_does_not_end_is_left_behind(path: Path) -> None:
     queue = mailq.open(path, **FAST)
-    queue.push_many([1.5, 0])
-    mailq.Worker(queue, handlers.nap, threads=1, timeout=0.2, insist=0.1).run(drain=True)
+    queue.push(1.5, timeout=0.2)
+    queue.push(0)
+    mailq.Worker(queue, handlers.nap, threads=1, insist=0.1).run(drain=True)
     assert [(body, outcome) for body, outcome, _ in letters(queue)] == [(1.5, "timeout")]
     assert len(queue) == 0
 
@@ -191,9 +201,9 @@ def test_a_handler_sees_that_its_lease_is_lost(path: Path) -> None:
 
 
 def test_a_lost_job_is_not_settled_and_ends_if_so_wished(path: Path) -> None:
-    queue = mailq.open(path, lease=0.3)
+    queue = mailq.open(path)
     id = queue.push("hang")
-    with Work(path, "handlers:outcome", "--kill-lost", "--insist", "0.1") as worker:
+    with Work(path, "handlers:outcome", "--kill-lost", "--insist", "0.1", beats=OFTEN) as worker:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         (name,) = os.listdir(path / "cur")
         (slot,) = worker.slots()

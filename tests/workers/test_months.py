@@ -20,7 +20,7 @@ from mailq.engines.maildir import waking
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("seconds", [pytest.param(5, id="short"), pytest.param(60, id="long", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [pytest.param(3, id="short"), pytest.param(60, id="long", marks=pytest.mark.slow)])
 def test_an_idle_worker_sleeps(path: Path, seconds: float) -> None:
     queue = mailq.open(path)
     with Work(path, "handlers:noop", "-c", 4) as worker:

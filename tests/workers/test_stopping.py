@@ -19,11 +19,14 @@ from mailq.workers.lines import spawn
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_jobs_finish_within_the_grace(path: Path, number: signal.Signals) -> None:
     queue = mailq.open(path)
-    queue.push_many([2.0] * 20)
-    with Work(path, "handlers:nap", "-c", 20, "--grace", "5s") as worker:
+    go = path.parent / "go"
+    queue.push_many([[str(path.parent / f"run{n}"), str(go)] for n in range(20)])
+    with Work(path, "handlers:hold_until", "-c", 20, "--grace", "1h") as worker:
         wait_until(lambda: queue.stats().leased == 20, "all 20 run")
-        queue.push("not to be begun")
         worker.signal(number)
+        wait_until(lambda: "stopping" in worker.log, "the signal is heard")
+        queue.push("not to be begun")
+        go.touch()
         assert worker.wait() == 0
         assert worker.log.count("attempt 1: ack") == 20
     assert queue.stats()._replace(bytes=0, oldest_ready_age=None) == mailq.Stats(ready=1)

@@ -19,14 +19,26 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 HERE: Final = str(Path(__file__).parent)
+OFTEN: Final = 600
+"""So many heartbeats in a lease: three take less than a second of one that no standstill of the machine outlasts."""
+_WITH_HEARTBEATS: Final = """\
+from mailq.workers import jobs
+jobs._BEATS = {beats}
+from mailq.cli.main import main
+main()
+"""
 
 
 class Work:
-    """``mailq work`` with these arguments, ready when it is entered, ended with SIGKILL if it is still there."""
+    """``mailq work`` with these arguments, ready when it is entered, ended with SIGKILL if it is still there.
 
-    def __init__(self, *arguments: object, command: str = "work", **env: str) -> None:
+    With ``beats`` it has so many heartbeats in a lease.
+    """
+
+    def __init__(self, *arguments: object, command: str = "work", beats: int | None = None, **env: str) -> None:
         self._log = Path(os.environ["PYTEST_TMP"]) / f"worker.{time.monotonic_ns()}.log"
-        line = [sys.executable, "-m", "mailq", command, *map(str, arguments)]
+        program = ["-m", "mailq"] if beats is None else ["-c", _WITH_HEARTBEATS.format(beats=beats)]
+        line = [sys.executable, *program, command, *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": HERE, **env}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
@@ -119,6 +131,18 @@ def assert_idle(pids: list[int], during: Callable[[], object]) -> None:
     seconds = time.monotonic() - begun
     assert sleeps(pids) - sleeps_before < 10 * seconds
     assert cpu(pids) - cpu_before < seconds / 4
+
+
+def assert_the_lease_is_kept(queue: mailq.Queue, is_over: Callable[[], bool]) -> None:
+    """Three heartbeats come to the one message in hand before its job is over."""
+    deadlines: set[float | None] = set()
+
+    def are_there() -> bool:
+        deadlines.update(message.deadline_at for message in queue.peek("leased"))
+        return len(deadlines) > 3
+
+    wait_until(lambda: are_there() or is_over(), "its lease was extended three times")
+    assert len(deadlines) > 3
 
 
 def all_settled(queue: mailq.Queue) -> bool:
