@@ -106,7 +106,7 @@ def _home_of(patient: Patient) -> Patient | None:
         marker = layouts.load(home, store.disk)
     except MailqError:
         return None
-    fix = patient.fix and permissions.may_mend(home) and permissions.may_write(home)
+    fix = patient.fix and permissions.may_mend(home, store.disk) and permissions.may_write(home)
     return patient._replace(store=Store(home, store.disk, store.clock, store.stamps, marker), fix=fix)
 
 

@@ -36,10 +36,9 @@ def may_mend(layout: Layout, disk: Disk) -> bool:
 
 
 def _is_guest(layout: Layout, disk: Disk) -> bool:
-    """Whether this process is root in the queue of another user, and cannot give files to that user."""
     try:
-        return os.stat(layout.root).st_uid != 0 and disk.gives_to is None and os.geteuid() == 0
-    except (OSError, AttributeError):  # there is nothing to be a guest in, or no root
+        return disk.leaves_its_own_in(layout.root)
+    except OSError:  # there is nothing to be a guest in
         return False
 
 

@@ -115,7 +115,7 @@ def _locks(patient: Patient) -> Finding:
         return Finding("locks", "ok", "not on this system: leases end by time alone")
     disk, path = patient.store.disk, _a_name(patient)
     try:
-        fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = disk.create(path, os.O_RDWR, 0o600)
     except OSError as error:  # no room, or no tmp/: the lock has no part in it, and other checks say so
         return Finding("locks", "ok", f"not tried: no file can be made in tmp/: {error.strerror}")
     try:

@@ -177,6 +177,11 @@ class Disk:
             finally:
                 self.drop(fd)
 
+    def leaves_its_own_in(self, root: str) -> bool:
+        """Whether this process is root in another user's queue, to whom it does not give what it makes. Raises OSError."""
+        owner = os.stat(root).st_uid
+        return owner != 0 and os.geteuid() == 0 and (self.gives_to is None or self.gives_to[0] != owner)
+
     def create(self, path: str, flags: int, mode: int) -> int:
         """Create a file and open it; never one that is there. On failure nothing is left of it."""
         flags |= _CREATE

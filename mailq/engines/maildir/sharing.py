@@ -71,8 +71,8 @@ def tell_origin(store: Store) -> None:
     if os.path.islink(home.origins) or _read(store.disk, path) == text:
         return
     with contextlib.suppress(OSError):  # a convenience: the mark itself is in the name
-        if store.disk.gives_to is not None and os.stat(home.root).st_uid != store.disk.gives_to[0]:
-            return  # what root left in a third user's queue that user could not read
+        if store.disk.leaves_its_own_in(home.root):  # and that queue's user could not read it
+            return
         with contextlib.suppress(FileExistsError):
             store.disk.make_directory(home.origins, layouts.directory_mode(store.settings))
         temporary = f"{home.tmp}/.origin.{os.urandom(8).hex()}"
