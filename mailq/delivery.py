@@ -158,9 +158,10 @@ class Delivery(Message):
 
     Settle it once: ack, nack, release or reject. As a context manager it hands
     out the body and acks on leaving; an exception nacks it with the traceback and
-    goes on, an interrupt (KeyboardInterrupt, SystemExit) releases it uncounted.
-    Every verb raises LeaseLost when the message is not yours any more.
-    ``on_settled()``, if set, is called after it was settled through this object.
+    goes on; an interrupt (KeyboardInterrupt, SystemExit, TimeLimit) releases it
+    uncounted, but in a worker's job (``in_worker``) is left to the worker. Every verb
+    raises LeaseLost when the message is not yours any more. ``on_settled()``, if set,
+    is called after it was settled through this object.
     """
 
     def __init__(self, queue: Queue, engine: Engine, claim: Claim) -> None:
@@ -169,6 +170,7 @@ class Delivery(Message):
         self._data = claim.data
         self._settled = False
         self.on_settled: Callable[[], object] | None = None
+        self.in_worker = False
 
     @property
     def receipt(self) -> str:
@@ -264,7 +266,7 @@ class Delivery(Message):
                 import traceback  # noqa: PLC0415 - slow to load, and only wanted here
 
                 self.nack(error="".join(traceback.format_exception(error)))
-            else:
+            elif not self.in_worker:  # it knows why it interrupts; at a limit that counts, or would go on for ever
                 self.release()
         except MailqError as failure:  # the caller's own exception is the one that goes on
             error.add_note(f"mailq: the message was not given back: {failure}")

@@ -2,7 +2,7 @@
 
 ::
 
-    MailqError
+    MailqError (Exception)
     ├── UsageError (ValueError)        the call: change it
     │   ├── InvalidReceipt             that text is not a receipt
     │   └── SettingsError              a setting has an impossible value
@@ -15,12 +15,14 @@
     │   ├── MessageTooLarge
     │   └── QueueFull
     ├── StorageError (OSError)         the disk: see the errno, then try again
-    ├── TimeLimit (TimeoutError)       in a job: it runs too long, end well
     ├── WorkerFailed                   a worker cannot start: see its text
     ├── JobFailed                      the job that was to reply is dead: see its error
     └── ReplyTimeout (TimeoutError)    no reply yet: wait on, or do without
+    TimeLimit (BaseException)          in a job: it runs too long, end well
 
-``except MailqError`` is always enough. Each error keeps its facts in fields.
+``except MailqError`` catches every error. Each keeps its facts in fields. TimeLimit is
+an interruption, as KeyboardInterrupt is: a job gets it from outside, between any two
+steps, where ``except Exception`` or ``except OSError`` would take it for something else.
 """
 
 from __future__ import annotations
@@ -226,15 +228,20 @@ class StorageError(MailqError, OSError):
         return text
 
 
-class TimeLimit(MailqError, TimeoutError):
+class TimeLimit(BaseException):
     """Raised by a worker in a job that has run for its soft time limit of ``seconds``.
 
-    Clean up and return, or let it pass: then the attempt counts as a timeout.
+    Clean up and return, or let it pass: then the attempt counts as a timeout. Like
+    KeyboardInterrupt it is not an Exception, so that no ``except Exception`` swallows it.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        super().__init__(f"the job has run for its soft time limit of {seconds:g} s; it is to end now")
+        super().__init__(seconds)
+
+    def __str__(self) -> str:
+        """Say which limit."""
+        return f"the job has run for its soft time limit of {self.seconds:g} s; it is to end now"
 
 
 class WorkerFailed(MailqError):

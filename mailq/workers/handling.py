@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import signal
+import sys
 import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Final
@@ -20,19 +21,51 @@ from mailq.workers.app import App
 from mailq.workers.outcomes import Interrupted, Report, reported
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+    from mailq.workers.coroutines import Loop
 
 
 _LONGEST_ERROR: Final = 65_536
 """Of an error text so many characters are told, the last: an engine keeps no more."""
 
+PATIENCE: Final = 0.1
+"""An interruption that has not ended a job, nor begun to, comes again after so many seconds."""
+
 
 class Input:
-    """What a handler is called with: a delivery, whose body is decoded once, when it is first wanted."""
+    """What a handler is called with: a delivery, whose body is decoded once, when it is first wanted.
+
+    ``interruption`` is what has come from outside to end the job, if something has.
+    """
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
+        delivery.in_worker = True
+        self.interruption: Interrupted | TimeLimit | None = None
+        self.is_cancelled = False
+
+    def interrupt(self, error: Interrupted | TimeLimit, frame: FrameType | None) -> bool:
+        """Have the job end; from any thread. True if ``error`` is to be raised in the job's thread, which is at ``frame``.
+
+        Where an event loop runs, what it runs is cancelled instead: the loop would catch the
+        exception, or lose a step by it and wait for that for ever. Call this again after
+        PATIENCE, until the job ``is_cancelled``: a step may keep the loop from everything,
+        and only an exception ends that.
+        """
+        running = _run_by_a_loop(frame)
+        if error is not self.interruption:
+            self.interruption, self.is_cancelled = error, False
+            if running is not None:
+                running.get_loop().call_soon_threadsafe(self._cancel, running)
+                return False
+        return not self.is_cancelled and (running is None or not _is_of_the_loop(frame))
+
+    def _cancel(self, running: asyncio.Future[Any]) -> None:
+        self.is_cancelled = True
+        running.cancel()
 
     @functools.cached_property
     def body(self) -> Any:  # noqa: ANN401 - any JSON value is a body
@@ -45,8 +78,7 @@ class Handler:
 
     It gets the delivery if its first parameter is named ``delivery`` or annotated
     as one, else the body. An App's tasks are one handler: it brings its queues and
-    time limits. Each thread that runs coroutines keeps one event loop
-    for all of them, so that connections bound to a loop last.
+    time limits.
     """
 
     def __init__(self, function: Any) -> None:  # noqa: ANN401 - whatever a name stands for
@@ -74,40 +106,59 @@ class Handler:
         try:
             value = self._function(delivery if self._wants_delivery else given.body)
             if inspect.isawaitable(value):
-                value = self._run(value)
-            if delivery.settled:
-                return Report("settled")
-            return reported(value, _reply(delivery, value))
-        except (Interrupted, TimeLimit) as error:
-            report = cut_off(error)
+                value = self._loop().run(value, given)
+            report = reported(value, _reply(delivery, value))
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a job end the job alone
-            report = Report("nack", error=_trace(error), outcome="error")
+            report = failed(error, given.interruption)
         return Report("settled") if delivery.settled else report
 
-    def _run(self, awaitable: Any) -> Any:  # noqa: ANN401 - any awaitable of anything
-        import asyncio  # noqa: PLC0415 - slow to load, and only for coroutines
+    def _loop(self) -> Loop:
+        """The event loop of this thread."""
+        from mailq.workers.coroutines import Loop  # noqa: PLC0415 - slow to load, and only for coroutines
 
-        runner = getattr(self._local, "runner", None)
-        if runner is None:
-            runner = self._local.runner = asyncio.Runner()
-        try:
-            return runner.run(_awaited(awaitable))
-        except (Interrupted, TimeLimit):
-            # It broke into the loop, not into the job: closing the loop cancels what is left of that.
-            self._local.runner = None
-            runner.close()
-            raise
+        loop: Loop | None = getattr(self._local, "loop", None)
+        if loop is None:
+            loop = self._local.loop = Loop()
+        return loop
 
-
-def cut_off(error: Interrupted | TimeLimit) -> Report:
-    """The report of a job that ended because it was told to, or at its soft limit."""
-    if isinstance(error, Interrupted):
-        return Report("interrupted", error=_trace(error))
-    return Report("nack", error=_trace(error), outcome="timeout")
+    def close(self) -> None:
+        """Close what this thread has opened for its jobs."""
+        if hasattr(self._local, "loop"):
+            self._local.loop.close()
 
 
-async def _awaited(value: Any) -> Any:  # noqa: ANN401 - any awaitable of anything
-    return await value
+def failed(error: BaseException, interruption: Interrupted | TimeLimit | None = None) -> Report:
+    """The report of a job that ended by an exception; ``interruption`` is what had come to end it before.
+
+    Then it ended because of that, whatever its cleaning up, or a library that wraps
+    every exception, has made of it.
+    """
+    text = _trace(error)
+    if interruption is None and isinstance(error, Interrupted | TimeLimit):
+        interruption = error
+    match interruption:
+        case None:
+            return Report("nack", error=text, outcome="error")
+        case Interrupted():
+            return Report("interrupted", error=text)
+    if not isinstance(error, TimeLimit):
+        text += "".join(traceback.format_exception_only(interruption))
+    return Report("nack", error=text, outcome="timeout")
+
+
+def _run_by_a_loop(frame: FrameType | None) -> asyncio.Future[Any] | None:
+    """What an event loop runs in a thread, by the thread's frames: from another thread asyncio does not say."""
+    while frame is not None:
+        if frame.f_code.co_name == "run_until_complete" and frame.f_globals.get("__name__") == "asyncio.base_events":
+            future = frame.f_locals["future"]
+            return future if hasattr(future, "get_loop") else None  # a coroutine is not a task yet
+        frame = frame.f_back
+    return None
+
+
+def _is_of_the_loop(frame: FrameType | None) -> bool:
+    """Whether a frame is of the event loop's own code, and not of a step."""
+    return frame is None or frame.f_globals.get("__name__", "").partition(".")[0] in ("asyncio", "selectors")
 
 
 def _reply(delivery: Delivery, value: Any) -> str | None:  # noqa: ANN401 - handlers return what they like
@@ -157,33 +208,54 @@ class Alarm:
     """
 
     def __init__(self) -> None:
-        self._busy = False
+        self._given: Input | None = None
         self._soft = 0.0
+        self._is_interrupted = False
+        self._again: Interrupted | TimeLimit | None = None
         signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # not ignored: commands would inherit that
         signal.signal(signal.SIGUSR2, self._interrupted)
         signal.signal(signal.SIGALRM, self._rang)
+        sys.unraisablehook = self._unraisable
 
     @contextlib.contextmanager
-    def set(self, soft: float | None) -> Iterator[None]:
-        """While inside, SIGUSR2 raises Interrupted, and the soft limit, in seconds, TimeLimit."""
-        self._busy, self._soft = True, soft or 0.0
+    def set(self, soft: float | None, given: Input) -> Iterator[None]:
+        """While inside, SIGUSR2 ends the job by Interrupted, and the soft limit, in seconds, by TimeLimit."""
+        self._soft, self._is_interrupted, self._again = soft or 0.0, False, None
+        self._given = given
         if soft is not None:
             signal.setitimer(signal.ITIMER_REAL, soft)
         try:
             yield
         finally:
-            self._busy = False
-            if soft is not None:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            self._given = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        if self._busy:
-            self._busy = False  # once: what cleans up must not be interrupted again
-            raise Interrupted
+    def _interrupted(self, _number: int, frame: FrameType | None) -> None:
+        if not self._is_interrupted:
+            self._is_interrupted = True  # once: what cleans up must not be interrupted again
+            self._end(Interrupted(), frame)
 
-    def _rang(self, _number: int, _frame: FrameType | None) -> None:
-        if self._busy:
-            raise TimeLimit(self._soft)
+    def _rang(self, _number: int, frame: FrameType | None) -> None:
+        self._end(self._again or TimeLimit(self._soft), frame)
+
+    def _end(self, error: Interrupted | TimeLimit, frame: FrameType | None) -> None:
+        if self._given is None:
+            return
+        if self._given.interrupt(error, frame):
+            raise error
+        if not self._given.is_cancelled:
+            self._once_more(error)
+
+    def _once_more(self, error: Interrupted | TimeLimit) -> None:
+        self._again = error
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _unraisable(self, ignored: sys.UnraisableHookArgs) -> None:
+        """Python ignores what is raised in a ``__del__``, and the job would go on."""
+        if not isinstance(ignored.exc_value, Interrupted | TimeLimit):
+            sys.__unraisablehook__(ignored)
+        elif self._given is not None:
+            self._once_more(ignored.exc_value)
 
 
 def to_line(report: Report, number: int, memory: int | None) -> bytes:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mailq.errors import LeaseLost, MailqError, TimeLimit
 from mailq.opening import open as open_queue
 from mailq.workers.commands import Command
-from mailq.workers.handling import Alarm, Handler, Input, cut_off, own_limit, to_line
+from mailq.workers.handling import Alarm, Handler, Input, failed, own_limit, to_line
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
 
@@ -81,10 +81,10 @@ class Slot:
             self._say({"job": job["job"], "limit": hard})
         report = None
         try:
-            with self._alarm.set(soft if soft is not None else job["soft"]):
+            with self._alarm.set(soft if soft is not None else job["soft"], given):
                 report = handler(given)
         except (Interrupted, TimeLimit) as error:  # just before or after the handler: what that said holds
-            report = report or cut_off(error)
+            report = report or failed(error)
         return report
 
     def _queue(self, location: str) -> Queue:

@@ -14,12 +14,13 @@ import ctypes
 import math
 import os
 import selectors
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
 from mailq.workers.family import can_fork
-from mailq.workers.handling import Handler, Input, cut_off, own_limit
+from mailq.workers.handling import PATIENCE, Handler, Input, failed, own_limit
 from mailq.workers.lines import spawn
 from mailq.workers.outcomes import Interrupted, Report
 from mailq.workers.targets import load
@@ -51,8 +52,8 @@ class _Thread(threading.Thread):
         self._report: Report | None = None
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
-        self._running: Job | None = None  # what may be interrupted; only with the lock held
-        self._raised: type[BaseException] = Interrupted
+        self._running: Input | None = None  # what may be interrupted; only with the lock held
+        self._interruption: Interrupted | TimeLimit = Interrupted()
 
     def give(self, job: Job | None) -> None:
         """Have it do a job; None sends it home."""
@@ -66,7 +67,7 @@ class _Thread(threading.Thread):
             self._given.acquire()
             job = self._job
             if job is None:
-                return
+                break
             try:
                 try:
                     self._work(job)
@@ -77,8 +78,10 @@ class _Thread(threading.Thread):
             if os.getpid() != pid:  # a child that the handler forked and let return: nobody's thread
                 os._exit(0)
             if self.abandoned:
-                return
+                break
             self._crew.say(self, job, self._report)
+        for handler in self._crew.handlers:
+            handler.close()
 
     def _work(self, job: Job) -> None:
         """Run the handler, once, and see to it that nothing interrupts this thread any more."""
@@ -92,7 +95,7 @@ class _Thread(threading.Thread):
         if self._timer is not None:
             self._timer.cancel()
         if self._report is None:
-            self._report = cut_off(self._raised())  # type: ignore[arg-type]
+            self._report = failed(self._interruption)
 
     def _do(self, job: Job) -> Report:
         handler = self._crew.handlers[job.source.handler]
@@ -106,18 +109,23 @@ class _Thread(threading.Thread):
             self._crew.say(self, job, hard)
         soft = job.soft if soft is None else soft
         if soft is not None:
-            self._timer = threading.Timer(soft, self.interrupt, [job, _limit(soft)])
+            self._timer = threading.Timer(soft, self.interrupt, [job, TimeLimit(soft)])
             self._timer.start()
         with self._lock:
-            self._running = job
+            self._running = given
         return handler(given)
 
-    def interrupt(self, job: Job, error: type[BaseException]) -> None:
+    def interrupt(self, job: Job, error: Interrupted | TimeLimit) -> None:
         """Raise something in a job, at its next step in Python, if it still runs."""
         with self._lock:
-            if self._running is job:
-                self._raised = error
-                _raise_in(self, error)
+            given = self._running
+            if given is not None and given.delivery is job.delivery:
+                self._interruption = error
+                if given.interrupt(error, sys._current_frames().get(self.ident or 0)):  # noqa: SLF001 - its only name
+                    _raise_in(self, _class_of(error))
+                elif not given.is_cancelled:
+                    self._timer = threading.Timer(PATIENCE, self.interrupt, [job, error])
+                    self._timer.start()
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
@@ -137,14 +145,18 @@ def _has_heart(job: Job) -> bool:
     return can_fork() and not job.source.queue.location.startswith("memory:")
 
 
-def _limit(soft: float) -> type[TimeLimit]:
-    """TimeLimit as a class without arguments: only a class can be raised in another thread."""
+def _class_of(error: Interrupted | TimeLimit) -> type[BaseException]:
+    """Its class, which takes no arguments: only a class can be raised in another thread."""
+    if isinstance(error, Interrupted):
+        return Interrupted
+    seconds = error.seconds
 
     class Limit(TimeLimit):
         def __init__(self) -> None:
-            super().__init__(soft)
+            super().__init__(seconds)
 
     Limit.__name__ = Limit.__qualname__ = TimeLimit.__name__
+    Limit.__module__ = TimeLimit.__module__
     return Limit
 
 
@@ -288,7 +300,7 @@ class Threads:
 
     def interrupt(self, job: Job) -> None:
         """Raise Interrupted in the job."""
-        job.slot.interrupt(job, Interrupted)
+        job.slot.interrupt(job, Interrupted())
 
     def kill(self, job: Job) -> None:
         """Leave the thread behind: nothing can end it."""

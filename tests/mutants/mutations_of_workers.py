@@ -10,11 +10,13 @@ _STOPPING: Final = "tests/workers/test_stopping.py::"
 _LIMITS: Final = "tests/workers/test_limits.py::"
 _ABUSE: Final = "tests/workers/test_abuse.py::"
 _ELSEWHERE: Final = "tests/workers/test_elsewhere.py::"
+_SOFT: Final = "tests/workers/test_soft_limits.py::"
 _SUPERVISOR: Final = "mailq/workers/supervisor.py"
 _FAMILY: Final = "mailq/workers/family.py"
 _HEART: Final = "mailq/workers/heart.py"
 _NURSERY: Final = "mailq/workers/nursery.py"
 _CREW: Final = "mailq/workers/crew.py"
+_HANDLING: Final = "mailq/workers/handling.py"
 
 PROCESSES: Final = (
     Mutant(
@@ -234,5 +236,55 @@ JOBS: Final = (
         "    return can_fork() and not",
         "    return not",
         (f"{_ELSEWHERE}test_without_processes_the_worker_itself_keeps_the_leases_of_threads",),
+    ),
+    Mutant(
+        "a time limit is an error of the system",
+        "mailq/errors.py",
+        "class TimeLimit(BaseException):\n",
+        "class TimeLimit(TimeoutError):\n",
+        (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout",),
+    ),
+    Mutant(
+        "a job that makes another error of its limit is reported by that",
+        _HANDLING,
+        "            report = failed(error, given.interruption)\n",
+        "            report = failed(error)\n",
+        (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout[threads-1]",),
+    ),
+    Mutant(
+        "a limit that Python ignored does not come again",
+        _HANDLING,
+        "            self._once_more(ignored.exc_value)\n",
+        "            pass\n",
+        (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout[processes-1]",),
+    ),
+    Mutant(
+        "an interruption is raised in the midst of an event loop",
+        _HANDLING,
+        "            if running is not None:\n",
+        "            if False:\n",
+        (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout",),
+    ),
+    Mutant(
+        "a coroutine that keeps its loop from everything is not interrupted",
+        _HANDLING,
+        "(running is None or not _is_of_the_loop(frame))\n",
+        "running is None\n",
+        (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout",),
+    ),
+    Mutant(
+        "what a cancelled coroutine has started runs on",
+        "mailq/workers/coroutines.py",
+        "                self._end(asyncio.all_tasks(self._loop) - earlier)\n",
+        "                pass\n",
+        (f"{_SOFT}test_an_event_loop_outlives_a_coroutine_that_is_cancelled_and_what_that_has_started_does_not",),
+    ),
+    Mutant(
+        "a block that a limit interrupts releases the message",
+        "mailq/delivery.py",
+        "            elif not self.in_worker:",
+        "            else:",
+        (f"{_SOFT}test_a_limit_counts_although_the_handler_settles_by_a_block",),
+        stalls=True,
     ),
 )

@@ -11,7 +11,7 @@ import pytest
 import mailq
 from mailq import errors
 
-EXAMPLES: list[errors.MailqError] = [
+EXAMPLES: list[BaseException] = [
     errors.MailqError("text"),
     errors.UsageError("text"),
     errors.InvalidReceipt("../x"),
@@ -32,9 +32,9 @@ EXAMPLES: list[errors.MailqError] = [
 ]
 
 
-def classes() -> dict[str, type[errors.MailqError]]:
+def classes() -> dict[str, type[BaseException]]:
     found = vars(errors).values()
-    return {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, errors.MailqError)}
+    return {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, BaseException)}
 
 
 def drawn() -> list[tuple[str, str, str]]:
@@ -49,7 +49,7 @@ def drawn() -> list[tuple[str, str, str]]:
     for found in lines:
         depth = len(found[1]) // 4
         parents[depth] = found[2]
-        tree.append((found[2], parents.get(depth - 1, "Exception"), found[3] or ""))
+        tree.append((found[2], parents.get(depth - 1, ""), found[3] or ""))
     return tree
 
 
@@ -57,7 +57,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
     assert sorted(name for name, _, _ in drawn()) == sorted(classes())
     for name, parent, builtin in drawn():
         bases = [base.__name__ for base in classes()[name].__bases__]
-        assert bases == [parent, *([builtin] if builtin else [])]
+        assert bases == [base for base in (parent, builtin) if base]
 
 
 def test_every_error_is_exported_and_has_an_example_here() -> None:
@@ -66,18 +66,24 @@ def test_every_error_is_exported_and_has_an_example_here() -> None:
         assert getattr(mailq, name) is kind
 
 
+def test_a_time_limit_passes_every_handler_that_is_for_errors() -> None:
+    """Of mailq too: it is raised in the midst of anything."""
+    assert not issubclass(errors.TimeLimit, Exception)
+    assert [kind for kind in classes().values() if not issubclass(kind, errors.MailqError)] == [errors.TimeLimit]
+
+
 def test_no_name_hides_one_of_pythons() -> None:
     assert not [name for name in classes() if hasattr(builtins, name)]
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_one_line_says_what_happened(error: errors.MailqError) -> None:
+def test_one_line_says_what_happened(error: BaseException) -> None:
     assert str(error)
     assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_an_error_crosses_to_another_process_whole(error: errors.MailqError) -> None:
+def test_an_error_crosses_to_another_process_whole(error: BaseException) -> None:
     """concurrent.futures and multiprocessing pickle what a worker raises; one that will not load breaks the pool."""
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)

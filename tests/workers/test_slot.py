@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from together import Child
 
+import mailq
+from mailq.workers.handling import Input
 from mailq.workers.outcomes import Interrupted
 from mailq.workers.slot import Slot
 
@@ -23,6 +25,9 @@ def speak(pipe: Connection[Any, Any], speaker: str) -> None:
     """Be a slot that is interrupted in the middle of a line; tell what the supervisor heard."""
     ours, theirs = socket.socketpair()
     slot = Slot(theirs)
+    queue = mailq.open("memory://")
+    queue.push("x")
+    given = Input(queue.pop_many(1)[0])
     heard = bytearray()
 
     def hear() -> None:
@@ -37,7 +42,7 @@ def speak(pipe: Connection[Any, Any], speaker: str) -> None:
         signal.signal(signal.SIGUSR2, lambda _number, _frame: slot._say({"said": "by the handler of the signal"}))
     interrupted = False
     try:
-        with slot._alarm.set(None):
+        with slot._alarm.set(None, given):
             slot._say({"said": "x" * LONG})
     except Interrupted:
         interrupted = True
