@@ -155,8 +155,8 @@ def _consume_as_nobody(path: Path) -> int:
     for directory in [path, *path.iterdir()]:
         os.chown(directory, 65534, 65534)
     os.chown(other, 65534, 65534)
-    for parent in path.parents[:3]:
-        os.chmod(parent, 0o755)
+    for parent in path.parents:
+        os.chmod(parent, parent.stat().st_mode | 0o011)  # pytest's own, of which there may be more or fewer
     os.setgid(65534)
     os.setuid(65534)
     queue = mailq.open(path)

@@ -486,8 +486,7 @@ class Store:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             self.stand_in(copy, path)
         finally:
-            # The copy, or what was there before it: in a sticky tmp/ only its owner, or that of tmp/, may remove
-            # that. Then it is litter, which is removed as any other.
+            # The copy, or what was there. In a sticky tmp/ only its owner, or that of tmp/, may: else it is litter.
             with contextlib.suppress(OSError):
                 self.disk.unlink(copy)
 
