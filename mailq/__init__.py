@@ -13,7 +13,7 @@ The file is the payload, the name is the record, a rename is the transaction.
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.delivery import Delivery, Message
+from mailq.delivery import Delivery, Message, Reject, Retry
 from mailq.engine import Reaped, Stats
 from mailq.errors import (
     CodecError,
@@ -42,7 +42,6 @@ from mailq.settings import Backoff, Settings
 
 if TYPE_CHECKING:
     from mailq.workers.app import App
-    from mailq.workers.outcomes import Reject, Retry
     from mailq.workers.worker import Worker
 
 __all__ = [
@@ -81,8 +80,6 @@ __all__ = [
 
 _LATE: Final = {
     "App": "mailq.workers.app",
-    "Reject": "mailq.workers.outcomes",
-    "Retry": "mailq.workers.outcomes",
     "Worker": "mailq.workers.worker",
     "aio": "mailq.aio",
 }

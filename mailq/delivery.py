@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from mailq import codecs, reply
 from mailq.engine import Record
-from mailq.errors import CodecError, MailqError
+from mailq.errors import CodecError, MailqError, UsageError, shown
 from mailq.message import CONTENT_TYPE, FILENAME, REPLY, unseal
 from mailq.names import NS
+from mailq.settings import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,63 @@ if TYPE_CHECKING:
     from mailq.message import Attempt, State
     from mailq.names import Envelope
     from mailq.queue import Queue
+
+
+class Retry(Exception):
+    """Returned or raised by a handler: the attempt failed, is counted, and is to be made again.
+
+    After ``delay`` seconds, by default the queue's back-off. ``error`` is kept for
+    the message's history; if it is None, what the Retry was raised from. A message
+    past its retries dies all the same.
+    """
+
+    def __init__(self, delay: float | None = None, error: str | None = None) -> None:
+        super().__init__(delay, error)
+        self.delay = None if delay is None else seconds(delay, "delay")
+        self.error = _text(error, "error")
+
+    def __repr__(self) -> str:
+        """Show the arguments."""
+        return f"Retry(delay={self.delay!r}, error={self.error!r})"
+
+    def __str__(self) -> str:
+        """Say why."""
+        return self.error or ""
+
+
+class Reject(Exception):
+    """Returned or raised by a handler: give up on the message at once; it goes to the dead with the reason.
+
+    If ``reason`` is None, it is what the Reject was raised from.
+    """
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = _text(reason, "reason")
+
+    def __repr__(self) -> str:
+        """Show the argument."""
+        return f"Reject({self.reason!r})"
+
+    def __str__(self) -> str:
+        """Say why."""
+        return self.reason or ""
+
+
+def _text(value: object, what: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise UsageError(f"{what} is {shown(value)}; it must be text")
+
+
+def reason_of(outcome: Retry | Reject) -> str | None:
+    """The text to keep of an outcome: its own, else one on the error that it was raised from."""
+    text = outcome.error if isinstance(outcome, Retry) else outcome.reason
+    if text is not None or outcome.__cause__ is None:
+        return text
+    import traceback  # noqa: PLC0415 - slow to load, and only wanted here
+
+    return "".join(traceback.format_exception_only(outcome.__cause__)).rstrip()
 
 
 class Message:
@@ -157,11 +215,11 @@ class Delivery(Message):
     """A message in your hands, until its deadline.
 
     Settle it once: ack, nack, release or reject. As a context manager it hands
-    out the body and acks on leaving; an exception nacks it with the traceback and
-    goes on; an interrupt (KeyboardInterrupt, SystemExit, TimeLimit) releases it
-    uncounted, but in a worker's job (``in_worker``) is left to the worker. Every verb
-    raises LeaseLost when the message is not yours any more. ``on_settled()``, if set,
-    is called after it was settled through this object.
+    out the body and acks on leaving; an exception nacks it with the traceback, or as
+    a Retry or Reject says, and goes on; an interrupt (KeyboardInterrupt, SystemExit,
+    TimeLimit) releases it uncounted, but in a worker's job (``in_worker``) is left to
+    the worker. Every verb raises LeaseLost when the message is not yours any more.
+    ``on_settled()``, if set, is called after it was settled through this object.
     """
 
     def __init__(self, queue: Queue, engine: Engine, claim: Claim) -> None:
@@ -262,7 +320,11 @@ class Delivery(Message):
 
     def _fail(self, error: BaseException) -> None:
         try:
-            if isinstance(error, Exception):
+            if isinstance(error, Retry):
+                self.nack(error.delay, reason_of(error))
+            elif isinstance(error, Reject):
+                self.reject(reason_of(error))
+            elif isinstance(error, Exception):
                 import traceback  # noqa: PLC0415 - slow to load, and only wanted here
 
                 self.nack(error="".join(traceback.format_exception(error)))

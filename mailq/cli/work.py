@@ -85,10 +85,11 @@ def work(command: list[str] | None, /, **given: Any) -> None:  # noqa: ANN401 - 
 
     HANDLER is package.module:function or file.py:function, of the body (or of the
     delivery, if its parameter is called so), or a mailq.App, which brings its
-    queues. Returning acks; mailq.Retry and mailq.Reject can be returned; an
-    exception nacks. A COMMAND has the body on its standard input and MAILQ_* in
-    its environment; exit 0 acks. What it prints passes through, but with
-    --log-format json; its end is kept when it fails.
+    queues. What cannot be one, such as a generator, is refused at the start.
+    Returning acks; mailq.Retry and mailq.Reject can be returned or raised; any
+    other exception nacks. A COMMAND has the body on its standard input and
+    MAILQ_* in its environment; exit 0 acks. What it prints passes through, but
+    with --log-format json; its end is kept when it fails.
 
     SIGTERM or Ctrl-C lets running jobs finish within the grace, then releases
     them; a second one does so at once. SIGHUP loads the code anew.

@@ -6,10 +6,11 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, overload
 
-from mailq.errors import UsageError
+from mailq.errors import UsageError, shown
 from mailq.opening import open as open_queue
 from mailq.queue import Queue
 from mailq.settings import seconds
+from mailq.workers.callables import require_function
 from mailq.workers.outcomes import Report
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ class App:
         limits = _limit(soft_timeout, "soft_timeout"), _limit(timeout, "timeout")
 
         def make(function: Callable[..., Any]) -> Task[..., Any]:
-            task: Task[..., Any] = Task(self, function, name or function.__name__, queue, limits, options)
+            require_function(function, "task")
+            known = name or getattr(function, "__name__", "")
+            if not known:
+                raise UsageError(f"{shown(function)} has no name to be known by as a task; give it one with name=")
+            task: Task[..., Any] = Task(self, function, known, queue, limits, options)
             if self._tasks.get(task.name, task).function is not function:
                 raise UsageError(f"there is a task {task.name!r} already; give one of them a name=")
             self._tasks[task.name] = task

@@ -13,11 +13,12 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq import reply
-from mailq.delivery import Delivery
-from mailq.errors import CodecError, TimeLimit, UsageError
+from mailq.delivery import Reject, Retry
+from mailq.errors import CodecError, TimeLimit
 from mailq.message import TIMEOUT
 from mailq.settings import parse_duration
 from mailq.workers.app import App
+from mailq.workers.callables import require_handler, wants_delivery
 from mailq.workers.outcomes import Interrupted, Report, reported
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from mailq.delivery import Delivery
     from mailq.workers.coroutines import Loop
 
 
@@ -83,10 +85,10 @@ class Handler:
 
     def __init__(self, function: Any) -> None:  # noqa: ANN401 - whatever a name stands for
         app = function if isinstance(function, App) else None
-        if app is None and not callable(function):
-            raise UsageError(f"{function!r} is no handler; name a function of one argument, or a mailq.App")
+        if app is None:
+            require_handler(function)
         self._function: Callable[[Any], Any] = function if app is None else app.handle
-        self._wants_delivery = _wants_delivery(self._function)
+        self._wants_delivery = wants_delivery(self._function)
         self._app = app
         self.queues: list[str] = [] if app is None else app.queues
         self._local = threading.local()
@@ -131,8 +133,13 @@ def failed(error: BaseException, interruption: Interrupted | TimeLimit | None = 
     """The report of a job that ended by an exception; ``interruption`` is what had come to end it before.
 
     Then it ended because of that, whatever its cleaning up, or a library that wraps
-    every exception, has made of it.
+    every exception, has made of it. An outcome is what the job has to say all the same.
     """
+    outcome = error
+    while isinstance(outcome, BaseExceptionGroup) and len(outcome.exceptions) == 1:  # of asyncio's TaskGroup
+        (outcome,) = outcome.exceptions
+    if isinstance(outcome, Retry | Reject):
+        return reported(outcome, None)
     text = _trace(error)
     if interruption is None and isinstance(error, Interrupted | TimeLimit):
         interruption = error
@@ -177,18 +184,6 @@ def _trace(error: BaseException) -> str:
     while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("mailq.workers"):
         frame = frame.tb_next
     return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
-
-
-def _wants_delivery(function: Callable[[Any], Any]) -> bool:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a builtin that does not tell
-        return False
-    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
-        raise UsageError(f"{function!r} takes no message; a handler is a function of one argument")
-    first = parameters[0]
-    annotation = first.annotation if isinstance(first.annotation, str) else getattr(first.annotation, "__name__", "")
-    return first.name == "delivery" or annotation.rpartition(".")[2] == Delivery.__name__
 
 
 def own_limit(delivery: Delivery) -> float | None:

@@ -1,42 +1,15 @@
-"""What a handler can return, and what became of a job."""
+"""What a handler's end means, and what became of a job."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import inspect
+from typing import Any, Final, NamedTuple
 
-from mailq.errors import UsageError
-from mailq.settings import seconds
+from mailq.delivery import Reject, Retry, reason_of
 
-
-class Retry:
-    """Returned by a handler: the attempt failed, is counted, and is to be made again.
-
-    After ``delay`` seconds, by default the queue's back-off. ``error`` is kept for
-    the message's history. A message past its retries dies all the same.
-    """
-
-    __slots__ = ("delay", "error")
-
-    def __init__(self, delay: float | None = None, error: str | None = None) -> None:
-        self.delay = None if delay is None else seconds(delay, "delay")
-        self.error = _text(error, "error")
-
-    def __repr__(self) -> str:
-        """Show the arguments."""
-        return f"Retry(delay={self.delay!r}, error={self.error!r})"
-
-
-class Reject:
-    """Returned by a handler: give up on the message at once; it goes to the dead with the reason."""
-
-    __slots__ = ("reason",)
-
-    def __init__(self, reason: str | None = None) -> None:
-        self.reason = _text(reason, "reason")
-
-    def __repr__(self) -> str:
-        """Show the argument."""
-        return f"Reject({self.reason!r})"
+_NOTHING_DONE: Final = (
+    "the handler returned a generator, so nothing was done; have it run that to its end, and redrive the message"
+)
 
 
 class Interrupted(BaseException):
@@ -60,18 +33,16 @@ class Report(NamedTuple):
 
 
 def reported(value: Any, reply: str | None) -> Report:  # noqa: ANN401 - handlers return what they like
-    """What a handler's return value means."""
+    """What it means that a handler returned a value, or raised an outcome."""
+    if inspect.isclass(value) and issubclass(value, Retry | Reject):
+        value = value()
     match value:
         case Retry():
-            return Report("nack", delay=value.delay, error=value.error)
+            return Report("nack", delay=value.delay, error=reason_of(value))
         case Reject():
-            return Report("reject", error=value.reason)
+            return Report("reject", error=reason_of(value))
         case Report():
             return value
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return Report("nack", error=_NOTHING_DONE, outcome="error")
     return Report("ack", reply=reply)
-
-
-def _text(value: object, what: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise UsageError(f"{what} is {value!r}; it must be text")

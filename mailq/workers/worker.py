@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from mailq.errors import UsageError
+from mailq.errors import UsageError, shown
 from mailq.opening import open as open_queue
 from mailq.queue import Queue
 from mailq.settings import seconds, whole
 from mailq.workers.app import App
+from mailq.workers.callables import require_handler
 from mailq.workers.crew import Processes
 from mailq.workers.jobs import Options
 from mailq.workers.signals import Signals, Wakeup
@@ -19,7 +21,7 @@ from mailq.workers.targets import IN_SLOT, name_of
 from mailq.workers.threads import Threads, is_crew
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from mailq.workers.crew import Crew
@@ -38,7 +40,8 @@ class Worker:
     function of the body (of the delivery, if its parameter is called ``delivery``
     or annotated so; it may be a coroutine function), the name of one
     (``"pkg.module:function"``), or a command as a list, for each message. It
-    returns None to ack, or a Retry or Reject; an exception nacks with the back-off.
+    returns to ack; returns or raises a Retry or Reject; any other exception nacks
+    with the back-off. What cannot work, such as a generator, is refused at the start.
 
     ``processes`` (the default, 1) run Python handlers apart from each other and
     from the heartbeats: they import the handler, so it must stand at the top of a
@@ -136,8 +139,12 @@ class Worker:
     def _checked(self, handler: Handler) -> Any:  # noqa: ANN401 - a function, a name, or a list of text
         if isinstance(handler, str):
             return handler
-        if not callable(handler) and not isinstance(handler, App):
+        if isinstance(handler, Sequence):
+            if not all(isinstance(part, str | os.PathLike) for part in handler):
+                raise UsageError(f"the command {shown(handler)} has parts that are not text; write each as text")
             return [os.fspath(part) for part in handler]
+        if not isinstance(handler, App):
+            require_handler(handler)
         return handler if self._threads else name_of(handler)
 
     # Life

@@ -11,12 +11,15 @@ _LIMITS: Final = "tests/workers/test_limits.py::"
 _ABUSE: Final = "tests/workers/test_abuse.py::"
 _ELSEWHERE: Final = "tests/workers/test_elsewhere.py::"
 _SOFT: Final = "tests/workers/test_soft_limits.py::"
+_HANDLERS: Final = "tests/workers/test_handlers.py::"
 _SUPERVISOR: Final = "mailq/workers/supervisor.py"
 _FAMILY: Final = "mailq/workers/family.py"
 _HEART: Final = "mailq/workers/heart.py"
 _NURSERY: Final = "mailq/workers/nursery.py"
 _CREW: Final = "mailq/workers/crew.py"
 _HANDLING: Final = "mailq/workers/handling.py"
+_OUTCOMES: Final = "mailq/workers/outcomes.py"
+_CALLABLES: Final = "mailq/workers/callables.py"
 
 PROCESSES: Final = (
     Mutant(
@@ -286,5 +289,68 @@ JOBS: Final = (
         "            else:",
         (f"{_SOFT}test_a_limit_counts_although_the_handler_settles_by_a_block",),
         stalls=True,
+    ),
+    Mutant(
+        "a generator is a handler",
+        _CALLABLES,
+        "    if any(inspect.isgeneratorfunction(layer) or ",
+        "    if any(",
+        (f"{_HANDLERS}test_what_cannot_work_is_refused_before_anything_is_popped",),
+    ),
+    Mutant(
+        "a generator behind a decorator is a handler",
+        _CALLABLES,
+        '        value = getattr(value, "__wrapped__", getattr(called, "__wrapped__", None))\n',
+        "        value = None\n",
+        (f"{_HANDLERS}test_what_cannot_work_is_refused_before_anything_is_popped",),
+    ),
+    Mutant(
+        "a class is a task",
+        _CALLABLES,
+        "    if inspect.isclass(value):\n",
+        "    if False:\n",
+        (f"{_HANDLERS}test_a_task_that_cannot_work_is_refused_where_it_is_made",),
+    ),
+    Mutant(
+        "a handler may want two arguments",
+        _CALLABLES,
+        "        signature.bind(None)\n",
+        "        pass\n",
+        (f"{_HANDLERS}test_what_cannot_work_is_refused_before_anything_is_popped",),
+    ),
+    Mutant(
+        "a decorated handler is called as what is decorated",
+        _CALLABLES,
+        "        signature = inspect.signature(value, follow_wrapped=False)\n",
+        "        signature = inspect.signature(value)\n",
+        (f"{_HANDLERS}test_what_can_work_is_not_refused",),
+    ),
+    Mutant(
+        "a returned class is no outcome",
+        _OUTCOMES,
+        "    if inspect.isclass(value) and issubclass(value, Retry | Reject):\n",
+        "    if False:\n",
+        (f"{_HANDLERS}test_an_outcome_counts_returned_as_a_class_or_raised",),
+    ),
+    Mutant(
+        "a generator that is returned is acked",
+        _OUTCOMES,
+        "    if inspect.isgenerator(value) or ",
+        "    if ",
+        (f"{_HANDLERS}test_a_generator_that_is_returned_is_a_failure_and_not_an_ack",),
+    ),
+    Mutant(
+        "a raised outcome is an error",
+        _HANDLING,
+        "    if isinstance(outcome, Retry | Reject):\n",
+        "    if False:\n",
+        (f"{_HANDLERS}test_an_outcome_counts_returned_as_a_class_or_raised",),
+    ),
+    Mutant(
+        "a block gives a rejected message back",
+        "mailq/delivery.py",
+        "                self.reject(reason_of(error))\n",
+        "                self.nack(error=reason_of(error))\n",
+        (f"{_HANDLERS}test_a_block_settles_by_the_outcome_that_is_raised_in_it",),
     ),
 )

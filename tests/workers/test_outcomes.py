@@ -264,8 +264,8 @@ CANNOT_BEGIN = {
     "handlers:missing": "has no 'missing'",
     "no_such_module:x": "there is no module 'no_such_module'",
     "/no/such/file.py:x": "there is no file",
-    "handlers:not_callable": "is no handler",
-    "handlers:no_argument": "takes no message",
+    "handlers:not_callable": "cannot be called",
+    "handlers:no_argument": "cannot be called with a message alone",
     "nonsense": "names no handler",
     ("/no/such/command",): "there is no command",
 }
