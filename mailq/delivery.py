@@ -303,7 +303,7 @@ class Delivery(Message):
         """Hand out the body. A body that will not decode is nacked, and CodecError raised."""
         try:
             return self.body
-        except CodecError as error:
+        except BaseException as error:  # an interrupt too: there would be no leaving
             self._fail(error)
             raise
 
@@ -313,10 +313,16 @@ class Delivery(Message):
         """Settle it, unless that was done inside the block."""
         if self._settled:
             return
-        if error is None:
-            self.ack()
-        else:
-            self._fail(error)
+        try:
+            if error is None:
+                self.ack()
+            else:
+                self._fail(error)
+        except MailqError:
+            raise
+        except BaseException as interrupt:  # nobody else would give it back
+            self._fail(interrupt)
+            raise
 
     def _fail(self, error: BaseException) -> None:
         try:

@@ -11,12 +11,12 @@ import os
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mailq import telemetry
+from mailq.alarm import Alarm
 from mailq.doctor import filesystem
 from mailq.doctor.around import BENCH
 from mailq.doctor.finding import Finding
@@ -280,13 +280,13 @@ def _worker(directory: str, share: float, pops: float) -> float:
     count = int(min(max(share * pops / 2, BATCH), _MOST))
     path = f"{directory}/worker"
     ends: list[float] = []
-    done = threading.Event()
+    done = Alarm()
 
     def hear(event: Event) -> None:
         if event.name == "job.stop" and event.queue == path:
             ends.append(time.perf_counter())
             if len(ends) == count:
-                done.set()
+                done.ring()
 
     with open_queue(path, durability=DURABILITIES[1]) as queue:
         queue.push_many([BODY] * count)

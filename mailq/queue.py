@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq import codecs, names, telemetry
 from mailq.delivery import Delivery, Message
-from mailq.errors import MessageNotFound, MessageTooLarge, UsageError, shown
+from mailq.errors import MailqError, MessageNotFound, MessageTooLarge, UsageError, shown
 from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, read_body, seal
 from mailq.reply import Reply
 from mailq.settings import LONGEST, MAX_RETRIES, seconds, whole
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from mailq.engine import Engine, Owner, Reaped, Stats
+    from mailq.engine import Claim, Engine, Owner, Reaped, Stats
     from mailq.settings import Settings
 
 _MOMENT: Final = 0.001  # the shortest lease, ttl and timeout, in seconds
@@ -216,6 +217,15 @@ class Queue:
             if left <= 0:
                 break
             self._engine.wait(left)
+        try:
+            return self._delivered(claims)
+        except BaseException:  # interrupted: nobody has them
+            for claim in claims:
+                with contextlib.suppress(MailqError):
+                    self._engine.release(claim.receipt, delay=0)
+            raise
+
+    def _delivered(self, claims: Sequence[Claim]) -> list[Delivery]:
         if telemetry.attached():
             now = time.time()
             for _, envelope, _, _ in claims:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from together import PATIENCE
+
+_MOMENT: Final = 0.5
+"""After so many seconds a fork that has not happened waits for a lock."""
 
 
 class Waiting:
@@ -55,3 +59,14 @@ class Beside:
         """Wait until it is done."""
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
+
+
+class ForkBeside(Beside):
+    """A fork that another thread makes: until it is done, or has to wait for the lock of forks.
+
+    Nobody can see who asks for that one: C calls it.
+    """
+
+    def begin(self) -> None:
+        self._thread.start()
+        self._thread.join(_MOMENT)

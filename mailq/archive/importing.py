@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
+    from filelock import BaseFileLock
+
     from mailq.archive.ids import Ids
     from mailq.archive.items import Format, Reader
 
@@ -102,12 +104,16 @@ def import_from(
                 _create(layout, disk, text, tell)
             store = Store(layout, disk, clock, Stamps(clock), layouts.load(layout, disk))
             layouts.check(layout, disk, store.settings)
-            with _turn(store, tell):
+            lock = _lock(store)
+            try:
+                _wait_for(lock, tell)
                 intake = _Intake(store, tell)
                 try:
                     intake.take_all(reader.items(store.settings.max_message_bytes))
                 finally:
                     done = intake.done
+            finally:
+                lock.release()  # does nothing if we have not got it
             if reader.strays:
                 tell(f"{reader.strays} error texts stood apart from their messages and were left out")
             return done
@@ -146,15 +152,16 @@ def _settings_in(text: str) -> Settings:
         ) from error
 
 
-@contextlib.contextmanager
-def _turn(store: Store, tell: Callable[[str], object]) -> Iterator[None]:
+def _lock(store: Store) -> BaseFileLock:
     """One import at a time: two that both find a message missing would both store it."""
+    mode = int(store.settings.file_mode, 8)
+    return layouts.file_lock(store.disk, f"{store.layout.root}/.import.lock", mode)
+
+
+def _wait_for(lock: BaseFileLock, tell: Callable[[str], object]) -> None:
     from filelock import Timeout  # noqa: PLC0415 - slow to load
 
-    mode = int(store.settings.file_mode, 8)
-    path = f"{store.layout.root}/.import.lock"
     try:
-        lock = layouts.file_lock(store.disk, path, mode)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -162,10 +169,6 @@ def _turn(store: Store, tell: Callable[[str], object]) -> Iterator[None]:
             lock.acquire(timeout=-1)
     except OSError as error:
         raise StorageError("lock the queue for an import", error) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _known(store: Store) -> Ids:

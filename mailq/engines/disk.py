@@ -57,7 +57,9 @@ class Disk:
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
         """open(2)"""
-        return os.open(path, flags, mode)
+        # Called by C and unpacked: an exception from outside, which may arrive right after any call, would leave it open.
+        (fd,) = map(os.open, (path,), (flags,), (mode,))
+        return fd
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """write(2)"""
@@ -92,9 +94,8 @@ class Disk:
         if libc().syncfs(fd) != 0:
             raise libc_error()
 
-    def close(self, fd: int) -> None:
-        """close(2)"""
-        os.close(fd)
+    close = staticmethod(os.close)
+    """close(2); no function of ours, at whose beginning an exception from outside might come before it."""
 
     def rename(self, source: str, target: str) -> None:
         """rename(2); replaces the target, so callers pass only targets that are unique."""

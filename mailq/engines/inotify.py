@@ -26,6 +26,7 @@ _UNMOUNT: Final = 0x2000
 _OVERFLOW: Final = 0x4000
 _IGNORED: Final = 0x8000
 _ONLYDIR: Final = 0x0100_0000
+_CLOSED: Final = -1
 _HEADER: Final = struct.Struct("iIII")
 _AT_ONCE: Final = 16_384
 _LONGEST: Final = _HEADER.size + 256
@@ -52,20 +53,18 @@ class Inotify:
     thread at a time.
     """
 
+    _fd = _CLOSED
+
     def __init__(self, mask: int, directories: Iterable[str]) -> None:
         self._mask = mask | _MOVE_SELF | _ONLYDIR
         self._directories: dict[int, str] = {}
         self._lost: set[str] = set()
         self.missed = False
-        self._fd = int(libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        if self._fd < 0:
+        (self._fd,) = map(libc().inotify_init1, (os.O_NONBLOCK | os.O_CLOEXEC,))  # as in Disk.open
+        if self._fd == _CLOSED:
             raise libc_error("inotify")
-        try:
-            for directory in directories:
-                self._add(directory)
-        except BaseException:
-            self.close()
-            raise
+        for directory in directories:
+            self._add(directory)
 
     def fileno(self) -> int:
         """For poll(2)."""
@@ -114,5 +113,9 @@ class Inotify:
             self._lost.discard(directory)
 
     def close(self) -> None:
-        """Watch no more."""
-        os.close(self._fd)
+        """Watch no more. It is closed, too, when nobody refers to it any more."""
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
+            os.close(fd)
+
+    __del__ = close

@@ -6,6 +6,7 @@ queue, as keys of dictionaries under one lock. Nothing survives the process.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -15,8 +16,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq import lifecycle, names, telemetry
+from mailq.alarm import Alarm
 from mailq.engine import Claim, Owner, Reaped, Record, Stats
-from mailq.errors import InvalidReceipt, LeaseLost, MessageNotFound, QueueFull
+from mailq.errors import InvalidReceipt, LeaseLost, MailqError, MessageNotFound, QueueFull
 from mailq.message import OUTCOMES, STATES, Attempt, Stamps, checksum, is_whole
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ class MemoryEngine:
         self._story: dict[str, Any] = {}
         self._paused = False
         self._bells: tuple[Callable[[], None], ...] = ()
-        self._changed = threading.Condition(threading.RLock())
+        self._waiting: set[Alarm] = set()
+        # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
+        self._lock = threading.RLock()
 
     @property
     def settings(self) -> Settings:
@@ -65,48 +69,61 @@ class MemoryEngine:
 
     def push(self, drafts: Sequence[Draft]) -> list[str]:
         """Add them all under the lock."""
-        with self._changed:
+        with self._lock:
             length = len(self._files["ready"]) + len(self._files["delayed"])
             limit = self._settings.max_length
             if limit is not None and length + len(drafts) > limit:
                 telemetry.emit("full", self.location, length=length, limit=limit, asked=len(drafts))
                 raise QueueFull(length, limit, len(drafts))
-            ids = [self._add(draft) for draft in drafts]
-            self._ring()
-            return ids
+            added: list[tuple[State, str, str]] = []
+            try:
+                for draft in drafts:
+                    self._add(draft, added)
+                self._ring()
+            except BaseException:  # interrupted: all or nothing
+                for state, name, _ in added:
+                    self._files[state].pop(name, None)
+                raise
+            return [id for _, _, id in added]
 
     def _ring(self) -> None:
-        self._changed.notify_all()
+        for alarm in tuple(self._waiting):
+            alarm.ring()
         for bell in self._bells:
             try:
                 bell()
             except Exception:
                 logging.getLogger("mailq").exception("a bell that listens to the queue failed")
 
-    def _add(self, draft: Draft) -> str:
+    def _add(self, draft: Draft, added: list[tuple[State, str, str]]) -> None:
         now = self._stamps.next()
         envelope = names.Envelope(
             now, names.new_id(now), draft.ext, len(draft.data), checksum(draft.data), draft.head, draft.file
         )._replace(priority=draft.priority, lease=draft.lease, max_retries=draft.max_retries, ttl=draft.ttl)
         state, envelope = lifecycle.pushed(envelope, now=self._clock(), delay=draft.delay)
-        self._files[state][names.format_name(envelope)] = draft.data
-        return envelope.id
+        name = names.format_name(envelope)
+        added.append((state, name, envelope.id))
+        self._files[state][name] = draft.data
 
     # Consuming
 
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
         """Take the first names in line."""
-        with self._changed:
-            self.reap()
-            claims: list[Claim] = []
-            if self._paused:
-                return claims
-            for name in sorted(self._files["ready"], key=names.sort_key):
-                if len(claims) >= limit:
-                    break
-                if (claim := self._take(name, lease, "" if detached else _OWNER)) is not None:
-                    claims.append(claim)
-            return claims
+        claims: list[Claim] = []
+        try:
+            with self._lock:
+                self.reap()
+                for name in [] if self._paused else sorted(self._files["ready"], key=names.sort_key):
+                    if len(claims) >= limit:
+                        break
+                    if (claim := self._take(name, lease, "" if detached else _OWNER)) is not None:
+                        claims.append(claim)
+        except BaseException:  # interrupted: nobody will have the receipts
+            for claim in claims:
+                with contextlib.suppress(MailqError):
+                    self.release(claim.receipt, delay=0)
+            raise
+        return claims
 
     def _take(self, name: str, lease: float | None, owner: str) -> Claim | None:
         now = self._clock()
@@ -125,16 +142,20 @@ class MemoryEngine:
             return None
         until = lifecycle.lease_end(envelope, self._settings, now=now, lease=lease)
         claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims):06x}")
-        receipt = names.format_name(claimed)
-        self._files["leased"][receipt] = self._files["ready"].pop(name)
-        self._deadlines[receipt] = until
-        return Claim(receipt, claimed, data, until)
+        claim = Claim(names.format_name(claimed), claimed, data, until)
+        self._move("ready", name, "leased", claim.receipt, until)
+        return claim
 
     def wait(self, timeout: float) -> None:
         """Wait for something ready, or for the next due time or deadline."""
-        with self._changed:
-            if not self._files["ready"] or self._paused:
-                self._changed.wait(min(timeout, self._patience()))
+        alarm = Alarm()
+        try:
+            self._waiting.add(alarm)
+            with self._lock:
+                patience = 0.0 if self._files["ready"] and not self._paused else self._patience()
+            alarm.wait(min(timeout, patience))
+        finally:
+            self._waiting.discard(alarm)
 
     def _patience(self) -> float:
         times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
@@ -142,7 +163,7 @@ class MemoryEngine:
 
     def listen(self, bell: Callable[[], None]) -> float:
         """Ring it at every change."""
-        with self._changed:
+        with self._lock:
             if bell not in self._bells:
                 self._bells = (*self._bells, bell)
             return 0.0 if self._files["ready"] and not self._paused else self._patience()
@@ -153,7 +174,7 @@ class MemoryEngine:
 
     def held(self, receipt: str) -> Claim:
         """The claim once more."""
-        with self._changed:
+        with self._lock:
             envelope = self._held(receipt, "read")
             if (until := self.deadline(receipt)) is None:
                 raise LeaseLost(receipt, "read")
@@ -168,33 +189,33 @@ class MemoryEngine:
 
     def ack(self, receipt: str) -> None:
         """Forget the message."""
-        with self._changed:
+        with self._lock:
             envelope = self._held(receipt, "ack")
             self._drop("leased", receipt)
             self._texts.pop(envelope.id, None)
 
     def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
         """Count the attempt and put it back."""
-        with self._changed:
+        with self._lock:
             self._held(receipt, "nack")
             self._settle("leased", receipt, self._failed(receipt, letter, delay), error)
 
     def release(self, receipt: str, *, delay: float) -> None:
         """Put it back as it was."""
-        with self._changed:
+        with self._lock:
             envelope = self._held(receipt, "release")
             self._settle("leased", receipt, lifecycle.released(envelope, now=self._clock(), delay=delay))
 
     def reject(self, receipt: str, *, reason: str | None) -> None:
         """Put it to the dead."""
-        with self._changed:
+        with self._lock:
             envelope = self._held(receipt, "reject")
             step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
             self._settle("leased", receipt, step, reason)
 
     def extend(self, receipt: str, seconds: float) -> int:
         """Move the deadline."""
-        with self._changed:
+        with self._lock:
             self._held(receipt, "extend")
             now = self._clock()
             if now >= self._deadlines[receipt]:
@@ -218,29 +239,46 @@ class MemoryEngine:
     def _settle(
         self, state: State, name: str, step: Step, error: str | None = None, attempt: int | None = None
     ) -> None:
-        data = self._drop(state, name)
-        target = names.format_name(step.envelope)
-        self._files[step.state][target] = data
-        if step.state == "dead":
-            self._died[target] = self._clock()
+        now = self._clock()
         if error is not None:
             number = step.envelope.attempts_ever if attempt is None else attempt
-            self._texts.setdefault(step.envelope.id, {})[number] = (error, self._clock() / names.NS)
+            self._texts.setdefault(step.envelope.id, {})[number] = (error, now / names.NS)
+        self._move(state, name, step.state, names.format_name(step.envelope), now)
         if step.state == "dead":
             envelope = step.envelope
             telemetry.emit("dead", self.location, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
         self._ring()
 
-    def _drop(self, state: State, name: str) -> bytes:
-        self._deadlines.pop(name, None)
-        self._died.pop(name, None)
-        return self._files[state].pop(name)
+    # These two call nothing, for an exception from outside may arrive after any call: they are done whole, or not at all.
+
+    def _move(
+        self, state: State, name: str, target_state: State, target: str, at: int, data: bytes | None = None
+    ) -> None:
+        if data is None:
+            data = self._files[state][name]
+        del self._files[state][name]
+        if state == "leased":
+            del self._deadlines[name]
+        elif state == "dead":
+            del self._died[name]
+        self._files[target_state][target] = data
+        if target_state == "leased":
+            self._deadlines[target] = at
+        elif target_state == "dead":
+            self._died[target] = at
+
+    def _drop(self, state: State, name: str) -> None:
+        del self._files[state][name]
+        if state == "leased":
+            del self._deadlines[name]
+        elif state == "dead":
+            del self._died[name]
 
     # Maintenance
 
     def reap(self) -> Reaped:
         """Give back what is overdue and ready what is due."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             due = [name for name in self._files["delayed"] if _envelope(name).place <= now]
             for name in due:
@@ -257,7 +295,7 @@ class MemoryEngine:
 
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """Put the dead back in line."""
-        with self._changed:
+        with self._lock:
             records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in ids][:limit]
             for record in records:
                 again = record.envelope.redriven(place=self._stamps.next())
@@ -267,7 +305,7 @@ class MemoryEngine:
 
     def purge(self, state: State) -> int:
         """Forget every message in a state."""
-        with self._changed:
+        with self._lock:
             doomed = list(self._files[state])
             for name in doomed:
                 self._drop(state, name)
@@ -276,7 +314,7 @@ class MemoryEngine:
 
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change the settings."""
-        with self._changed:
+        with self._lock:
             self._settings = self._settings.changed(changes)
             return self._settings
 
@@ -284,7 +322,7 @@ class MemoryEngine:
 
     def look(self, state: State, *, limit: int | None) -> list[Record]:
         """List a state."""
-        with self._changed:
+        with self._lock:
             listed = sorted(self._files[state], key=names.sort_key)[:limit]
             return [self._record(state, name) for name in listed]
 
@@ -300,7 +338,7 @@ class MemoryEngine:
 
     def find(self, id: str) -> Record:
         """Look for an id."""
-        with self._changed:
+        with self._lock:
             for state in STATES:
                 for name in self._files[state]:
                     if _envelope(name).id == id:
@@ -309,25 +347,21 @@ class MemoryEngine:
 
     def read(self, record: Record) -> bytes:
         """The bytes of a message, wherever it is by now."""
-        with self._changed:
+        with self._lock:
             if record.name not in self._files[record.state]:
                 record = self.find(record.envelope.id)
             return self._files[record.state][record.name]
 
     def replace(self, record: Record, draft: Draft) -> None:
         """Put other content in its place."""
-        with self._changed:
+        with self._lock:
             if record.name not in self._files[record.state]:
                 raise MessageNotFound(record.envelope.id, "memory:// any more in that place")
-            died = self._died.get(record.name)
-            self._drop(record.state, record.name)
+            died = self._died.get(record.name, 0)
             sealed = record.envelope._replace(
                 size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext
             )
-            name = names.format_name(sealed)
-            self._files[record.state][name] = draft.data
-            if died is not None:
-                self._died[name] = died
+            self._move(record.state, record.name, record.state, names.format_name(sealed), died, draft.data)
 
     def history(self, envelope: Envelope) -> list[Attempt]:
         """The finished attempts, with their texts."""
@@ -343,7 +377,7 @@ class MemoryEngine:
 
     def stats(self) -> Stats:
         """Count."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             ready, delayed = ([_envelope(name).place for name in self._files[s]] for s in ("ready", "delayed"))
             return Stats(
@@ -361,7 +395,7 @@ class MemoryEngine:
 
     def resume(self) -> None:
         """Claims find messages."""
-        with self._changed:
+        with self._lock:
             self._paused = False
             self._ring()
 
@@ -375,7 +409,7 @@ class MemoryEngine:
 
     def put_reply(self, id: str, data: bytes) -> None:
         """Keep it, and let go of those that are too old."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             oldest = now - lifecycle.ns(self._settings.reply_ttl)
             self._replies.pop(id, None)
@@ -389,7 +423,7 @@ class MemoryEngine:
 
     def close(self) -> None:
         """End the leases that are bound to this process."""
-        with self._changed:
+        with self._lock:
             for name in [name for name in self._files["leased"] if _envelope(name).owner]:
                 step = self._failed(name, names.KILLED)
                 self._settle("leased", name, step)

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import math
 import os
+import queue
 import selectors
 import sys
 import threading
@@ -47,7 +48,7 @@ class _Thread(threading.Thread):
         self.abandoned = False
         self._crew = crew
         self._job: Job | None = None
-        self._given = threading.Semaphore(0)
+        self._given = queue.SimpleQueue[None]()  # no Semaphore: see Alarm
         self._begun = False
         self._report: Report | None = None
         self._timer: threading.Timer | None = None
@@ -58,13 +59,13 @@ class _Thread(threading.Thread):
     def give(self, job: Job | None) -> None:
         """Have it do a job; None sends it home."""
         self._job, self._begun, self._report, self._timer = job, False, None, None
-        self._given.release()
+        self._given.put(None)
 
     def run(self) -> None:
         """One job after the other."""
         pid = os.getpid()
         while True:
-            self._given.acquire()
+            self._given.get()
             job = self._job
             if job is None:
                 break

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from mailq.alarm import Alarm
 from mailq.errors import UsageError, shown
 from mailq.opening import open as open_queue
 from mailq.queue import Queue
@@ -109,7 +110,7 @@ class Worker:
         self._supervisor: Supervisor | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._ended = threading.Event()
+        self._ended = Alarm()
 
     def _all_queues(
         self, queues: QueueLike | App | Iterable[QueueLike], handler: Handler | None, dead: Mapping[str, Handler]
@@ -163,21 +164,21 @@ class Worker:
     def start(self) -> None:
         """Work in a thread of this process, until stop(). Returns when the worker is ready; raises what run does."""
         supervisor = self._begin(drain=False)
-        ready, ended = threading.Event(), threading.Event()
+        ready, ended = Alarm(), Alarm()
 
         def work() -> None:
             try:
-                self._work(supervisor, ready.set)
+                self._work(supervisor, ready.ring)
             except BaseException as error:  # noqa: BLE001 - start or stop raises it in its caller's thread
                 self._failure = error
             finally:
-                ended.set()
-                ready.set()
+                ended.ring()
+                ready.ring()
 
         self._failure, self._ended = None, ended
         self._thread = threading.Thread(target=work, name="mailq-supervisor", daemon=True)
         self._thread.start()
-        ready.wait()
+        ready.wait(threading.TIMEOUT_MAX)
         self._raise_failure()
 
     def stop(self, *, at_once: bool = False) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from beside import Beside
+from beside import ForkBeside
 from ordered import Ordered, bodies, journal_of, kill, left, opened
 
 import mailq
-from mailq.engines.maildir import forks, replay
+from mailq.engines.maildir import replay
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.remains import dead
 
@@ -96,9 +96,11 @@ def test_two_who_look_at_a_time_both_see_that_a_producer_is_dead(path: Path) -> 
     queue = opened(path)
     name = lose(queue, b"lost")
     disk = Ordered()
-    with dead(disk, str(path / "journal" / name)) as one, dead(disk, str(path / "journal" / name)) as other:
-        assert one is not None
-        assert other is not None
+    one, other = (dead(disk, str(path / "journal" / name)) for _ in range(2))
+    assert one is not None
+    assert other is not None
+    one.close()
+    other.close()
     assert bodies(mailq.open(path)) == [b"lost"]
 
 
@@ -269,7 +271,7 @@ class Forking(Ordered):
         super().__init__()
         self.pid, self._reader, self._writer = 0, *os.pipe()
         self._call = call
-        self.beside = Beside(self._fork)
+        self.beside = ForkBeside(self._fork)
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
         fd = super().open(path, flags, mode)
@@ -306,9 +308,7 @@ def test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next(
     queue = opened(path)
     lose(queue, b"lost")
     disk = Forking(call)
-    with monkeypatch.context() as forking:
-        forking.setattr(forks, "_turn", disk.beside.lock)
-        MaildirEngine(str(path), disk=disk)
+    MaildirEngine(str(path), disk=disk)
     assert len(left(path)) == 1
     try:
         mailq.open(path)

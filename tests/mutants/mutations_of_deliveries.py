@@ -194,13 +194,13 @@ FENCES: Final = (
     Mutant(
         "an owner is seen before it is locked",
         _OWNERS,
-        """            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
             self._disk.rename(temporary, f"{self._layout.owners}/{token}")
 """,
         """            self._disk.rename(temporary, f"{self._layout.owners}/{token}")
             sweep(self._layout, self._disk)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 """,
         (f"{_DEATH}test_the_death_of_one_consumer_leaves_its_neighbours_leases_alone",),
     ),
@@ -283,8 +283,8 @@ DELIVERIES: Final = (
     Mutant(
         "a claim that is interrupted keeps the message",
         _ENGINE,
-        "        except BaseException:  # an interrupt too: nobody will have the receipt\n",
-        "        except ZeroDivisionError:\n",
+        "        except BaseException as error:  # an interrupt too, also right after",
+        "        except ZeroDivisionError as error:  # right after",
         (f"{_HARDNESS}test_a_claimed_message_that_cannot_be_read_now_is_ready_again_at_once",),
     ),
     Mutant(

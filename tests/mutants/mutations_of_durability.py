@@ -20,7 +20,7 @@ DURABILITY: Final = (
     Mutant(
         "the directory of a push is not synced",
         _STORE,
-        "                directory.sync()\n",
+        "                one.sync()\n",
         "                pass\n",
         (f"{_STATES}[push]",),
     ),
@@ -90,9 +90,9 @@ DURABILITY: Final = (
     Mutant(
         "an edit unlinks before it renames",
         _ADMIN,
-        "                store.stand_in(temporary, hold)\n",
-        """                store.disk.unlink(hold)
-                store.disk.rename(temporary, hold)
+        "        store.stand_in(temporary, hold)\n",
+        """        store.disk.unlink(hold)
+        store.disk.rename(temporary, hold)
 """,
         (f"{_STATES}[edit]",),
     ),
@@ -179,15 +179,15 @@ DURABILITY: Final = (
     Mutant(
         "a redrive is not synced",
         _ADMIN,
-        "        with _synced(store, store.layout.new):\n",
-        "        with contextlib.nullcontext():\n",
+        "        return _synced(store, store.layout.new, lambda: _redrive(store, ids, limit))\n",
+        "        return _redrive(store, ids, limit)\n",
         (f"{_STATES}[redrive]",),
     ),
     Mutant(
         "an edit is not synced",
         _ADMIN,
-        "        with _synced(store, place):\n",
-        "        with contextlib.nullcontext():\n",
+        "        _synced(store, place, lambda: ",
+        "        (lambda exchange: exchange())(lambda: ",
         ("tests/hand/test_remaking.py::test_what_came_to_a_directory_that_was_exchanged_meanwhile_is_synced",),
     ),
     Mutant(

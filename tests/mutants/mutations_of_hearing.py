@@ -66,11 +66,11 @@ HEARING: Final = (
         (f"{_HEARING}test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found",),
     ),
     Mutant(
-        "who waits and leaves has nobody listen in his place",
+        "a thread that waits does not listen to the kernel while another does",
         "mailq/engines/maildir/waking.py",
-        "        self._rung.notify_all()  # somebody else who waits must listen now\n",
-        "",
-        (f"{_HEARING}test_when_the_thread_that_listens_gives_up_another_does",),
+        "        alarm = Alarm() if watch is None else watch.alarm()\n",
+        "        alarm = Alarm() if watch is None or self._waiting else watch.alarm()\n",
+        (f"{_HEARING}test_when_one_thread_gives_up_waiting_another_hears_all_the_same",),
     ),
     Mutant(
         "a queue that was closed believes in what stood in line before",

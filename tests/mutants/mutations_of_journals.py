@@ -26,8 +26,8 @@ JOURNALS: Final = (
     Mutant(
         "a journal's mark vouches for names that are not there yet",
         _STORE,
-        "        yield\n        if not journal.settle():\n            self.journal.leave()\n",
-        "        journal.settle()\n        yield\n",
+        "                rename()\n                if not journal.settle():\n                    self.journal.leave()\n",
+        "                journal.settle()\n                rename()\n",
         (f"{_STATES}[push]",),
     ),
     Mutant(
@@ -144,15 +144,15 @@ JOURNALS: Final = (
     ),
     Mutant(
         "a child that is forked while a replay takes its locks keeps them",
-        _REMAINS,
-        "        with forks.held_off():  # a child that is forked before",
+        "mailq/engines/maildir/locks.py",
+        "        with forks.no_fork:  # a child that is forked before",
         "        if disk:  # a child that is forked before",
         (f"{_WHOSE}test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next",),
     ),
     Mutant(
         "a forked child keeps the locks of a replay",
-        _REMAINS,
-        "    def after_fork(self) -> None:\n        self._close()\n",
+        "mailq/engines/maildir/locks.py",
+        "    after_fork = close\n",
         "    def after_fork(self) -> None:\n        pass\n",
         (f"{_WHOSE}test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next",),
     ),

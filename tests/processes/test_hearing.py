@@ -190,23 +190,52 @@ def test_who_is_interrupted_in_hearing_has_missed_some(tmp_path: Path) -> None:
     watch.stop()
 
 
-def test_a_watch_that_is_stopped_ends_every_wait_and_hears_nothing_more(
+def test_a_watch_that_is_stopped_hears_nothing_more_and_is_closed_when_nobody_waits(
     tmp_path: Path, watch: arrivals.Watch, listener: Listener
 ) -> None:
     before = len(os.listdir("/proc/self/fd"))
     watch.start()
-    waiting = threading.Thread(target=watch.wait, args=(60.0,))
-    waiting.start()
+    alarm = watch.alarm()
+    waiting = threading.Thread(target=alarm.wait, args=(60.0,))
     (tmp_path / "watched" / "x").touch()
     wait_until(lambda: listener.told == ["x"], "it is heard in the background")
+    waiting.start()
     watch.stop()
     watch.stop()
+    assert not watch.hear()
+    alarm.ring()
     waiting.join(30)
     assert not waiting.is_alive()
-    assert not watch.hear()
-    watch.wake()
-    watch.wait(60.0)
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before - 2, "its descriptors are closed")
+    del alarm, waiting
+    watch.alarm().wait(0.0)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before - 1, "its descriptors are closed")
+
+
+def test_a_watch_that_is_let_go_of_ends_its_thread(tmp_path: Path, listener: Listener) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    watch.start()
+    (tmp_path / "x").touch()
+    wait_until(lambda: listener.told == ["x"], "it is heard in the background")
+    del watch
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "its descriptors are closed")
+
+
+def test_a_queue_that_is_closed_ends_the_waits_of_other_threads(queue: mailq.Queue) -> None:
+    engine = queue._engine
+    assert isinstance(engine, MaildirEngine)
+    queue.pop(wait=0.01)
+
+    def wait() -> None:
+        engine._waking.looks()
+        engine._waking.wait(3600.0)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_until(lambda: bool(engine._waking._waiting), "it waits")
+    queue.close()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 # What a consumer does with it
@@ -324,6 +353,7 @@ def test_a_consumer_that_missed_some_lists(told: mailq.Queue, monkeypatch: pytes
     assert isinstance(engine, MaildirEngine)
     watch = engine._waking._watch
     assert isinstance(watch, arrivals._Inotify)
+    assert watch._inotify is not None
     watch._inotify.read()
     watch._inotify.missed = True
     assert [delivery.body for delivery in told.pop_many(2)] == [1, 2]
@@ -426,8 +456,8 @@ def push_each(pipe: Connection, path: str) -> None:
         queue.push(number)
 
 
-def test_threads_that_wait_take_turns_in_listening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them hears for all; when it has what it waited for, another must."""
+def test_threads_that_wait_have_each_message_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever hears of one first, it is delivered once, and the others wait on."""
     monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
     queue = mailq.open(path, durability="process-crash", reap_interval=3600)
     taken: list[tuple[int, int]] = []
@@ -458,7 +488,9 @@ def test_threads_that_wait_take_turns_in_listening(path: Path, monkeypatch: pyte
     assert sorted(number for _, number in taken) == list(range(-3, 50))
 
 
-def test_when_the_thread_that_listens_gives_up_another_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_one_thread_gives_up_waiting_another_hears_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
     queue = mailq.open(path, reap_interval=3600)
     engine = queue._engine
@@ -468,9 +500,9 @@ def test_when_the_thread_that_listens_gives_up_another_does(path: Path, monkeypa
     first = threading.Thread(target=queue.pop, kwargs={"wait": 1.0})
     second = threading.Thread(target=lambda: taken.append(queue.pop(wait=60)))
     first.start()
-    wait_until(lambda: engine._waking._is_listening, "the first listens")
+    wait_until(lambda: len(engine._waking._waiting) == 1, "the first waits")
     second.start()
-    wait_until(lambda: bool(engine._waking._rung._waiters), "the second waits for the first")  # type: ignore[attr-defined]
+    wait_until(lambda: len(engine._waking._waiting) == 2, "the second waits, too")
     first.join(30)
     with Child(push_each, str(path)) as producer:
         producer.say("x")

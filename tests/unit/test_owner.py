@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from beside import Beside
+from beside import Beside, ForkBeside
 
 import mailq
 from mailq.engines.disk import Disk
-from mailq.engines.maildir import forks, owners
+from mailq.engines.maildir import owners
 from mailq.engines.maildir.layout import Layout
 from mailq.engines.maildir.owners import Owner
 
@@ -109,7 +109,7 @@ def test_two_threads_that_let_go_of_a_lock_close_it_once(queue: mailq.Queue, pat
     class Slow(Owner):
         def __getattribute__(self, name: str) -> object:
             found = super().__getattribute__(name)
-            if name == "_fd" and beside:
+            if name == "_file" and beside:
                 beside.pop().begin()
             return found
 
@@ -169,8 +169,7 @@ def test_a_child_that_another_thread_forks_while_a_process_becomes_an_owner_has_
             os._exit(0)
         children.append(child)
 
-    beside = Beside(fork)
-    monkeypatch.setattr(forks, "_turn", beside.lock, raising=False)
+    beside = ForkBeside(fork)
     owner = owner_of(path, Forking(call, beside))
     with here, there:
         token = owner.token()

@@ -18,13 +18,11 @@ from mailq.engines.maildir.waking import Waking
 class Made:
     """A watch that hears nothing."""
 
-    in_background = False
-
     def __init__(self) -> None:
         self.is_stopped = False
 
     def start(self) -> None:
-        self.in_background = True
+        """There is nothing to hear."""
 
     def stop(self) -> None:
         self.is_stopped = True
@@ -69,7 +67,7 @@ def test_two_threads_that_begin_to_listen_make_one_watch(queue: mailq.Queue, pat
     waking = Looking([str(path / "new")], line)
     firsts: list[bool] = []
     other = Beside(lambda: firsts.append(waking.watch()))
-    waking._rung = other.lock  # type: ignore[assignment]
+    waking._lock = other.lock  # type: ignore[assignment]
     waking.beside = other
     firsts.append(waking.watch())
     other.end()
@@ -97,7 +95,7 @@ def test_a_queue_that_is_closed_while_another_thread_begins_to_listen_stops_its_
     line = line_of(queue)
     waking = Setting([str(path / "new")], line)
     other = waking.beside = Beside(waking.close)
-    waking._rung = other.lock  # type: ignore[assignment]
+    waking._lock = other.lock  # type: ignore[assignment]
     assert waking.watch()
     other.end()
     assert made[0].is_stopped

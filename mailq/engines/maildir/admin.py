@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from mailq import lifecycle, names, telemetry
 from mailq.engine import Record, Stats
@@ -18,12 +18,14 @@ from mailq.errors import MessageNotFound, StorageError
 from mailq.message import STATES, checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mailq.engines.maildir.store import Store
     from mailq.message import Draft, State
     from mailq.names import Envelope
 
+
+_T = TypeVar("_T")
 
 _EDIT_LEASE: Final = 60.0
 """The least lease of a message that is being edited, in seconds: it takes milliseconds."""
@@ -152,19 +154,7 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
         written = os.lstat(temporary)
         if store.durable:
             store.disk.sync_file(record.name)  # without its checksum no journal can mend it
-        with _synced(store, place):
-            store.move(record.name, hold, unique=True)
-            back = f"{place}/{names.format_name(sealed)}"
-            try:
-                store.stand_in(temporary, hold)
-            except BaseException:
-                # It may have been carried out: NFS tells otherwise, or an interrupt came right after it. Under
-                # the old name the new content would count as torn.
-                if os.path.lexists(temporary) and not _is_still(written, hold):
-                    back = record.name
-                raise
-            finally:
-                store.disk.rename(hold, back)
+        _synced(store, place, lambda: _exchange(store, record, sealed, hold, temporary, written))
     except FileNotFoundError:
         raise MessageNotFound(record.envelope.id, f"{store.layout.root} any more in that place") from None
     except OSError as error:
@@ -174,15 +164,34 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
             store.disk.unlink(temporary)
 
 
+def _exchange(
+    store: Store, record: Record, sealed: Envelope, hold: str, temporary: str, written: os.stat_result
+) -> None:
+    """Hold the message, exchange the new content for it, and put it back."""
+    back = f"{os.path.dirname(record.name)}/{names.format_name(sealed)}"
+    try:
+        store.move(record.name, hold, unique=True)
+        store.stand_in(temporary, hold)
+        store.disk.rename(hold, back)
+    except BaseException:
+        # Each may have been carried out: NFS tells otherwise, or an interrupt came right after it. Under
+        # the old name the new content would count as torn.
+        if os.path.lexists(temporary) and not _is_still(written, hold):
+            back = record.name
+        with contextlib.suppress(OSError):
+            store.disk.rename(hold, back)
+        raise
+
+
 def _is_still(seen: os.stat_result, path: str) -> bool:
     """Whether the file that was seen has this name now."""
     status = layouts.status_of(path)
     return status is not None and os.path.samestat(status, seen)
 
 
-def _synced(store: Store, directory: str) -> contextlib.AbstractContextManager[None]:
-    """Have what is renamed into a directory meanwhile on disk at the end, if the queue promises that."""
-    return store.synced([directory]) if store.durable else contextlib.nullcontext()
+def _synced(store: Store, directory: str, rename: Callable[[], _T]) -> _T:
+    """Have what ``rename()`` renames into a directory on disk at the end, if the queue promises that."""
+    return store.synced([directory], rename) if store.durable else rename()
 
 
 def stats(store: Store) -> Stats:
@@ -254,8 +263,7 @@ def _first_dead(store: Store, ids: set[str] | None, limit: int | None) -> Iterat
 def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
     """Rename the dead back into ``new/``, first in line first."""
     try:
-        with _synced(store, store.layout.new):
-            return _redrive(store, ids, limit)
+        return _synced(store, store.layout.new, lambda: _redrive(store, ids, limit))
     except StorageError:
         raise
     except OSError as error:

@@ -7,6 +7,7 @@ also looks from time to time.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import math
 import os
@@ -16,12 +17,14 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from mailq.alarm import Alarm
 from mailq.engines import mounts
 from mailq.engines.inotify import CREATE, MOVED_TO, Event, Inotify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_CLOSED: Final = -1
 _MS: Final = 1000
 
 
@@ -39,21 +42,19 @@ class Listener(Protocol):
 
 
 class Watch(Protocol):
-    """A running watch. It tells of arrivals in the thread that hears or, ``in_background``, in one of its own."""
+    """A running watch. It tells of arrivals in the thread that hears or, after ``start``, in one of its own.
 
-    in_background: bool
+    It is stopped, too, when nobody refers to it any more.
+    """
 
     def hear(self) -> bool:
         """Tell of everything that has come. False if that may not be all: then only a listing knows."""
 
-    def wait(self, timeout: float) -> None:
-        """Wait until there is something to hear, or ``wake`` or ``stop`` is called. For one thread at a time."""
+    def alarm(self) -> Alarm:
+        """For the wait of one thread. It rings by itself as soon as there is something to hear."""
 
-    def wake(self) -> None:
-        """End the wait, or the next one."""
-
-    def calm(self) -> None:
-        """Take back a ``wake``."""
+    def keep(self, alarm: Alarm) -> None:
+        """Take back an alarm that nobody waits for any more."""
 
     def start(self) -> None:
         """From now on tell of arrivals in the background."""
@@ -78,38 +79,60 @@ def watch(directories: Sequence[str], listener: Listener) -> Watch | None:
         return None
 
 
+class _Alarm(Alarm):
+    """One that the kernel rings, too. It keeps open what it waits for, also when the watch is stopped meanwhile."""
+
+    _fd = _CLOSED
+
+    def __init__(self, inotify: Inotify) -> None:
+        self._inotify = inotify
+        (self._fd,) = map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,))  # as in Disk.open
+
+    def ring(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def wait(self, timeout: float | None) -> None:
+        poll = select.poll()
+        poll.register(self._inotify, select.POLLIN)
+        poll.register(self._fd, select.POLLIN)
+        for fd, _ in poll.poll(None if timeout is None else math.ceil(timeout * _MS)):
+            if fd == self._fd:
+                os.eventfd_read(fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
+            os.close(fd)
+
+    __del__ = close
+
+
 class _Inotify:
-    """The kernel's word, heard by whoever waits or is about to list: to have a thread of its own hear it takes longer."""
+    """The kernel's word, heard by every thread that waits or is about to list: to have a thread of its own hear it takes longer."""
 
     def __init__(self, directories: Sequence[str], listener: Listener) -> None:
+        self._idle: list[Alarm] = []
+        self._in_background: list[Alarm] = []
         self._listener = weakref.ref(listener)
-        self.in_background = False
-        self._is_all_here = mounts.is_all_here(directories[0])
-        self._inotify = Inotify(MOVED_TO | CREATE, directories)
-        try:
-            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except BaseException:
-            self._inotify.close()
-            raise
-        # Reentrant, both: a signal handler may use the queue in the midst of its own thread's use.
+        # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._hearing = threading.RLock()
         self._is_hearing = False
-        # Held while the descriptors are used: their numbers may be another file's a moment after they are closed.
-        self._lock = threading.RLock()
-        self._waits = 0
-        self._is_stopped = False
+        self._is_all_here = mounts.is_all_here(directories[0])
+        self._inotify: Inotify | None = Inotify(MOVED_TO | CREATE, directories)
 
     def hear(self) -> bool:
         listener = self._listener()
         if listener is None:
             return False
         with self._hearing:  # one after the other: arrivals are told of in their order
+            inotify = self._inotify
             # A signal handler, in the midst of this: what is read and not told of yet it must find by itself.
-            if self._is_hearing or self._is_stopped:
+            if self._is_hearing or inotify is None:
                 return False
             try:
                 self._is_hearing = True
-                came, missed = self._read()
+                came, missed = inotify.read(), inotify.missed
+                inotify.missed = False
                 if came:
                     listener.arrived(came)
                 if missed:
@@ -123,76 +146,54 @@ class _Inotify:
             listener.ring()
         return self._is_all_here and not missed
 
-    def _read(self) -> tuple[Sequence[Event], bool]:
-        """What came, and whether that may not be all."""
-        with self._lock:
-            if self._is_stopped:
-                return (), True
-            came, missed = self._inotify.read(), self._inotify.missed
-            self._inotify.missed = False
-            return came, missed
-
-    def wait(self, timeout: float | None) -> None:
-        poll = select.poll()
-        with self._lock:
-            if self._is_stopped:
-                return
-            poll.register(self._inotify, select.POLLIN)
-            poll.register(self._bell, select.POLLIN)
-            self._waits += 1
+    def alarm(self) -> Alarm:
         try:
-            poll.poll(None if timeout is None else math.ceil(timeout * _MS))
-        finally:
-            with self._lock:
-                self._waits -= 1
-                self._close_if_left()
+            return self._idle.pop()
+        except IndexError:
+            inotify = self._inotify
+            return Alarm() if inotify is None else _Alarm(inotify)
 
-    def wake(self) -> None:
-        with self._lock:
-            if not self._is_stopped:
-                os.eventfd_write(self._bell, 1)
-
-    def calm(self) -> None:
-        with self._lock:
-            if not self._is_stopped:  # then it rings for ever, for all who wait
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
+    def keep(self, alarm: Alarm) -> None:
+        self._idle.append(alarm)
 
     def start(self) -> None:
-        self.in_background = True
-        threading.Thread(target=self._hear_for_ever, name="mailq-arrivals", daemon=True).start()
-
-    def _hear_for_ever(self) -> None:
-        while not self._is_stopped:
-            self.wait(None)
-            self.hear()
+        inotify = self._inotify
+        if inotify is not None and not self._in_background:
+            alarm, watching = _Alarm(inotify), weakref.ref(self)
+            self._in_background = [alarm]
+            # Not a Thread, whose start waits for an Event: see Alarm.
+            _thread.start_new_thread(_hear_for_ever, (watching, alarm))
 
     def stop(self) -> None:
-        with self._lock:
-            if not self._is_stopped:
-                os.eventfd_write(self._bell, 1)
-                self._is_stopped = True
-                self._close_if_left()
+        self._inotify = None
+        while self._idle:
+            self._idle.pop().close()
+        for alarm in self._in_background:
+            alarm.ring()
+        self._in_background = []
 
-    def _close_if_left(self) -> None:
-        if self._is_stopped and self._waits == 0:
-            self._close()
-
-    def _close(self) -> None:
-        self._inotify.close()
-        os.close(self._bell)
+    __del__ = stop
 
     def after_fork(self) -> None:
-        if not self._is_stopped:
-            self._is_stopped = True
-            self._waits += 1  # who waits, and forked in a signal handler, must not close them once more
-            self._close()
+        if self._inotify is not None:
+            self._inotify.close()
+        for alarm in self._in_background:
+            alarm.close()
+        self._inotify, self._idle, self._in_background = None, [], []
+
+
+def _hear_for_ever(watching: weakref.ref[_Inotify], alarm: _Alarm) -> None:
+    """Hear in a thread of its own, as long as the watch is not stopped, or let go of."""
+    while (watch := watching()) is not None and watch._inotify is not None:  # noqa: SLF001 - its own thread
+        watch.hear()
+        del watch  # or it would not be let go of as long as nothing comes
+        alarm.wait(None)
 
 
 class _Portable:
     """watchdog's observer for other systems, which tells in a thread of its own, a little later."""
 
-    in_background = True
+    _observer: Any = None
 
     def __init__(self, directories: Sequence[str], listener: Listener) -> None:
         from watchdog.events import FileCreatedEvent, FileMovedEvent, FileSystemEventHandler  # noqa: PLC0415 - slow
@@ -215,22 +216,23 @@ class _Portable:
     def hear(self) -> bool:
         return False
 
-    def wait(self, timeout: float) -> None:
-        """Not called: it is in the background."""
+    def alarm(self) -> Alarm:
+        return Alarm()
 
-    def wake(self) -> None:
-        """Nobody waits."""
-
-    def calm(self) -> None:
-        """Nobody was woken."""
+    def keep(self, alarm: Alarm) -> None:
+        """The next one is as good."""
 
     def start(self) -> None:
         """It does so from the beginning."""
 
     def stop(self) -> None:
+        if self._observer is None:
+            return
         self._observer.stop()
         with contextlib.suppress(RuntimeError):  # its own thread cannot wait for itself
             self._observer.join()
+
+    __del__ = stop
 
     def after_fork(self) -> None:
         """Its threads did not come along."""

@@ -158,42 +158,48 @@ class MaildirEngine:
             until = lifecycle.lease_end(envelope, settings, now=now, lease=lease)
             owner = "" if detached else self._owner.token()
             claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims) & 0xFFFFFF:06x}")
-            receipt = names.format_name(claimed)
-            held = f"{self._layout.cur}/{receipt}"
             # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
             if mtime > until:
                 self._store.take_back(path, until)
-            self._store.move(path, held, unique=True)
-            return Claim(receipt, claimed, self._read(held, claimed, until), until)
+            return self._hold(path, claimed, until, buried)
         except FileNotFoundError:
             return None
-        except Unfit as verdict:
-            step = lifecycle.Step("dead", claimed.buried(verdict.why))
-            with contextlib.suppress(FileNotFoundError):
+
+    def _hold(self, path: str, claimed: Envelope, until: int, buried: list[str]) -> Claim | None:
+        receipt = names.format_name(claimed)
+        held = f"{self._layout.cur}/{receipt}"
+        is_unfit = False
+        try:
+            self._store.move(path, held, unique=True)
+            try:
+                return Claim(receipt, claimed, self._read(held, claimed, until), until)
+            except Unfit as verdict:
+                is_unfit = True
+                step = lifecycle.Step("dead", claimed.buried(verdict.why))
                 self._store.settle(held, step, error=verdict.text, attempt=0, buried=buried)
-            return None
+                return None
+        except FileNotFoundError:
+            raise
+        except BaseException as error:  # an interrupt too, also right after the rename: nobody will have the receipt
+            if not (is_unfit and isinstance(error, StorageError)):  # what cannot be buried now, cannot be at once
+                with contextlib.suppress(OSError, MailqError):
+                    self._store.settle(held, lifecycle.released(claimed, now=self._clock(), delay=0))
+            raise
 
     def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
         try:
-            try:
-                return self._store.read(held, claimed, until=until)
-            except Unfit as verdict:
-                if verdict.why != "torn":
-                    raise
-            is_done = self._mending.is_done()  # it may be whole in a journal
-            try:
-                return self._store.read(held, claimed, until=until)
-            except Unfit as verdict:
-                if is_done or verdict.why != "torn":
-                    raise
-                why = "it is torn, and may be whole in a journal that cannot be replayed yet"
-                raise StorageError("read the message", OSError(errno.EBUSY, why, held)) from None
-        except (Unfit, FileNotFoundError):
-            raise
-        except BaseException:  # an interrupt too: nobody will have the receipt
-            with contextlib.suppress(OSError, MailqError):
-                self._store.settle(held, lifecycle.released(claimed, now=self._clock(), delay=0))
-            raise
+            return self._store.read(held, claimed, until=until)
+        except Unfit as verdict:
+            if verdict.why != "torn":
+                raise
+        is_done = self._mending.is_done()  # it may be whole in a journal
+        try:
+            return self._store.read(held, claimed, until=until)
+        except Unfit as verdict:
+            if is_done or verdict.why != "torn":
+                raise
+            why = "it is torn, and may be whole in a journal that cannot be replayed yet"
+            raise StorageError("read the message", OSError(errno.EBUSY, why, held)) from None
 
     def wait(self, timeout: float) -> None:
         """Wait for word of an arrival, the next due time, the next reaping, or the next look."""
@@ -366,8 +372,7 @@ class MaildirEngine:
         if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
             changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
             sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
-        with layout.settings_lock(self._layout, self._disk):
-            self._store.use(layout.save(self._layout, self._disk, changes))
+        self._store.use(layout.change(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
         self._next_tending = self._next_look = 0  # the interval may be shorter now

@@ -6,14 +6,10 @@ back: registering each queue would leak a little with every one that is opened.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Final, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Final, Protocol
 
 
 class _Forkable(Protocol):
@@ -21,38 +17,28 @@ class _Forkable(Protocol):
 
 
 _alive: Final[weakref.WeakSet[_Forkable]] = weakref.WeakSet()
-_turn: Final = threading.RLock()
+
+no_fork: Final = threading.RLock()
+"""``with no_fork:`` no other thread forks: between the opening of a file and its being known to ``after_fork``.
+
+Keep it short: any thread that wants to fork waits. One that forks in a signal handler, in the midst
+of its own block, does not: it would wait for itself.
+"""
 
 
 def follow(thing: _Forkable) -> None:
-    """Have ``thing.after_fork()`` called in every forked child, as long as somebody holds it."""
+    """Have ``thing.after_fork()`` called in every forked child, as long as somebody holds it. It may be called twice."""
     _alive.add(thing)
 
 
-@contextlib.contextmanager
-def held_off() -> Iterator[None]:
-    """Have no other thread fork in this block: between the opening of a file and its being known to ``after_fork``.
-
-    Keep it short: whoever wants to fork waits. Who forks in a signal handler, in the midst
-    of his own block, does not: he would wait for himself.
-    """
-    with _turn:
-        yield
-
-
-def _before() -> None:
-    _turn.acquire()
-
-
-def _in_parent() -> None:
-    _turn.release()
-
-
 def _in_child() -> None:
-    _turn.release()  # its own: whoever forks has it, and no other thread came along
     for thing in list(_alive):
         thing.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    # The lock's own methods: an exception from outside could arrive in a function of ours before that lets go of the lock.
+    os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+    # Twice: an exception that was on its way before the fork arrives in the first, and goes no further.
+    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_in_child)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final
 
 from mailq.engines.disk import can_syncfs
 
 if TYPE_CHECKING:
     from mailq.engines.disk import Disk
+
+_CLOSED: Final = -1
 
 
 class Held:
@@ -19,6 +21,8 @@ class Held:
     where one may write and not read, it cannot be opened: then the whole file system
     is synced, by way of the marker.
     """
+
+    _fd = _CLOSED
 
     def __init__(self, disk: Disk, path: str, marker: str) -> None:
         self._disk = disk
@@ -40,8 +44,13 @@ class Held:
                 return
         self._disk.syncfs(self._fd)
 
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> None:
+        """Let go of it. Closing it once more does nothing."""
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
+            try:
+                self._disk.close(fd)
+            except OSError:  # nothing was written through it
+                pass
 
-    def __exit__(self, *error: object) -> None:
-        self._disk.drop(self._fd)
+    __del__ = close  # an exception from outside may come before anybody else could

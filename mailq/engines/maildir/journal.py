@@ -21,7 +21,7 @@ import mmap
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from mailq import names
 from mailq.engines.disk import can_syncfs
@@ -35,7 +35,7 @@ except ImportError:  # Windows: no journals there
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.layout import Layout
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from mailq.message import State
     from mailq.names import Envelope
     from mailq.settings import Settings
+
+_T = TypeVar("_T")
 
 SIZE: Final = 4 << 20
 """Bytes of a journal; when they are used up, everything is synced and it begins anew."""
@@ -117,24 +119,29 @@ class Journal:
         self._end: weakref.finalize[..., Journal] | None = None
         forks.follow(self)
 
-    @contextlib.contextmanager
-    def turn(self, messages: Sequence[Placed], settings: Settings) -> Iterator[File | None]:
-        """The journal, for a push of these messages and nobody else's until the end of the block; None if without."""
-        need = sum(len(message.data) + _LONGEST for message in messages)
-        with contextlib.ExitStack() as turn:
-            file = None
-            if self._is_possible is not False and need <= SIZE // 4:
-                turn.enter_context(self._desk.lock)
-                if not (self._desk.is_taken or self._desk.is_over):
-                    turn.callback(self._give_back)
-                    self._desk.is_taken = True
-                    file = self._ready(need, settings)
-                if file is None:
-                    turn.close()  # whoever pushes without it need not wait for others
-            yield file
+    def use(self, messages: Sequence[Placed], settings: Settings, store: Callable[[File | None], _T]) -> _T:
+        """Call ``store`` with the journal, which no other push uses meanwhile; with None if this push goes without.
 
-    def _give_back(self) -> None:
-        self._desk.is_taken = False
+        A push that waits for the lock may be told to end at any moment. It must not take the lock with it.
+        """
+        desk, lock, held = self._desk, self._desk.lock, list[bool]()
+        need = sum(len(message.data) + _LONGEST for message in messages)
+        if self._is_possible is not False and need <= SIZE // 4:
+            try:
+                # Called by C, which writes down at once that it has the lock. Not ``with lock:``, for CPython 3.14
+                # lets an exception in between the taking of the lock and the block.
+                held.extend(map(lock.acquire, (True,)))
+                if not (desk.is_taken or desk.is_over):
+                    try:
+                        desk.is_taken = True
+                        if (file := self._ready(need, settings)) is not None:
+                            return store(file)
+                    finally:
+                        desk.is_taken = False
+            finally:
+                if held:
+                    lock.release()
+        return store(None)
 
     def _ready(self, need: int, settings: Settings) -> File | None:
         self._pushes += 1
@@ -185,20 +192,21 @@ class Journal:
 class File:
     """One journal on disk, locked while its producer lives."""
 
+    _fd = _direct = _CLOSED
+
     def __init__(self, layout: Layout, disk: Disk, settings: Settings) -> None:
         self._disk = disk
         self._number = self._offset = 0
         self._is_sound = True
-        self._fd = self._direct = _CLOSED
         self._token, mode = os.urandom(4).hex(), int(settings.file_mode, 8)
         _make_directory(layout, disk, settings)
         self._path = f"{layout.journal}/{self._token}"
         self._mark = f"{self._path}{MARK}"
         temporary = f"{layout.tmp}/.journal.{self._token}"
-        with forks.held_off():  # a child that another thread forks must know what to close
-            self._fd = disk.create(temporary, os.O_RDWR, mode)
-            forks.follow(self)
         try:
+            with forks.no_fork:  # a child that another thread forks must know what to close
+                self._fd = disk.create(temporary, os.O_RDWR, mode)
+                forks.follow(self)
             # Locked before it can be seen: whoever met it unlocked would replay it.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             disk.write_in_place(self._fd)
@@ -319,13 +327,23 @@ class File:
 
     def drop(self) -> None:
         """Let go of it, without a trace on disk."""
-        fds, self._fd, self._direct = (self._fd, self._direct), _CLOSED, _CLOSED
-        for fd in fds:
-            if fd != _CLOSED:
-                self._disk.drop(fd)
+        # The one with the lock last: as long as somebody has that, nobody replays it.
+        fd, self._direct = self._direct, _CLOSED
+        if fd != _CLOSED:
+            self._disk.drop(fd)
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
+            try:
+                self._disk.close(fd)
+            except OSError:  # what was to last was synced before
+                pass
 
     def after_fork(self) -> None:
         """Leave it to the parent: a child's copy of its lock would keep it from being replayed."""
+        self.drop()
+
+    def __del__(self) -> None:
+        """Whoever was interrupted before he could keep it leaves it to be replayed."""
         self.drop()
 
 

@@ -57,6 +57,13 @@ class Later:
             self._list(store)
         if self._window.first() is None:
             return []
+        try:
+            return self._promote(store)
+        except BaseException:  # interrupted: what was taken must be found again
+            self._window.clear()
+            raise
+
+    def _promote(self, store: Store) -> list[str]:
         now = f"9{names.format_time(store.clock())}~"
         promoted = []
         while (key := self._window.take(now)) is not None:

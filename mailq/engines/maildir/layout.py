@@ -230,7 +230,25 @@ def check(layout: Layout, disk: Disk, settings: Settings) -> None:
         raise QueueNotFound(layout.root, f"{apart} are on different file systems", "a queue must be on one")
 
 
-def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
+def change(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
+    """Change settings in the marker, one change at a time: two that read the same file would lose one of them."""
+    from filelock import Timeout  # noqa: PLC0415 - slow to load, and seldom wanted
+
+    lock = file_lock(disk, f"{layout.root}/.settings.lock", 0o600, fallback_to_soft=True)
+    try:
+        try:
+            lock.acquire(timeout=10)
+        except Timeout as error:
+            busy = OSError(errno.EBUSY, "another process is changing them")
+            raise StorageError("change the settings", busy) from error
+        except OSError as error:  # a directory or a link is in the place of the lock, or it is another user's
+            raise StorageError("change the settings", error) from error
+        return _save(layout, disk, changes)
+    finally:
+        lock.release()  # does nothing if we have not got it
+
+
+def _save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     """Change settings in the marker, durably, leaving a person's comments as they are."""
     before = read_marker(layout, disk)
     text = edit(before, parse(before, layout.marker), changes)
@@ -249,30 +267,12 @@ def save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     return changed
 
 
-@contextlib.contextmanager
-def settings_lock(layout: Layout, disk: Disk) -> Iterator[None]:
-    """One change of the settings at a time: two that read the same file would lose one of them."""
-    from filelock import Timeout  # noqa: PLC0415 - slow to load, and seldom wanted
-
-    try:
-        lock = file_lock(disk, f"{layout.root}/.settings.lock", 0o600, fallback_to_soft=True)
-        lock.acquire(timeout=10)
-    except Timeout as error:
-        raise StorageError("change the settings", OSError(errno.EBUSY, "another process is changing them")) from error
-    except OSError as error:  # a directory or a link is in the place of the lock, or it is another user's
-        raise StorageError("change the settings", error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def file_lock(disk: Disk, path: str, mode: int, *, fallback_to_soft: bool = False) -> FileLock:
-    """A lock on a file of the queue's, which is made if it is missing. Raises OSError if it cannot be."""
+    """A lock on a file of the queue's, which is made if it is missing; to acquire it raises OSError if it cannot be."""
     from filelock import FileLock  # noqa: PLC0415 - slow to load, and a producer never needs it
 
     if disk.gives_to is not None:  # what the lock makes by itself belongs to this process
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(OSError):  # it is there, or what is in its place is in the lock's way too
             disk.drop(disk.create(path, os.O_WRONLY, mode))
     return FileLock(path, mode=mode, thread_local=False, fallback_to_soft=fallback_to_soft)
 

@@ -22,6 +22,7 @@ from mailq.engine import Owner as OwnerRecord
 from mailq.engines import mounts
 from mailq.engines.maildir import forks
 from mailq.engines.maildir.layout import entries, log, read_small
+from mailq.engines.maildir.locks import LockFile
 from mailq.message import checksum, is_instant
 from mailq.names import is_id, is_token
 
@@ -51,8 +52,7 @@ class Owner:
         self._mode = mode
         self._layout = layout
         self._disk = disk
-        self._fd: int | None = None
-        self._entering: set[int] = set()
+        self._file: LockFile | None = None
         self._token = ""
         self._complained = False
         self._identity: dict[str, Any] = {}
@@ -111,22 +111,20 @@ class Owner:
             "pid": os.getpid(),
             "since": time.time(),
         }
-        with forks.held_off():  # a child that is forked before this is written down would not know what to close
-            fd = self._disk.create(temporary, os.O_RDWR, self._mode)
-            self._entering.add(fd)
+        file = None
         try:
-            self._disk.write(fd, (json.dumps(identity) + "\n").encode())
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = LockFile(self._disk, temporary, os.O_RDWR, self._mode)
+            self._disk.write(file.fd, (json.dumps(identity) + "\n").encode())
+            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Locked before it can be seen: a sweeper that met it unlocked would take it for dead.
             self._disk.rename(temporary, f"{self._layout.owners}/{token}")
         except BaseException:
-            self._entering.discard(fd)
-            self._disk.drop(fd)
+            if file is not None:
+                file.close()
             with contextlib.suppress(OSError):
                 self._disk.unlink(temporary)
             raise
-        self._fd, self._token, self._identity = fd, token, identity
-        self._entering.discard(fd)
+        self._file, self._identity, self._token = file, identity, token
 
     def tell(self, story: Mapping[str, Any]) -> None:
         """Rewrite the file with a story behind the identity.
@@ -160,32 +158,23 @@ class Owner:
     def leave(self) -> None:
         """Stop being an owner: leases still held under the token are up for reaping."""
         with self._lock:
-            if self._fd is not None:
+            token = self._token
+            self.abandon()  # first: nothing must be claimed under a name whose file is gone
+            if token:
                 with contextlib.suppress(OSError):
-                    self._disk.unlink(f"{self._layout.owners}/{self._token}")
-                self.abandon()
-
-    def __del__(self) -> None:
-        """An owner that nobody can reach any more holds nothing."""
-        self.abandon()
+                    self._disk.unlink(f"{self._layout.owners}/{token}")
 
     def after_fork(self) -> None:
-        """Close a child's copy of the lock.
-
-        A fork inherits an flock: a child that lives on would keep its dead parent's
-        leases alive, and would claim under the parent's name.
-        """
+        """Forget the parent's name: a child that lives on must not claim under it."""
         self._lock = threading.RLock()
         self.abandon()
-        while self._entering:  # another thread of the parent's was about to become its owner
-            self._disk.drop(self._entering.pop())
 
     def abandon(self) -> None:
         """Close the lock file and forget the token, without a trace on disk."""
         with self._lock:  # or two threads would close it, the second one another's file of that number
-            fd, self._fd, self._token = self._fd, None, ""
-            if fd is not None:
-                self._disk.drop(fd)
+            file, self._file, self._token = self._file, None, ""
+            if file is not None:
+                file.close()
 
 
 def is_dead(layout: Layout, disk: Disk, token: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,8 @@ from mailq.message import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from filelock import BaseFileLock
 
     from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.store import Store
@@ -61,8 +63,21 @@ class Reaper:
         self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
         if time.monotonic() < self._rests_until or self._is_idle():
             return None, self._next_turn
-        with self._turn() as mine:
-            return self._reap_and_rest() if mine else None, self._next_turn
+        return self._reap_in_turn(), self._next_turn
+
+    def _reap_in_turn(self) -> Reaped | None:
+        """Reap, if it is our turn: one reaping at a time a queue, and one an interval."""
+        path = self._store.layout.reap_lock
+        status = layouts.status_of(path)
+        if status is not None and status.st_nlink > 1:  # a copy's too (cp -al): so are its lock and its stamp
+            with suppress(OSError):
+                self._store.disk.unlink(path)
+        first = not os.path.exists(path)  # a lock file that is only just made is no stamp
+        lock = layouts.file_lock(self._store.disk, path, int(self._store.settings.file_mode, 8))
+        try:
+            return self._reap_and_rest() if self._is_our_turn(lock, first=first) else None
+        finally:
+            lock.release()  # does nothing if we have not got it
 
     def _is_idle(self) -> bool:
         """Whether a reaping would find nothing, and need not take its lock: nothing is leased, nothing lies in ``tmp/``."""
@@ -78,41 +93,27 @@ class Reaper:
             self._rests_until = time.monotonic() + rest
         return reaped
 
-    @contextmanager
-    def _turn(self) -> Iterator[bool]:
-        """One reaping at a time a queue, and one an interval."""
+    def _is_our_turn(self, lock: BaseFileLock, *, first: bool) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - slow to load, and a producer never needs it
 
         path = self._store.layout.reap_lock
-        status = layouts.status_of(path)
-        if status is not None and status.st_nlink > 1:  # a copy's too (cp -al): so are its lock and its stamp
-            with suppress(OSError):
-                self._store.disk.unlink(path)
-        first = not os.path.exists(path)  # a lock file that is only just made is no stamp
-        mode = int(self._store.settings.file_mode, 8)
         try:
-            lock = layouts.file_lock(self._store.disk, path, mode)
             lock.acquire(timeout=0)
         except Timeout:
-            yield self._is_stuck(path)
-            return
+            return self._is_stuck(path)
         except OSError:  # no locks on this file system: several may reap at once, which is harmless
-            yield True
-            return
-        try:
-            now = self._store.clock()
-            interval = lifecycle.ns(self._store.settings.reap_interval)
-            # A stamp from the future is one from before the clock stepped back.
-            stamp = os.stat(path).st_mtime_ns
-            if mine := first or not 0 <= now - stamp < interval:
-                with suppress(OSError):  # another user's file, in a shared queue: then it is reaped more often
-                    self._store.disk.utime(path, now)
-            else:
-                # Not a whole interval from now, or what a consumer held could wait for two.
-                self._next_turn = stamp + interval
-            yield mine
-        finally:
-            lock.release()
+            return True
+        now = self._store.clock()
+        interval = lifecycle.ns(self._store.settings.reap_interval)
+        # A stamp from the future is one from before the clock stepped back.
+        stamp = os.stat(path).st_mtime_ns
+        if not first and 0 <= now - stamp < interval:
+            # Not a whole interval from now, or what a consumer held could wait for two.
+            self._next_turn = stamp + interval
+            return False
+        with suppress(OSError):  # another user's file, in a shared queue: then it is reaped more often
+            self._store.disk.utime(path, now)
+        return True
 
     def _is_stuck(self, path: str) -> bool:
         """Whether who reaps has been at it for so long that he may be stopped, and must not keep the others from it."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from mailq.engines.maildir import forks
 from mailq.engines.maildir.journal import MARK, decode, opening
 from mailq.engines.maildir.layout import GONE, is_regular
+from mailq.engines.maildir.locks import LockFile
 from mailq.names import is_token
 
 try:
@@ -47,43 +47,6 @@ class Damaged(OSError):
     """A journal that the disk cannot read or lock, and will not another time."""
 
 
-class _Opened:
-    """A file that is open for its lock.
-
-    A forked child closes its copy at once: as long as it lived, the lock would be held, and
-    what its parent could not replay would be taken for being replayed.
-    """
-
-    def __init__(self, disk: Disk, path: str) -> None:
-        self._disk = disk
-        self._fd: int | None = None
-        forks.follow(self)
-        with forks.held_off():  # a child that is forked before this is written down would not know what to close
-            self._fd = self.fd = disk.open_to_read(path)
-
-    def is_locked(self, how: int) -> bool:
-        """Take the lock, if it can be had."""
-        try:
-            fcntl.flock(self.fd, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def after_fork(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self._disk.drop(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close()
-
-
 def journals(layout: Layout) -> list[str]:
     """The paths of what is named like a journal."""
     if fcntl is None:
@@ -107,49 +70,55 @@ def left_behind(layout: Layout, disk: Disk) -> list[str]:
 
 def _is_dead(disk: Disk, path: str) -> bool:
     try:
-        with dead(disk, path) as fd:
-            return fd is not None
+        if (journal := dead(disk, path)) is None:
+            return False
     except Damaged:  # what is in there is not in the directories for sure
         return True
+    journal.close()
+    return True
 
 
-@contextlib.contextmanager
-def dead(disk: Disk, path: str) -> Iterator[int | None]:
-    """The descriptor of a journal whose producer is dead; None of what is alive, gone, not for us, or no journal.
+def dead(disk: Disk, path: str) -> LockFile | None:
+    """A journal whose producer is dead, opened; None of what is alive, gone, not for us, or no journal.
 
     Raises Damaged if that cannot be told, another OSError if it cannot for now.
     """
     file = _opened(disk, path)
     if file is None:
-        yield None
-        return
-    with file:
+        return None
+    is_dead = False
+    try:
         with _lasting(path):
             # With no name any more: its producer left in order meanwhile, or somebody has replayed it.
             is_dead = (
                 file.is_locked(fcntl.LOCK_SH) and os.fstat(file.fd).st_nlink > 0 and _is_journal(disk, file.fd, path)
             )
-        yield file.fd if is_dead else None
+        return file if is_dead else None
+    finally:
+        if not is_dead:
+            file.close()
 
 
-@contextlib.contextmanager
-def turn(disk: Disk, path: str) -> Iterator[bool]:
-    """Whether we are the only one to replay a dead journal, until the end of the block."""
+def turn(disk: Disk, path: str) -> LockFile | None:
+    """The right to replay a dead journal, until it is closed; None if somebody else has it."""
     # Of a journal whose mark somebody removed: at most one at a time of all such.
     file = _opened(disk, f"{path}{MARK}") or _opened(disk, os.path.dirname(path))
     if file is None:
-        yield False
-        return
-    with file:
+        return None
+    is_ours = False
+    try:
         with _lasting(path):
             is_ours = file.is_locked(fcntl.LOCK_EX)
-        yield is_ours
+        return file if is_ours else None
+    finally:
+        if not is_ours:
+            file.close()
 
 
-def _opened(disk: Disk, path: str) -> _Opened | None:
+def _opened(disk: Disk, path: str) -> LockFile | None:
     with _lasting(path):
         try:
-            return _Opened(disk, path)
+            return LockFile(disk, path)
         except OSError as error:
             if error.errno in _NOT_OURS:
                 return None

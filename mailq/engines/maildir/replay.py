@@ -85,14 +85,16 @@ def replay(store: Store, *, waits: bool) -> bool:
 def _try_one(store: Store, path: str) -> _Fate:
     """Replay one; if that cannot be, the others are replayed all the same."""
     try:
-        with dead(store.disk, path) as fd:
-            if fd is None:
-                return "settled"
-            with turn(store.disk, path) as is_ours:
-                if not is_ours:
-                    return "busy"
-                if os.fstat(fd).st_nlink:  # or somebody had his turn since
-                    _replay_one(store, path, fd)
+        journal = dead(store.disk, path)
+        if journal is None:
+            return "settled"
+        with journal:
+            ours = turn(store.disk, path)
+            if ours is None:
+                return "busy"
+            with ours:
+                if os.fstat(journal.fd).st_nlink:  # or somebody had his turn since
+                    _replay_one(store, path, journal.fd)
     except OSError as error:
         layouts.log().warning("a journal was not replayed yet: %s: %s", path, error)
         return "left" if _may_pass(error) else "settled"

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import itertools
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from mailq import lifecycle, names, telemetry
 from mailq.engines.disk import can_syncfs
@@ -23,7 +23,7 @@ from mailq.errors import StorageError
 from mailq.message import checksum, is_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mailq.engines.disk import Disk
     from mailq.engines.maildir.journal import File
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mailq.message import Draft, Stamps, State
     from mailq.names import Envelope
     from mailq.settings import Marker
+
+_T = TypeVar("_T")
 
 _BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
@@ -100,11 +102,12 @@ class Store:
         """
         placed = [self._place(draft) for draft in drafts]
         one = len(placed) == 1
-        if not self.durable:
-            return self._store("push", placed, _as_it_is if one else self._born_at_the_end)
-        with self.journal.turn(placed, self.settings) as journal:
+
+        def store(journal: File | None = None) -> list[Placed]:
             at_the_end = self._born_at_the_end if journal is None else self._at_the_end
             return self._store("push", placed, _as_it_is if one else at_the_end, journal)
+
+        return self.journal.use(placed, self.settings, store) if self.durable else store()
 
     def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
         """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
@@ -128,13 +131,25 @@ class Store:
         """Write each message, then rename it to the name that it gets only then."""
         written: list[Placed] = []
         renamed: list[Placed] = []
+
+        def rename() -> None:
+            for message in placed:
+                target = named(message)
+                renamed.append(target)
+                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
+
         try:
-            if journal or self.durable:
-                with self._journaled(journal, placed, written) if journal else self._in_order(placed, written):
-                    self._rename(placed, renamed, named)
+            if journal:  # durable there before the files get names; they are not synced
+                self._write(placed, written, sync=False)
+                journal.append(placed)
+                rename()
+                if not journal.settle():
+                    self.journal.leave()
+            elif self.durable:
+                self._store_synced(placed, written, rename)
             else:
                 self._write(placed, written, sync=False)
-                self._rename(placed, renamed, named)
+                rename()
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
             if journal and not self.journal.leave():
@@ -146,15 +161,8 @@ class Store:
             raise
         return renamed
 
-    def _rename(self, placed: Sequence[Placed], renamed: list[Placed], named: Callable[[Placed], Placed]) -> None:
-        for message in placed:
-            target = named(message)
-            renamed.append(target)
-            self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
-
-    @contextlib.contextmanager
-    def _in_order(self, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
-        """Files that are synced before they get their names; then, after the renames, the directories are."""
+    def _store_synced(self, placed: Sequence[Placed], written: list[Placed], rename: Callable[[], None]) -> None:
+        """The files are synced before they get their names; then, after the renames, the directories are."""
         together = len(placed) >= _BATCH and can_syncfs()
         # syncfs reports the write errors since its descriptor was opened: so before the first write.
         fd = self._open_for_syncfs() if together else None
@@ -165,17 +173,7 @@ class Store:
         finally:
             if fd is not None:
                 self.disk.drop(fd)
-        with self.synced({message.directory for message in placed}):
-            yield
-
-    @contextlib.contextmanager
-    def _journaled(self, journal: File, placed: Sequence[Placed], written: list[Placed]) -> Iterator[None]:
-        """Messages that are durable in the journal before their files get names; the files are not synced."""
-        self._write(placed, written, sync=False)
-        journal.append(placed)
-        yield
-        if not journal.settle():
-            self.journal.leave()
+        self.synced({message.directory for message in placed}, rename)
 
     def _write(self, placed: Sequence[Placed], written: list[Placed], *, sync: bool) -> None:
         mode = self._mode
@@ -183,18 +181,20 @@ class Store:
             written.append(message)
             self.disk.write_file(f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
 
-    @contextlib.contextmanager
-    def synced(self, directories: Iterable[str]) -> Iterator[None]:
-        """Sync the directories that messages are renamed into within the block, also those that are exchanged meanwhile."""
+    def synced(self, directories: Iterable[str], rename: Callable[[], _T]) -> _T:
+        """Sync the directories that ``rename()`` renames messages into, also those that are exchanged meanwhile."""
         if os.name == "nt":  # there is no such call, and none is needed
-            yield
-            return
-        with contextlib.ExitStack() as stack:
-            held = [stack.enter_context(Held(self.disk, directory, self.layout.marker)) for directory in directories]
-            yield
-            for directory in held:
-                directory.sync()
+            return rename()
+        held = [Held(self.disk, directory, self.layout.marker) for directory in directories]
+        try:
+            done = rename()
+            for one in held:
+                one.sync()
             self._sync_root(self.layout.root)
+            return done
+        finally:
+            for one in held:
+                one.close()
 
     def _sync_root(self, root: str) -> None:
         """Make a queue's own directories and marker durable, once: the process that made them may have died before it did."""
@@ -457,7 +457,10 @@ class Store:
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:
-            self.disk.drop(fd)
+            try:
+                self.disk.close(fd)
+            except OSError:  # nothing was written through it
+                pass
         if not is_whole(envelope, data):
             raise Unfit(
                 "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"

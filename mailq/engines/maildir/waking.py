@@ -11,6 +11,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Final
 
+from mailq.alarm import Alarm
 from mailq.engines.maildir import arrivals, forks
 from mailq.engines.maildir.layout import log
 
@@ -37,10 +38,9 @@ class Waking:
         self._rings = itertools.count(1)
         self._last_ring = 0
         self._seen = threading.local()
-        self._waits = 0
-        self._is_listening = self._is_woken = False
+        self._waiting: set[Alarm] = set()
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
-        self._rung = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
         forks.follow(self)
 
     def hear(self) -> bool:
@@ -56,50 +56,42 @@ class Waking:
         """End every wait that began before this."""
         # In this order: who begins to wait says so first, and then looks which ring was the last.
         self._last_ring = next(self._rings)
-        if self._waits:
-            with self._rung:
-                self._rung.notify_all()
-                self._wake()
+        for alarm in tuple(self._waiting) if self._waiting else ():
+            alarm.ring()
         for bell in self._bells:
             try:
                 bell()
             except Exception:  # noqa: BLE001 - what rang it has happened, and must not look failed
                 log().exception("a bell that listens to the queue failed")
 
-    def _wake(self) -> None:
-        if self._is_listening and not self._is_woken and self._watch is not None:
-            self._watch.wake()
-            self._is_woken = True
-
     def watch(self) -> bool:
         """Begin to listen to the kernel. True at the first time: what arrived before is for the caller to find."""
         if self._watch_tried:
             return False
-        with self._rung:  # of two watches one would never be read, nor stopped before this is let go
+        with self._lock:  # of two watches one would never be read, nor stopped before this is let go
             if self._watch_tried:
                 return False
-            self._watch_tried = True
-            if (listener := self._listener()) is not None:
-                self._watch = arrivals.watch(self._directories, listener)
-            if self._watch is not None:
-                self._stop_watch = weakref.finalize(self, self._watch.stop)
+            listener = self._listener()
+            watch = None if listener is None else arrivals.watch(self._directories, listener)
+            if self._watch_tried:  # by a signal handler
+                return False
+            self._watch, self._watch_tried = watch, True
             self._hear_for_bells()
         return True
 
     def add(self, bell: Callable[[], None]) -> bool:
         """Have ``bell()`` called, too, at each ring. True for a new one: it has missed what rang before."""
-        if bell in self._bells:
-            return False
-        self._bells = (*self._bells, bell)
+        is_new = bell not in self._bells
+        if is_new:
+            self._bells = (*self._bells, bell)
         self._hear_for_bells()
-        return True
+        return is_new
 
     def _hear_for_bells(self) -> None:
         """Bells ring though nobody waits here who could hear."""
-        with self._rung:
-            if self._bells and self._watch is not None and not self._watch.in_background:
+        with self._lock:
+            if self._bells and self._watch is not None:
                 self._watch.start()
-                self._wake()
 
     def remove(self, bell: Callable[[], None]) -> None:
         """Ring it no more."""
@@ -112,43 +104,31 @@ class Waking:
 
     def wait(self, timeout: float) -> None:
         """Wait for a ring, or for something to hear, since this thread last looked."""
-        listens = False
+        watch = self._watch
+        alarm = Alarm() if watch is None else watch.alarm()
         try:
-            with self._rung:
-                self._waits += 1
-                if getattr(self._seen, "ring", None) != self._last_ring:
-                    return
-                watch = self._watch
-                if watch is None or watch.in_background or self._is_listening:
-                    self._rung.wait(timeout)
-                    return
-                listens = self._is_listening = True
-            watch.wait(timeout)
+            self._waiting.add(alarm)
+            if getattr(self._seen, "ring", None) == self._last_ring:
+                alarm.wait(timeout)
         finally:
-            with self._rung:
-                self._waits -= 1
-                if listens:
-                    self._listen_no_more()
-
-    def _listen_no_more(self) -> None:
-        if self._is_woken and self._watch is not None:
-            self._watch.calm()
-        self._is_listening = self._is_woken = False
-        self._rung.notify_all()  # somebody else who waits must listen now
+            self._waiting.discard(alarm)
+        if watch is not None:
+            watch.keep(alarm)
 
     def close(self) -> None:
         """Stop listening to the kernel; the next wait begins anew."""
-        with self._rung:
-            stop = None if self._watch is None else self._stop_watch
-            self._watch, self._watch_tried, self._bells = None, False, ()
-        if stop is not None:
-            stop()  # under no lock: it may wait for a thread that is about to ring
+        with self._lock:
+            watch, self._watch, self._watch_tried, self._bells = self._watch, None, False, ()
+        if watch is not None:
+            watch.stop()  # under no lock: it may wait for a thread that is about to ring
+        for alarm in tuple(self._waiting):
+            alarm.ring()
 
     def after_fork(self) -> None:
         """Begin a forked child's life: the watch is the parent's, and its threads did not come along."""
         if self._watch is not None:
-            self._stop_watch.detach()
             self._watch.after_fork()
+        for alarm in self._waiting:
+            alarm.close()
         self._watch, self._watch_tried, self._bells = None, False, ()
-        self._waits, self._is_listening, self._is_woken = 0, False, False
-        self._rung = threading.Condition(threading.RLock())
+        self._waiting, self._lock = set(), threading.RLock()

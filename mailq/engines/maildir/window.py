@@ -97,25 +97,29 @@ class Window:
         """
         with self._lock:
             is_longer = len(keys) > since.size
-            self._keep(keys, whole=whole and not is_longer)
-            if heard and since.is_all and not is_longer:
-                self._heard_bound = END
-            # Not for the first listing: who wants one message should not pay for so many.
-            self.size = self._most if is_longer else self.size
-            self._listings.discard(since)
-            self._is_listed = bool(self._listings)
-            known = set(self._heap) if since.arrivals else set()
-            for key, was_heard in since.arrivals:
-                if key not in known:  # twice is no harm, and the first time it may not be wanted: not heard yet
-                    self.offer(key, heard=was_heard)
+            try:
+                self._keep(keys, whole=whole and not is_longer)
+                if heard and since.is_all and not is_longer:
+                    self._heard_bound = END
+                # Not for the first listing: who wants one message should not pay for so many.
+                self.size = self._most if is_longer else self.size
+                self._listings.discard(since)
+                self._is_listed = bool(self._listings)
+                known = set(self._heap) if since.arrivals else set()
+                for key, was_heard in since.arrivals:
+                    if key not in known:  # twice is no harm, and the first time it may not be wanted: not heard yet
+                        self.offer(key, heard=was_heard)
+            except BaseException:  # some that have arrived may be missing
+                self.clear()
+                raise
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
         keys.sort()
-        if len(keys) > self.size:
-            del keys[self.size :]
-            whole = False
+        last = keys[min(len(keys), self.size) - 1] if keys else ""
+        # First of all: what is dropped after that must not look as if it were held.
+        self._bound = self._heard_bound = END if whole and len(keys) <= self.size else last
+        del keys[self.size :]
         self._heap = keys
-        self._bound = self._heard_bound = END if whole else keys[-1] if keys else ""
 
     def offer(self, key: str, *, heard: bool = False) -> None:
         """Add an arrival that belongs before the last name of the listing.
