@@ -143,27 +143,33 @@ class AsyncQueue:
     ) -> list[AsyncDelivery]:
         """Lease up to ``limit`` messages: those that are ready as soon as one is. See pop."""
 
-        def claim(wait: float = 0.0) -> list[Delivery]:
-            return self.queue.pop_many(limit, lease=lease, wait=wait, detached=detached)
+        def claim() -> list[Delivery] | None:
+            return self.queue.poll(limit, lease=lease, detached=detached)
 
-        if isinstance(wait, int | float) and not isinstance(wait, bool) and wait > 0:
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
+            deliveries = await self._run(lambda: self.queue.pop_many(limit, wait=wait))  # which raises what is wrong
+        elif wait > 0:
             deliveries = await self._wait_for(claim, time.monotonic() + wait)
-        else:  # 0, or something that the queue refuses
-            deliveries = await self._run(lambda: claim(wait), _give_back)
+        else:
+            while (found := await self._run(claim, _give_back)) is None:
+                pass
+            deliveries = found
         return [AsyncDelivery(delivery, self._threads) for delivery in deliveries]
 
-    async def _wait_for(self, claim: Callable[[], list[Delivery]], until: float) -> list[Delivery]:
+    async def _wait_for(self, claim: Callable[[], list[Delivery] | None], until: float) -> list[Delivery]:
         """Claim until there is something; no thread is held in between."""
 
-        def look() -> tuple[list[Delivery], float]:
+        def look() -> tuple[list[Delivery] | None, float]:
             self.queue.listen(self._bell)  # before the claim: what comes during it must ring
             deliveries = claim()
-            return deliveries, 0.0 if deliveries else self.queue.listen(self._bell)
+            return deliveries, self.queue.listen(self._bell) if deliveries == [] else 0.0
 
         with self._waiter() as rung:
             while True:
                 rung.clear()
                 deliveries, patience = await self._run(look, lambda found: _give_back(found[0]))
+                if deliveries is None:
+                    continue
                 left = until - time.monotonic()
                 if deliveries or left <= 0:
                     return deliveries
@@ -467,7 +473,7 @@ async def _end_of(future: asyncio.Future[Any]) -> None:
             await asyncio.wait([future])
 
 
-def _give_back(deliveries: Iterable[Delivery]) -> None:
-    for delivery in deliveries:
+def _give_back(deliveries: Iterable[Delivery] | None) -> None:
+    for delivery in deliveries or ():
         with contextlib.suppress(MailqError):  # what cannot be released ends with its lease
             delivery.release()

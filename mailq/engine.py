@@ -110,12 +110,14 @@ class Engine(Protocol):
         Raises QueueFull. A StorageError names the ids that may be there all the same.
         """
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
-        """Lease up to ``limit`` ready messages, first in line first; never blocks.
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
+        """Lease up to ``limit`` ready messages, first in line first; never blocks, and takes a bounded time.
 
         ``lease`` in seconds overrides the message's and the queue's own. A
         ``detached`` lease outlives this process, any other ends with it. Whatever
-        is not fit to be delivered goes to the dead on the way.
+        is not fit to be delivered goes to the dead on the way. Of many such messages one
+        claim moves only some: None if it has found nothing to lease, and left some to the next
+        claim. An empty list says that nothing is ready.
         """
 
     def wait(self, timeout: float) -> None:

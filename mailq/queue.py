@@ -213,17 +213,39 @@ class Queue:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
         until = time.monotonic() + (wait if wait < LONGEST else math.inf)
         while not (claims := self._engine.claim(limit, lease=lease, detached=detached)):
+            if claims is None:  # something may be ready behind what it has moved
+                continue
             left = until - time.monotonic()
             if left <= 0:
                 break
             self._engine.wait(left)
         try:
-            return self._delivered(claims)
+            return self._delivered(claims or [])
         except BaseException:  # interrupted: nobody has them
-            for claim in claims:
-                with contextlib.suppress(MailqError):
-                    self._engine.release(claim.receipt, delay=0)
+            self._give_back(claims)
             raise
+
+    def poll(self, limit: int, *, lease: float | None = None, detached: bool = False) -> list[Delivery] | None:
+        """Lease up to ``limit`` messages without waiting, in a bounded time: for programs that have heartbeats to keep.
+
+        pop and pop_many find nothing only when nothing is ready; where thousands of messages have
+        expired, or are damaged, they first move all of those to the dead. This one moves some, and
+        returns None if it found nothing to lease and there may be more: call it again soon. The
+        rest is as for pop.
+        """
+        whole(limit, "limit", least=1, most=1_000_000)
+        lease = None if lease is None else seconds(lease, "lease", least=_MOMENT)
+        claims = self._engine.claim(limit, lease=lease, detached=detached)
+        try:
+            return None if claims is None else self._delivered(claims)
+        except BaseException:  # as above
+            self._give_back(claims)
+            raise
+
+    def _give_back(self, claims: Sequence[Claim] | None) -> None:
+        for claim in claims or ():
+            with contextlib.suppress(MailqError):
+                self._engine.release(claim.receipt, delay=0)
 
     def _delivered(self, claims: Sequence[Claim]) -> list[Delivery]:
         if telemetry.attached():

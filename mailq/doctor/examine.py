@@ -14,6 +14,7 @@ from mailq.doctor.machine import Machine
 from mailq.doctor.patient import Patient
 from mailq.engines.disk import Disk
 from mailq.engines.maildir.layout import Layout
+from mailq.engines.maildir.line import Line
 from mailq.engines.maildir.reaper import Reaper
 from mailq.engines.maildir.store import Store
 from mailq.errors import MailqError
@@ -130,5 +131,5 @@ def _examine_messages(patient: Patient) -> Findings:
 
 def _reap(patient: Patient) -> Reaped | None:
     with contextlib.suppress(MailqError, OSError):  # then nothing was fixed, and the findings say so
-        return Reaper(patient.store).reap()
+        return Reaper(patient.store, Line(patient.store)).reap()
     return None

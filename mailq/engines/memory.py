@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import platform
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mailq import lifecycle, names, telemetry
 from mailq.alarm import Alarm
 from mailq.engine import Claim, Owner, Reaped, Record, Stats
+from mailq.engines.budget import Budget
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, MessageNotFound, QueueFull
 from mailq.message import OUTCOMES, STATES, Attempt, Stamps, checksum, is_whole
 
@@ -107,42 +109,51 @@ class MemoryEngine:
 
     # Consuming
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
         """Take the first names in line."""
         claims: list[Claim] = []
+        budget, may_bury = Budget(), True
         try:
             with self._lock:
-                self.reap()
-                for name in [] if self._paused else sorted(self._files["ready"], key=names.sort_key):
+                self._reap(budget)
+                if self._paused:
+                    return claims
+                for name in sorted(self._files["ready"], key=names.sort_key):
                     if len(claims) >= limit:
                         break
-                    if (claim := self._take(name, lease, "" if detached else _OWNER)) is not None:
-                        claims.append(claim)
+                    if (unfit := self._unfit(name)) is None:
+                        claims.append(self._take(name, lease, "" if detached else _OWNER))
+                    elif may_bury:
+                        self._bury(name, *unfit)
+                        may_bury = budget.allows_more()
         except BaseException:  # interrupted: nobody will have the receipts
             for claim in claims:
                 with contextlib.suppress(MailqError):
                     self.release(claim.receipt, delay=0)
             raise
-        return claims
+        return None if budget.left_some and not claims else claims
 
-    def _take(self, name: str, lease: float | None, owner: str) -> Claim | None:
-        now = self._clock()
-        envelope = _envelope(name)
-        data = self._files["ready"][name]
-        if lifecycle.has_expired(envelope, self._settings, now):
-            self._settle("ready", name, lifecycle.Step("dead", envelope.buried("expired")))
-            telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self._settings.ttl)
-            return None
+    def _unfit(self, name: str) -> tuple[str, str | None] | None:
+        """Why a message is not delivered: the word for it, and an error text; None if it is."""
+        envelope, data = _envelope(name), self._files["ready"][name]
+        if lifecycle.has_expired(envelope, self._settings, self._clock()):
+            return "expired", None
         if len(data) > self._settings.max_message_bytes:
-            text = f"the message has {len(data)} bytes, the queue delivers {self._settings.max_message_bytes}"
-            self._settle("ready", name, lifecycle.Step("dead", envelope.buried("too-large")), text, attempt=0)
-            return None
-        if not is_whole(envelope, data):
-            self._settle("ready", name, lifecycle.Step("dead", envelope.buried("torn")), "torn", attempt=0)
-            return None
-        until = lifecycle.lease_end(envelope, self._settings, now=now, lease=lease)
+            limit = self._settings.max_message_bytes
+            return "too-large", f"the message has {len(data)} bytes, the queue delivers {limit}"
+        return None if is_whole(envelope, data) else ("torn", "torn")
+
+    def _bury(self, name: str, why: str, text: str | None) -> None:
+        envelope = _envelope(name)
+        self._settle("ready", name, lifecycle.Step("dead", envelope.buried(why)), text, attempt=0)
+        if why == "expired":
+            telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self._settings.ttl)
+
+    def _take(self, name: str, lease: float | None, owner: str) -> Claim:
+        envelope = _envelope(name)
+        until = lifecycle.lease_end(envelope, self._settings, now=self._clock(), lease=lease)
         claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims):06x}")
-        claim = Claim(names.format_name(claimed), claimed, data, until)
+        claim = Claim(names.format_name(claimed), claimed, self._files["ready"][name], until)
         self._move("ready", name, "leased", claim.receipt, until)
         return claim
 
@@ -278,20 +289,26 @@ class MemoryEngine:
 
     def reap(self) -> Reaped:
         """Give back what is overdue and ready what is due."""
+        return self._reap(Budget(math.inf))
+
+    def _reap(self, budget: Budget) -> Reaped:
         with self._lock:
             now = self._clock()
-            due = [name for name in self._files["delayed"] if _envelope(name).place <= now]
-            for name in due:
+            returned = died = due = 0
+            for name in [name for name in self._files["delayed"] if _envelope(name).place <= now]:
                 self._settle("delayed", name, lifecycle.came_due(_envelope(name), self._settings))
-            late = [name for name, deadline in self._deadlines.items() if now >= deadline]
-            died = 0
-            for name in late:
+                due += 1
+                if not budget.allows_more():
+                    break
+            for name in [name for name, deadline in self._deadlines.items() if now >= deadline]:
                 step = self._failed(name, names.TIMEOUT)
                 self._settle("leased", name, step)
                 attempt = _envelope(name).attempts + 1
                 telemetry.emit("requeue", self.location, step.envelope.id, attempt=attempt, outcome="timeout")
-                died += step.state == "dead"
-            return Reaped(len(late) - died, died, len(due))
+                returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
+                if not budget.allows_more():
+                    break
+            return Reaped(returned, died, due)
 
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """Put the dead back in line."""

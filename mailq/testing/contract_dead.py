@@ -56,6 +56,13 @@ class DeadContract(ContractBase):
         clock.advance(20)
         assert bodies(queue) == ["good"]
 
+    def test_many_expired_messages_hold_up_no_other_and_are_all_buried(self, queue: Queue, clock: ManualClock) -> None:
+        queue.push_many(range(500), ttl=10)
+        queue.push_many(["good", "too"])
+        clock.advance(20)
+        assert bodies(queue) == ["good", "too"]
+        assert queue.stats()[:4] == (0, 0, 0, 500)
+
     def test_a_message_does_not_expire_in_its_holders_hands(self, queue: Queue, clock: ManualClock) -> None:
         queue.push("x", ttl=10)
         delivery = take(queue)

@@ -30,6 +30,13 @@ def _in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, results
 
 
+def _polled(queue: Queue, limit: int) -> list[Any]:
+    """The bodies that a poll finds at last."""
+    while (deliveries := queue.poll(limit)) is None:
+        pass
+    return [delivery.body for delivery in deliveries]
+
+
 class PopContract(ContractBase):
     """Order, delays, waiting, and several consumers at once."""
 
@@ -37,6 +44,16 @@ class PopContract(ContractBase):
         assert queue.pop() is None
         assert queue.pop_many(10) == []
         assert list(queue.drain()) == []
+
+    def test_a_poll_is_a_pop_of_many_that_may_come_back_too_early(self, queue: Queue, clock: ManualClock) -> None:
+        assert _polled(queue, 2) == []
+        queue.push_many(range(500), ttl=10)
+        queue.push_many(["a", "b", "c"])
+        clock.advance(20)
+        assert [_polled(queue, 2), _polled(queue, 2), _polled(queue, 2)] == [["a", "b"], ["c"], []]
+        assert queue.stats()[:4] == (0, 0, 3, 500)
+        with pytest.raises(UsageError):
+            queue.poll(0)
 
     def test_what_was_pushed_first_is_popped_first(self, queue: Queue) -> None:
         for n in range(50):

@@ -82,7 +82,7 @@ class _Claims:
         self._lock = threading.RLock()
         monkeypatch.setattr(engine, "claim", self._counted)
 
-    def _counted(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+    def _counted(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
         with self._lock:
             claims = self._claim(limit, lease=lease, detached=detached)
             self.count += 1

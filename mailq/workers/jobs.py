@@ -81,16 +81,16 @@ class Source:
         return 0.0 if self._rung else self._look_at
 
     def pop(self, limit: int, lease: float | None) -> list[Delivery]:
-        """Take up to ``limit`` messages; remember when there is nothing more for now."""
+        """Take up to ``limit`` messages, in a time that no heartbeat misses; remember when there is nothing more for now."""
         self._rung = False  # before the look: what comes during it must be looked for again
-        deliveries = self.queue.pop_many(limit, lease=lease)
-        self.dry = len(deliveries) < limit
+        deliveries = self.queue.poll(limit, lease=lease)
+        self.dry = deliveries is not None and len(deliveries) < limit
         self.complained = False
         if self.dry:
             self._look_at = time.monotonic() + self.queue.listen(self.ring)
         else:
             self._rung = True
-        return deliveries
+        return deliveries or []
 
     def story(self, jobs: Iterable[Job]) -> dict[str, Any]:
         """What to tell of this queue: the counts, the run times, the jobs, each with when it began."""

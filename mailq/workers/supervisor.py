@@ -209,6 +209,8 @@ class Supervisor:
                 continue
             for delivery in deliveries:
                 self._begin(source, delivery)
+            if not deliveries and not source.dry:
+                return  # it has taken its time: before the next one the jobs are attended to
 
     def _begin(self, source: Source, delivery: Delivery) -> None:
         self._numbers += 1

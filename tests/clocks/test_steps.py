@@ -271,7 +271,7 @@ class Counting(MaildirEngine):
 
     claims = 0
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
         self.claims += 1
         return super().claim(limit, lease=lease, detached=detached)
 

@@ -137,7 +137,7 @@ def test_a_waiting_consumer_in_this_process_notices_rm(path: Path, monkeypatch: 
     looked = threading.Event()
     claim = queue._engine.claim
 
-    def seen(limit: int, *, lease: float | None, detached: bool) -> Sequence[Claim]:
+    def seen(limit: int, *, lease: float | None, detached: bool) -> Sequence[Claim] | None:
         claims = claim(limit, lease=lease, detached=detached)
         looked.set()
         return claims

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from mutations_of_backlogs import BACKLOGS, LONG_LINES
 from mutations_of_deliveries import AS_ROOT, DELIVERIES, FENCES
 from mutations_of_durability import DURABILITY
 from mutations_of_hearing import HEARING
@@ -23,6 +24,8 @@ MUTANTS: Final = (
     *DELIVERIES,
     *(AS_ROOT if hasattr(os, "geteuid") and os.geteuid() == 0 else ()),
     *HEARING,
+    *BACKLOGS,
+    *LONG_LINES,
     *ARCHIVES,
     *DOCTOR,
     *COMMAND,

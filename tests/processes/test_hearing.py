@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -297,8 +297,8 @@ def test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found(
     real = listing.first_ready
     missed = iter(["missed"])
 
-    def slow(directory: str, tried: Collection[str], size: int) -> list[str]:
-        keys = real(directory, tried, size)
+    def slow(directory: str, wanted: listing.Wanted, size: int) -> list[str]:
+        keys = real(directory, wanted, size)
         for body in missed:
             producer.push(body)
             queue.listen(lambda: None)

@@ -16,9 +16,9 @@ from mailq.engines.maildir.journal import WARM
 class Losing(MaildirEngine):
     """Removes a message before it hands it over: whoever is killed with it has lost it."""
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
         claims = super().claim(limit, lease=lease, detached=detached)
-        for claim in claims:
+        for claim in claims or ():
             super().ack(claim.receipt)
         return claims
 

@@ -14,9 +14,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mailq import lifecycle, names, telemetry
+from mailq import lifecycle, names
 from mailq.engine import Claim, Reaped, Record, Stats
 from mailq.engine import Owner as OwnerRecord
+from mailq.engines.budget import Budget
 from mailq.engines.disk import Disk
 from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
 from mailq.engines.maildir.line import Line
@@ -33,6 +34,7 @@ from mailq.message import Stamps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mailq.engines.maildir.window import Tried
     from mailq.message import Attempt, Draft, State
     from mailq.names import Envelope
     from mailq.settings import Settings
@@ -56,9 +58,9 @@ class MaildirEngine:
         layout.check(self._layout, self._disk, self._store.settings)
         replay(self._store, waits=True)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
-        self._reaper = Reaper(self._store)
+        self._line = Line(self._store)
+        self._reaper = Reaper(self._store, self._line)
         self._mending = Mending(self._store)
-        self._line = Line(self._store, self._reaper.later)
         self._waking = self._line.waking
         self._room = Room(self._store)
         self._replies = Replies(self._store)
@@ -66,6 +68,7 @@ class MaildirEngine:
         self._receipts = Receipts()
         self._tended = self._next_tending = 0
         self._looked = self._next_look = 0
+        self._left_some = False
         self._marker_seen = layout.stamp_of(self._layout.marker)
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
@@ -105,34 +108,29 @@ class MaildirEngine:
 
     # Consuming
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim]:
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
         """Rename ready messages into ``cur/``, one after the other, as they stand in line."""
-        self._tend()
-        tried = self._line.begin()
+        budget = Budget()
+        self._tend(budget)
+        tried, self._left_some = self._line.begin(), False
         if layout.is_there(self._layout.paused):
             return []
         claims: list[Claim] = []
-        failures: list[StorageError] = []
-        # Synced together: one by one, thousands that have expired would keep a worker from its heartbeats.
-        buried: list[str] = []
+        buried: list[str] = []  # synced together, which takes less time
         try:
-            while len(claims) < limit and (key := self._line.next_key(tried)) is not None:
+            while len(claims) < limit and (key := self._line.next_key(tried, budget)) is not None:
                 try:
                     claim = self._take(layout.name_of(key), lease, buried, detached=detached)
                 except StorageError as error:  # one bad message must not block the others
-                    failures.append(error)
-                    tried.for_good.add(key)
-                    continue
+                    tried.refuse(key, error)
+                    claim = None
                 if claim is not None:
                     claims.append(claim)
                     self._receipts.remember(claim.receipt, claim.envelope)
+                elif not budget.allows_more():
+                    break
+            failure = self._line.expired.bury(budget, buried)
             self._store.sync_buried(buried)
-            if tried.for_good:
-                self._line.clear()  # the next claim must find them again
-            if failures and not claims:
-                raise failures[0]
-            if not claims:
-                layout.require_marker(self._layout)
         except BaseException:
             self._line.clear()  # of the one that was about to be claimed nobody will be told again
             for claim in claims:
@@ -140,7 +138,22 @@ class MaildirEngine:
                     self.release(claim.receipt, delay=0)
             self._store.sync_buried(buried)
             raise
-        return claims
+        if tried.for_good:
+            self._line.doubt()  # another claim must find them again
+        self._left_some = budget.left_some
+        return claims or self._nothing(tried, failure, budget)
+
+    def _nothing(self, tried: Tried, failure: StorageError | None, budget: Budget) -> list[Claim] | None:
+        """What a claim that has claimed nothing returns, or raises."""
+        if failure is not None:
+            raise failure
+        if budget.left_some:
+            self._line.put_off(tried)
+            return None
+        if tried.failures:
+            raise tried.failures[0]
+        layout.require_marker(self._layout)
+        return []
 
     def _take(self, name: str, lease: float | None, buried: list[str], *, detached: bool) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""
@@ -152,8 +165,7 @@ class MaildirEngine:
                 return None
             now, settings = self._clock(), self.settings
             if lifecycle.has_expired(envelope, settings, now):
-                path = self._store.settle(path, lifecycle.Step("dead", envelope.buried("expired")), buried=buried)
-                telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or settings.ttl)
+                self._line.expired.add(name)
                 return None
             until = lifecycle.lease_end(envelope, settings, now=now, lease=lease)
             owner = "" if detached else self._owner.token()
@@ -217,8 +229,10 @@ class MaildirEngine:
 
     def _patience(self) -> float:
         """For how many seconds a claim would find nothing that is not announced."""
+        if self._left_some:
+            return 0.0
         now, patience = self._clock(), self._waking.patience
-        for at in (self._reaper.later.next_due, self._next_tending):
+        for at in (self._line.later.next_due, self._next_tending):
             if at is not None:
                 patience = min(patience, (at - now) / names.NS)
         return max(0.0, patience)
@@ -324,16 +338,15 @@ class MaildirEngine:
         """See Reaper.reap."""
         layout.require_marker(self._layout)
         reaped = self._reaper.reap()
-        self._line.clear()  # what came back may belong in front of what it holds
         self._waking.ring()
         return reaped
 
-    def _tend(self) -> None:
+    def _tend(self, budget: Budget) -> None:
         """What every consumer does from time to time: read changed settings, reap, ready what is due."""
         now = self._clock()
-        due = self._reaper.later.next_due
+        due = self._line.later.next_due
         if due is not None and now >= due:
-            self._line.promote()
+            self._line.promote(budget)
         if self._tended <= now < self._next_tending:  # a clock that stepped back keeps no appointment
             return
         self._tended = now
@@ -343,13 +356,10 @@ class MaildirEngine:
             sharing.tell_origin(self._store)
             self._origin_told = True
         try:
-            reaped, self._next_tending = self._reaper.reap_if_due()
+            self._next_tending = self._reaper.reap_if_due(budget)
         except StorageError as error:  # reaping must not keep a consumer from its own work
             self._next_tending = now + lifecycle.ns(self.settings.reap_interval)
             layout.log().warning("reaping failed: %s", error)
-            return
-        if reaped is not None and (reaped.returned or reaped.due):
-            self._line.clear()  # they may belong in front of what it holds
 
     def _reload(self) -> None:
         """Read the settings again when the file has changed; a damaged file keeps the old ones."""
@@ -438,8 +448,9 @@ class MaildirEngine:
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """See admin.redrive."""
         count = admin.redrive(self._store, ids, limit)
-        self._line.clear()
-        self._waking.ring()
+        if count:
+            self._line.clear()
+            self._waking.ring()
         return count
 
     def purge(self, state: State) -> int:

@@ -13,6 +13,7 @@ from mailq.engines.maildir.window import Window
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
+    from mailq.engines.budget import Budget
     from mailq.engines.maildir.store import Store
 
 _LISTING_SHARE: Final = 20.0
@@ -48,8 +49,8 @@ class Later:
         else:
             self._fresh_until = self._listed_until = 0.0
 
-    def promote(self, store: Store, *, anew: bool = True) -> list[str]:
-        """Move messages whose time has come to where they are ready. Returns their new names.
+    def promote(self, store: Store, budget: Budget, *, anew: bool = True) -> list[str]:
+        """Move messages whose time has come to where they are ready, within the budget. Returns their new names.
 
         ``anew``: of those too that came to ``later/`` a moment ago, unheard.
         """
@@ -58,27 +59,20 @@ class Later:
         if self._window.first() is None:
             return []
         try:
-            return self._promote(store)
+            return self._promote(store, budget)
         except BaseException:  # interrupted: what was taken must be found again
             self._window.clear()
             raise
 
-    def _promote(self, store: Store) -> list[str]:
+    def _promote(self, store: Store, budget: Budget) -> list[str]:
         now = f"9{names.format_time(store.clock())}~"
         promoted = []
         while (key := self._window.take(now)) is not None:
             self._listed_at = None  # what cannot be moved now must be found again
-            name = layouts.name_of(key)
-            envelope = layouts.envelope_of(store.layout.later, name)
-            if envelope is None:
-                continue
-            try:
-                path = store.settle(f"{store.layout.later}/{name}", lifecycle.came_due(envelope, store.settings))
+            if (path := _readied(store, layouts.name_of(key))) is not None:
                 promoted.append(os.path.basename(path))
-            except FileNotFoundError:
-                continue  # another consumer was faster
-            except StorageError as error:  # one bad message must not keep the others
-                layouts.log().warning("a delayed message could not be readied: %s", error)
+            if not budget.allows_more():
+                break
         return promoted
 
     def _list(self, store: Store) -> None:
@@ -95,3 +89,17 @@ class Later:
         self._listed_at = changed
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE
+
+
+def _readied(store: Store, name: str) -> str | None:
+    """Move one that is due. Returns its new path; None if it was not moved."""
+    envelope = layouts.envelope_of(store.layout.later, name)
+    if envelope is None:
+        return None
+    try:
+        return store.settle(f"{store.layout.later}/{name}", lifecycle.came_due(envelope, store.settings))
+    except FileNotFoundError:
+        pass  # another consumer was faster
+    except StorageError as error:  # one bad message must not keep the others
+        layouts.log().warning("a delayed message could not be readied: %s", error)
+    return None

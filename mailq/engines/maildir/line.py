@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import listing
+from mailq.engines.maildir.expired import Expired
+from mailq.engines.maildir.later import Later
 from mailq.engines.maildir.waking import Waking
 from mailq.engines.maildir.window import MOST, Tried, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from mailq.engines.budget import Budget
     from mailq.engines.inotify import Event
-    from mailq.engines.maildir.later import Later
     from mailq.engines.maildir.store import Store
 
 # The line is listed anew after this many seconds even if some of it is left, for what others
@@ -35,69 +37,90 @@ class Line:
     the line is fresh, not even if it is empty.
     """
 
-    def __init__(self, store: Store, later: Later) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._layout = store.layout
-        self._later = later
+        self.later = Later()
         self._window = Window(most=MOST)
-        self._fresh_until = 0.0
+        self.expired = Expired(store, self._window)
+        self._fresh_until = self._doubted_until = 0.0
         self._listed_for = 0.0
+        self._put_off: Tried | None = None
         self.waking = Waking([self._layout.new, self._layout.later], self)
 
     def begin(self) -> Tried:
-        """A claim begins. What has arrived until now is in line for it, what does later ends the next wait."""
-        tried = Tried(heard=self.waking.hear())
+        """A claim begins, or goes on with one that was put off. What has arrived until now is in line for it.
+
+        What does later ends the next wait.
+        """
+        tried, self._put_off = self._put_off or Tried(), None
+        tried.heard = self.waking.hear()
         self.waking.looks()
         return tried
 
-    def next_key(self, tried: Tried) -> str | None:
+    def put_off(self, tried: Tried) -> None:
+        """A claim has found nothing in the time that it may take: the next one goes on behind what was tried."""
+        self._put_off = tried
+
+    def next_key(self, tried: Tried, budget: Budget) -> str | None:
         """The next key that this claim has not tried; lists the directory if the line is old, or may lack some."""
-        if time.monotonic() > self._fresh_until:
+        if not self._is_fresh():
             self._window.clear()
         if (key := self._untried(tried)) is not None:
             return key
-        if self.promote(anew=False):
+        if self.promote(budget, anew=False):
             tried.heard = self.waking.hear()
-        if not (tried.heard and self._window.is_whole):
-            self._list(tried)
+        if not (tried.heard and self._window.is_whole and self.expired.is_all):
+            if self.expired and self._is_fresh():
+                budget.left_some = True  # a listing would find them again: some are buried first
+            else:
+                self._list(tried, budget)
         return self._untried(tried)
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() <= self._fresh_until
 
     def _untried(self, tried: Tried) -> str | None:
         while (key := self._window.take()) is not None:
             if key not in tried.now:
                 tried.now.add(key)
                 return key
-            self._window.doubt()  # it may have been given back since
+            self.doubt()  # it may have been given back since
         return None
 
-    def _list(self, tried: Tried) -> None:
+    def _list(self, tried: Tried, budget: Budget) -> None:
         if self._listed_for >= _MUCH:
             self.waking.watch()
         begun = time.monotonic()
         keys, since, heard = self._listed(tried)
-        if not keys and self.promote():
+        if not keys and self.promote(budget):
             keys, since, heard = self._listed(tried)
         tried.once_more(keys)
         self._window.fill(keys, since, heard=heard)
         now = time.monotonic()
         took = now - begun
         self._listed_for += took
-        self._fresh_until = now + max(_FRESH, took / (_PART_HEARD if heard else _PART))
+        self._doubted_until = now + max(_FRESH, took / _PART)
+        self._fresh_until = now + max(_FRESH, took / _PART_HEARD) if heard else self._doubted_until
 
     def _listed(self, tried: Tried) -> listing.Found:
-        return listing.complete(self._layout.new, self._window, tried.for_good, self._store.clock, self.waking.hear)
+        def wanted(keys: Iterable[str]) -> Iterator[str]:
+            untried = (key for key in keys if key not in tried.for_good)
+            return self.expired.sift(untried if tried.for_good else keys)
 
-    def promote(self, *, anew: bool = True) -> bool:
-        """Ready what has come due; whether there was any. See Later.promote."""
-        promoted = self._later.promote(self._store, anew=anew)
+        return listing.complete(self._layout.new, self._window, wanted, self._store.clock, self.waking.hear)
+
+    def promote(self, budget: Budget, *, anew: bool = True) -> int:
+        """Ready what has come due; how many there were. See Later.promote."""
+        promoted = self.later.promote(self._store, budget, anew=anew)
         for name in promoted:
             self.hear_of(self._layout.new, name)
-        return bool(promoted)
+        return len(promoted)
 
     def hear_of(self, directory: str, name: str, *, heard: bool = False) -> None:
         """Hear of a message that came to a directory; ``heard`` from the kernel."""
         if directory == self._layout.later:
-            self._later.expect(name)
+            self.later.expect(name)
         elif (
             directory == self._layout.new
             and not self._window.is_deaf
@@ -113,11 +136,19 @@ class Line:
 
     def missed(self) -> None:
         """The kernel has not told of all."""
-        self.clear()
+        self.doubt()
 
     def ring(self) -> None:
         """The kernel has told of something."""
         self.waking.ring()
+
+    def doubt(self) -> None:
+        """Something is missing: the directory is listed when the line is used up, and as soon as if the kernel told of nothing.
+
+        Not at once: of a long line each listing takes long.
+        """
+        self._window.doubt()
+        self._fresh_until = min(self._fresh_until, self._doubted_until)
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""

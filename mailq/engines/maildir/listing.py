@@ -15,9 +15,12 @@ from mailq.engines.maildir.window import END, SIZE
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mailq.engines.maildir.window import Since, Window
+
+    Wanted = Callable[[Iterable[str]], Iterable[str]]
+    """Passes on the keys of those messages that a listing is to find."""
 
 _OF_OURS: Final = 59
 """The fewest characters in a name of ours: see names.looks_ours."""
@@ -48,8 +51,8 @@ class Front:
             self.behind = last[1:] if last[0] == "9" else ""  # where all have a priority no other is among the first
 
 
-def first_ready(directory: str, tried: Collection[str] = (), size: int = SIZE) -> list[str]:
-    """The sort keys of the first ready messages, in order, but for those that were tried."""
+def first_ready(directory: str, wanted: Wanted = iter, size: int = SIZE) -> list[str]:
+    """The sort keys of the first ready messages, in order, of those that are wanted."""
     front = Front(size)
 
     def near(listed: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
@@ -68,7 +71,7 @@ def first_ready(directory: str, tried: Collection[str] = (), size: int = SIZE) -
 
     listed = layouts.entries(directory, near)
     keys = (key for entry in listed if (key := layouts.sort_key(directory, entry.name)) is not None)
-    return front.of((key for key in keys if key not in tried) if tried else keys)
+    return front.of(wanted(keys))
 
 
 class Found(NamedTuple):
@@ -80,7 +83,7 @@ class Found(NamedTuple):
 
 
 def complete(
-    directory: str, window: Window, tried: Collection[str], clock: Callable[[], int], hear: Callable[[], bool]
+    directory: str, window: Window, wanted: Wanted, clock: Callable[[], int], hear: Callable[[], bool]
 ) -> Found:
     """Find the first ready messages, of which none is missing.
 
@@ -93,7 +96,7 @@ def complete(
         since = window.begin()
         hears = hear()  # another thread may begin to while this one lists, when it has missed some already
         begun = names.format_time(clock())
-        keys = first_ready(directory, tried, since.size)
+        keys = first_ready(directory, wanted, since.size)
         if hear() and hears:
             return Found(keys, since, heard=True)
         if older := [key for key in keys if layouts.time_of(key) < begun]:

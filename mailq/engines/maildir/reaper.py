@@ -7,6 +7,7 @@ listing twice.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 from mailq import lifecycle, names, telemetry
 from mailq.engine import Reaped
+from mailq.engines.budget import Budget
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import owners, sharing
-from mailq.engines.maildir.later import Later
 from mailq.engines.maildir.remaking import Remaking
 from mailq.engines.maildir.replay import replay
 from mailq.errors import StorageError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
     from mailq.engines.maildir.layout import Layout
+    from mailq.engines.maildir.line import Line
     from mailq.engines.maildir.store import Store
     from mailq.names import Envelope, RestingState
 
@@ -43,29 +45,34 @@ _STUCK: Final = 10
 
 
 class Reaper:
-    """The maintenance of one queue."""
+    """The maintenance of one queue. ``line`` hears of what comes back."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, line: Line) -> None:
         self._store = store
+        self._line = line
         self._next_turn = 0
         self._rests_until = 0.0
         self._remaking = Remaking(store)
-        self.later = Later()
+        self._suspects: list[str] = []
 
     # Leases
 
-    def reap_if_due(self) -> tuple[Reaped | None, int]:
-        """Reap unless somebody did within the interval, or is doing it.
+    def reap_if_due(self, budget: Budget) -> int:
+        """Reap within the budget unless somebody did within the interval, or is doing it.
 
-        Returns what was done, None if nothing, and when to ask again, in nanoseconds.
+        Returns when to ask again, in nanoseconds: at once, if something is left.
         """
-        self._make_good()
-        self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
-        if time.monotonic() < self._rests_until or self._is_idle():
-            return None, self._next_turn
-        return self._reap_in_turn(), self._next_turn
+        if self._suspects:
+            self._give_back(budget)
+        else:
+            self._make_good()
+            self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
+            if time.monotonic() < self._rests_until or self._is_idle():
+                return self._next_turn
+            self._reap_in_turn(budget)
+        return self._store.clock() if self._suspects else self._next_turn
 
-    def _reap_in_turn(self) -> Reaped | None:
+    def _reap_in_turn(self, budget: Budget) -> None:
         """Reap, if it is our turn: one reaping at a time a queue, and one an interval."""
         path = self._store.layout.reap_lock
         status = layouts.status_of(path)
@@ -75,7 +82,8 @@ class Reaper:
         first = not os.path.exists(path)  # a lock file that is only just made is no stamp
         lock = layouts.file_lock(self._store.disk, path, int(self._store.settings.file_mode, 8))
         try:
-            return self._reap_and_rest() if self._is_our_turn(lock, first=first) else None
+            if self._is_our_turn(lock, first=first):
+                self._reap_and_rest(budget)
         finally:
             lock.release()  # does nothing if we have not got it
 
@@ -84,14 +92,13 @@ class Reaper:
         layout = self._store.layout
         return next(chain(layouts.entries(layout.cur), _unfinished(layout)), None) is None
 
-    def _reap_and_rest(self) -> Reaped:
+    def _reap_and_rest(self, budget: Budget) -> None:
         """Reap; then leave it to others for a while, if it has cost more than its share."""
         begun = time.thread_time()  # not by the clock on the wall: a disk that is slow once is no reason to rest
-        reaped = self._reap()
+        self._reap(budget)
         rest = (time.thread_time() - begun) * _SHARE
         if rest > self._store.settings.reap_interval:
             self._rests_until = time.monotonic() + rest
-        return reaped
 
     def _is_our_turn(self, lock: BaseFileLock, *, first: bool) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - slow to load, and a producer never needs it
@@ -128,25 +135,38 @@ class Reaper:
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""
         self._make_good()
-        return self._reap()
+        return self._reap(Budget(math.inf))
 
     def _make_good(self) -> None:
         """What needs no turn: whoever is at it has locks of its own, or nothing to lose."""
         self._remaking.tend()
         replay(self._store, waits=False)  # what another is at, is not ours
 
-    def _reap(self) -> Reaped:
+    def _reap(self, budget: Budget) -> Reaped:
+        due = self._line.promote(budget)
+        now = self._store.clock()
+        alive: dict[str, bool] = {}
+        listed = (entry.name for entry in layouts.entries(self._store.layout.cur))
+        # All of them before the first is moved: a rename hides others from a listing.
+        self._suspects = [name for name in listed if not self._plainly_holds(name, now, alive)]
+        returned, died = self._give_back(budget)
+        self._sweep(now)
+        return Reaped(returned, died, due)
+
+    def _give_back(self, budget: Budget) -> tuple[int, int]:
+        """Look at suspects, and give back those whose leases have ended. Returns how many came back, and how many died."""
         layout = self._store.layout
-        due = len(self.later.promote(self._store))
         # Read before any file is looked at: an extension that comes after the look then finds its
         # old deadline passed, and its holder is told LeaseLost.
         now = self._store.clock()
         returned = died = 0
         buried: list[str] = []
         alive: dict[str, bool] = {}
-        listed = (entry.name for entry in layouts.entries(layout.cur))
-        # All of them before the first is moved: a rename hides others from a listing.
-        for name in [name for name in listed if not self._plainly_holds(name, now, alive)]:
+        suspects, self._suspects = self._suspects, []
+        for number, name in enumerate(suspects, 1):
+            if number > 1 and not budget.allows_more():
+                self._suspects = suspects[number - 1 :]
+                break
             envelope = layouts.envelope_of(layout.cur, name)
             if envelope is None:
                 continue
@@ -158,14 +178,17 @@ class Reaper:
             )
             try:
                 if envelope.edit:
-                    self._end_edit(name, envelope, envelope.edit)
-                    returned += 1
-                    continue
-                self._store.settle(f"{layout.cur}/{name}", step, buried=buried)
+                    path = self._end_edit(name, envelope, envelope.edit)
+                else:
+                    path = self._store.settle(f"{layout.cur}/{name}", step, buried=buried)
             except FileNotFoundError:
                 continue  # its holder settled it, or another reaper came first
             except StorageError as error:  # one bad message must not keep the others
                 layouts.log().warning("a lease could not be given back: %s", error)
+                continue
+            self._line.hear_of(*os.path.split(path))
+            if envelope.edit:
+                returned += 1
                 continue
             if telemetry.attached():
                 telemetry.emit(
@@ -173,19 +196,17 @@ class Reaper:
                 )
             returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
         self._store.sync_buried(buried)
-        self._sweep(now)
-        return Reaped(returned, died, due)
+        return returned, died
 
-    def _end_edit(self, name: str, envelope: Envelope, state: RestingState) -> None:
-        """Put back a message whose editor died: uncounted, with the content that it has."""
+    def _end_edit(self, name: str, envelope: Envelope, state: RestingState) -> str:
+        """Put back a message whose editor died: uncounted, with the content that it has. Returns its new path."""
         layout = self._store.layout
         home = sharing.home_of(layout, self._store.settings) if envelope.origin == self._store.mark else None
         # An edit of a dead letter of ours in the shared queue; if that is not there any more, it stays at home.
         there = layout.directory(state) if home is None or not os.path.isdir(home.new) else home.new
-        back = names.format_name(envelope.at_rest(state))
-        self._store.move(f"{layout.cur}/{name}", f"{there}/{back}")
-        if state == "delayed":
-            self.later.expect(back)
+        back = f"{there}/{names.format_name(envelope.at_rest(state))}"
+        self._store.move(f"{layout.cur}/{name}", back)
+        return back
 
     def _plainly_holds(self, name: str, now: int, alive: dict[str, bool]) -> bool:
         """Whether a lease holds, of those whose names tell it at a glance: there may be very many."""

@@ -12,6 +12,8 @@ from mailq.engines.maildir import forks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mailq.errors import StorageError
+
 SIZE: Final = 32_768
 """How many names a window holds at first: about 6 MB."""
 
@@ -58,8 +60,17 @@ class Window:
     def take(self, before: str | None = None) -> str | None:
         """Take the first key if it sorts before another; None else, or when the window is dry."""
         with self._lock:
-            due = self._heap and (before is None or self._heap[0] < before)
-            return heapq.heappop(self._heap) if due else None
+            if not self._heap or (before is not None and self._heap[0] >= before):
+                return None
+            key = heapq.heappop(self._heap)
+            while self._heap and self._heap[0] == key:  # told of by this process and by the kernel
+                heapq.heappop(self._heap)
+            return key
+
+    def put_back(self, key: str) -> None:
+        """Hold a key that was taken from a listing."""
+        with self._lock:
+            heapq.heappush(self._heap, key)
 
     @property
     def is_blank(self) -> bool:
@@ -144,17 +155,18 @@ class Window:
                 since.is_all = False
 
     def doubt(self) -> None:
-        """What is held is right, but may not be all: when it is used up the directory must be listed."""
+        """Some that came before the end of the listing are missing: when what is held is used up the directory must be listed."""
         with self._lock:
-            self._bound = self._heard_bound = ""
+            self._heard_bound = self._bound
+            for since in self._listings:
+                since.is_all = False
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
             self._heap = []
+            self._bound = ""
             self.doubt()
-            for since in self._listings:
-                since.is_all = False
 
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
@@ -163,17 +175,24 @@ class Window:
 
 
 class Tried:
-    """The keys that one claim has tried, and whether it has heard of all that came before it.
+    """What one claim has tried, and whether it has heard of all that came before it.
 
     Another thread's stale listing may bring keys back into the window: ``now`` is
     passed over there. Our own next listing may be right that one is back, given back under
-    its name; but only once, for a stale network file system lists it for ever.
+    its name; but only once, for a stale network file system lists it for ever. What the disk has
+    refused is in ``for_good`` at once, and its ``failures`` are kept.
     """
 
-    def __init__(self, *, heard: bool) -> None:
-        self.heard = heard
+    def __init__(self) -> None:
+        self.heard = False
         self.now: set[str] = set()
         self.for_good: set[str] = set()
+        self.failures: list[StorageError] = []
+
+    def refuse(self, key: str, failure: StorageError) -> None:
+        """Try a key no more that the disk has refused."""
+        self.for_good.add(key)
+        self.failures.append(failure)
 
     def once_more(self, listed: Iterable[str]) -> None:
         """Let what our own listing shows again be tried for the last time."""
