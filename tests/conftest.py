@@ -16,7 +16,7 @@ import janitor
 import namespace
 import pytest
 from command import MAILQ, Shell
-from together import cores, fast_directory
+from together import all_cores, fast_directory
 
 import mailq as library
 from mailq.engines import budget
@@ -72,7 +72,7 @@ def _keep_bytecode() -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker a core, and one more for while others wait. None for a few tests, since starting them takes longer."""
     is_for_few = any("::" in argument for argument in config.args)
-    return 0 if is_for_few else min(cores(), _MOST_WORKERS - 1) + 1
+    return 0 if is_for_few else min(all_cores() + 1, _MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

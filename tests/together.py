@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 SPAWN: Final = multiprocessing.get_context("spawn")
-PATIENCE: Final = float(os.environ.get("TEST_PATIENCE", "60"))
-"""Seconds to wait for what must come; less where it is known not to come, as for a broken mailq."""
+PATIENCE: Final = float(os.environ.get("TEST_PATIENCE", "300"))
+"""Seconds to wait for what must come, on however busy a machine; less where it is known not to come, as for a broken mailq."""
 
 _Result = TypeVar("_Result")
 
@@ -110,7 +110,12 @@ def on_each_core(work: Callable[[int, int], _Result]) -> list[_Result]:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """How many this process may use: the workers of pytest-xdist share what there are."""
+    return max(1, all_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def all_cores() -> int:
+    """How many the tests may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from mailq.delivery import Delivery
+
+_BEATS: Final = 3
+"""Heartbeats in a lease: one may be late without losing it."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -97,8 +100,7 @@ class _Job:
         output = Tail(process.stderr, echo=sys.stderr.buffer)
         while True:
             try:
-                # Three heartbeats a lease: one may be late without losing it. There is none for a lost one.
-                code = process.wait(None if self._lost else self._lease / 3)
+                code = process.wait(None if self._lost else self._lease / _BEATS)
                 break
             except subprocess.TimeoutExpired:
                 self._beat()

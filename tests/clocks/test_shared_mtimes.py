@@ -30,7 +30,7 @@ def jobs() -> Iterator[Path]:
     """A queue of a group, where its users can reach it, as they cannot pytest's own directory."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
-    queue = mailq.open(directory / "jobs", file_mode="0660", lease=2, reap_interval=0.1)
+    queue = mailq.open(directory / "jobs", file_mode="0660", lease=60, reap_interval=0.1)
     for path in (directory / "jobs", *(directory / "jobs").rglob("*")):
         os.chown(path, 0, GROUP)
         if path.is_dir():

@@ -130,7 +130,7 @@ def test_a_hundred_dropped_files_are_all_delivered_while_a_consumer_waits(queue:
     script = "for i in $(seq 100); do echo $i > tmp/job$i; mv tmp/job$i new/job$i; done"
     with subprocess.Popen(["sh", "-euc", script], cwd=path) as producer:
         got: list[int] = []
-        while len(got) < 100 and (delivery := queue.pop(wait=10)) is not None:
+        while len(got) < 100 and (delivery := queue.pop(wait=60)) is not None:
             got.append(int(delivery.raw))
             delivery.ack()
         assert producer.wait() == 0

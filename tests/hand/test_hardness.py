@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faulty import Fault, FaultyDisk, fault
-from together import wait_until
+from together import PATIENCE, wait_until
 
 import mailq
 from mailq import names
@@ -329,8 +329,8 @@ def test_threads_share_one_owner_and_wake_each_other(queue: mailq.Queue, path: P
     got: list[int] = []
 
     def consume() -> None:
-        start.wait(10)
-        while (delivery := queue.pop(wait=20)) is not None and delivery.body != "end":
+        start.wait(PATIENCE)
+        while (delivery := queue.pop(wait=2 * PATIENCE)) is not None and delivery.body != "end":
             got.append(delivery.body)
             delivery.ack()
         if delivery is not None:
@@ -339,11 +339,11 @@ def test_threads_share_one_owner_and_wake_each_other(queue: mailq.Queue, path: P
     threads = [threading.Thread(target=consume) for _ in range(8)]
     for thread in threads:
         thread.start()
-    start.wait(10)
+    start.wait(PATIENCE)
     queue.push_many(range(40))
     queue.push_many(["end"] * 8)
     for thread in threads:
-        thread.join(15)  # well within the wait: nobody slept through the end
+        thread.join(PATIENCE)  # well within the wait: nobody slept through the end
         assert not thread.is_alive()
     assert sorted(got) == list(range(40))
     assert len(os.listdir(path / "owners")) == 1
@@ -355,9 +355,8 @@ def test_a_signal_handler_may_use_the_queue_that_it_interrupts(path: Path) -> No
     before = signal.signal(signal.SIGALRM, lambda *_: pushed.append(queue.push("from the handler")))
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     popped = []
-    end = time.monotonic() + 20
     try:
-        while len(pushed) < 200 and time.monotonic() < end:
+        while len(pushed) < 200:
             queue.push("from the program")
             for delivery in queue.pop_many(10, wait=0.001):
                 popped.append(delivery.id)
@@ -368,7 +367,6 @@ def test_a_signal_handler_may_use_the_queue_that_it_interrupts(path: Path) -> No
     for delivery in queue.drain():
         popped.append(delivery.id)
         delivery.ack()
-    assert len(pushed) >= 200
     assert set(pushed) <= set(popped)
     assert len(popped) == len(set(popped))
 

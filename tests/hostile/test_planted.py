@@ -23,7 +23,6 @@ from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import STATES
 from mailq.testing import ManualClock
 
-pytestmark = pytest.mark.timeout(60)
 ID = "01936f0c2b7d7a3e9c41b6d07f52e811"
 NAME = f"20261121T013205.123456789Z,{ID},size=1,tries=E.txt"
 HELD = NAME.replace(".txt", ",until=20261121T013335Z,by=deadbeef,claim=51d2.txt")

@@ -24,7 +24,7 @@ from mailq.engines.maildir import remaking
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import take
 
-pytestmark = [only_root, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"), pytest.mark.timeout(60)]
+pytestmark = [only_root, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
 EXPECTED: Final = {"file-system", "aside"}
 """What the doctor may say: that a tmpfs is not a place for a queue, and that it has put copies aside."""

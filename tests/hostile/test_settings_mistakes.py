@@ -199,7 +199,6 @@ PLACES: dict[str, tuple[Any, type[library.MailqError], str]] = {
 }
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("place", PLACES)
 def test_something_else_in_its_place_is_told_at_once(
     queue: library.Queue, path: Path, place: str, mailq: Shell

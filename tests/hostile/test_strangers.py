@@ -26,7 +26,7 @@ from mailq.engines.disk import Disk, can_syncfs
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock
 
-pytestmark = [only_root, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"), pytest.mark.timeout(60)]
+pytestmark = [only_root, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 
 

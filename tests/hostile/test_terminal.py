@@ -18,7 +18,6 @@ from command import MAILQ
 
 import mailq
 
-pytestmark = pytest.mark.timeout(60)
 # Sets a title, clears, colours, answers back, moves up; the last three in one character, and a text that runs backwards.
 EVIL = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[6n\r\x1b[A\x9b2J\x9d0;owned\x9c\u202eback\b\x0c\x00"
 # What a table, a title in bold and a live screen consist of.

@@ -30,6 +30,7 @@ _PARTS: Final = ("mailq", "tests", "examples", "docs")
 _AT_ONCE: Final = 2
 _PATIENCE: Final = 10
 """Seconds that tests wait for what should come, where a mutant shows by its not coming."""
+_ONE_TEST: Final = 120
 _ALL_TESTS: Final = 1200
 _PASSED: Final = 0
 _FAILED: Final = 1
@@ -77,7 +78,17 @@ class Copy:
         command.chmod(0o755)
 
     def test(self, tests: Iterable[str], *, stalls: bool) -> subprocess.CompletedProcess[str]:
-        pytest = [str(self._python), "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
+        pytest = [
+            str(self._python),
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-n0",
+            f"--timeout={_ONE_TEST}",
+            "-p",
+            "no:cacheprovider",
+        ]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST", "MAILQ"))}
         return subprocess.run(
             [sys.executable, contained.__file__, str(_ALL_TESTS), *pytest, f"--basetemp={self._scratch}", *tests],

@@ -244,7 +244,6 @@ WAYS = pytest.mark.parametrize(
 
 
 @WAYS
-@pytest.mark.timeout(600)  # what fails is made smaller for up to five minutes before it is told
 def test_a_queue_does_what_the_model_does(
     machine: type[QueueMachine], much: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

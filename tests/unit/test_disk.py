@@ -152,7 +152,6 @@ def test_a_symlink_is_not_read(tmp_path: Path) -> None:
     assert refused.value.errno == errno.ELOOP
 
 
-@pytest.mark.timeout(20)
 def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x")
     disk = Disk()
