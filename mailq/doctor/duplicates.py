@@ -250,6 +250,6 @@ def _both_there(first: str, second: str) -> bool | None:
         return True
     if before.st_ino != after.st_ino:
         return False  # edited in between: another file by now
-    if before.st_ino != there.st_ino:
+    if not os.path.samestat(before, there):
         return None
     return None if there.st_nlink > 1 and before.st_ctime_ns == after.st_ctime_ns else False

@@ -126,7 +126,7 @@ FENCES: Final = (
         "an extended deadline is taken back from a file that another queue has too",
         _STORE,
         """            if os.lstat(path).st_nlink > 1:
-                return
+                return  # the claim that reads it makes a copy
 """,
         "",
         (f"{_LINKS}test_what_is_settled_in_one_is_held_in_the_other_as_long_as_it_was",),

@@ -352,7 +352,7 @@ class Store:
         """The same, of one that is known to be beyond."""
         try:
             if os.lstat(path).st_nlink > 1:
-                return
+                return  # the claim that reads it makes a copy
             try:
                 self.disk.utime(path, most)
             except PermissionError:
