@@ -89,6 +89,10 @@ class AsyncQueue:
         """Name the queue."""
         return f"<mailq.aio.AsyncQueue {self.location}>"
 
+    def __reduce__(self) -> tuple[type[AsyncQueue], tuple[Queue]]:
+        """Pickle the queue beneath; see Queue."""
+        return AsyncQueue, (self.queue,)
+
     @property
     def location(self) -> str:
         return self.queue.location
@@ -277,13 +281,13 @@ class AsyncQueue:
     async def close(self) -> None:
         """Close the queue beneath: leases still held and not detached end at once, as ``killed``.
 
-        End the tasks that wait in a pop first: those go on, as with Queue.close.
+        After that every verb raises QueueClosed, also a pop that waits in another task.
         """
         try:
             await self._run(self.queue.close)
         finally:
             self._threads.leave()
-            self._ring()  # closing took the bell away: who waits must listen anew
+            self._ring()  # who waits looks again, and finds the queue closed
 
     async def __aenter__(self) -> Self:
         """Close on leaving."""

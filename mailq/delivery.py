@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mailq import codecs, reply
 from mailq.engine import Record
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from mailq.engine import Claim, Engine
+    from mailq.engine import Claim, Opened
     from mailq.message import Attempt, State
     from mailq.names import Envelope
     from mailq.queue import Queue
@@ -85,8 +85,8 @@ class Message:
     for, wherever the message is by then; MessageNotFound if it is gone.
     """
 
-    def __init__(self, engine: Engine, record: Record) -> None:
-        self._engine = engine
+    def __init__(self, queue: Opened, record: Record) -> None:
+        self._queue = queue
         self._record = record
         self._data: bytes | None = None
         self._parts: tuple[dict[str, str] | None, bytes] | None = None
@@ -101,7 +101,7 @@ class Message:
 
     def _read(self) -> bytes:
         if self._data is None:
-            self._data = self._engine.read(self._record)
+            self._data = self._queue.engine.read(self._record)
         return self._data
 
     def _unsealed(self) -> tuple[dict[str, str] | None, bytes]:
@@ -174,7 +174,7 @@ class Message:
     @property
     def history(self) -> list[Attempt]:
         """The finished attempts of the whole life, first to last, with their error texts."""
-        return self._engine.history(self._envelope)
+        return self._queue.engine.history(self._envelope)
 
     @property
     def reason(self) -> str:
@@ -184,7 +184,7 @@ class Message:
     @property
     def origin(self) -> str:
         """The queue it was pushed to; another one than this for a dead letter in a shared queue."""
-        return self._engine.origin(self._envelope)
+        return self._queue.engine.origin(self._envelope)
 
     @property
     def pushed_at(self) -> float:
@@ -222,13 +222,18 @@ class Delivery(Message):
     ``on_settled()``, if set, is called after it was settled through this object.
     """
 
-    def __init__(self, queue: Queue, engine: Engine, claim: Claim) -> None:
-        super().__init__(engine, Record("leased", claim.receipt, claim.envelope, len(claim.data), claim.deadline))
-        self._queue = queue
+    _queue: Queue
+
+    def __init__(self, queue: Queue, claim: Claim) -> None:
+        super().__init__(queue, Record("leased", claim.receipt, claim.envelope, len(claim.data), claim.deadline))
         self._data = claim.data
         self._settled = False
         self.on_settled: Callable[[], object] | None = None
         self.in_worker = False
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: two processes would each take it for theirs."""
+        raise UsageError("a delivery cannot be pickled; pass its receipt, and take it up with q.delivery(receipt)")
 
     @property
     def receipt(self) -> str:
@@ -243,7 +248,7 @@ class Delivery(Message):
     @property
     def lost(self) -> bool:
         """Whether the lease is gone, looked up now: stop working, another may have the message."""
-        return not self._settled and self._engine.deadline(self.receipt) is None
+        return not self._settled and self._queue.engine.deadline(self.receipt) is None
 
     @property
     def settled(self) -> bool:
@@ -254,7 +259,7 @@ class Delivery(Message):
     def is_last_attempt(self) -> bool:
         """Whether the message is dead if this attempt fails."""
         own = self._envelope.max_retries
-        return self._envelope.attempts >= (self._engine.settings.max_retries if own is None else own)
+        return self._envelope.attempts >= (self._queue.settings.max_retries if own is None else own)
 
     @property
     def wants_reply(self) -> bool:
@@ -267,7 +272,7 @@ class Delivery(Message):
 
     def put_reply(self, data: bytes) -> None:
         """Keep an encoded reply (docs/disk-format.md) to this message, durably."""
-        self._engine.put_reply(self.id, data)
+        self._queue.engine.put_reply(self.id, data)
 
     def ack(self) -> None:
         """Remove the message for good: it is done."""

@@ -123,7 +123,7 @@ class Engine(Protocol):
     def wait(self, timeout: float) -> None:
         """Block until a claim may find something new, or for ``timeout`` seconds.
 
-        May return early for no reason; the claim is the truth.
+        May return early for no reason; the claim is the truth. Ends also at a close.
         """
 
     def listen(self, bell: Callable[[], None]) -> float:
@@ -222,4 +222,15 @@ class Engine(Protocol):
         """Change settings for everybody, durably; None resets one. Returns them all."""
 
     def close(self) -> None:
-        """Let go of files, locks and threads. Leases bound to this process end."""
+        """Let go of files, locks and threads, and ring every bell once more. Leases bound to this process end.
+
+        What is asked of the engine after that, by another Queue, begins anew.
+        """
+
+
+class Opened(Protocol):
+    """What has an engine until it is closed: a queue, for what was found in it."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. Raises QueueClosed."""

@@ -5,6 +5,7 @@
     MailqError (Exception)
     ├── UsageError (ValueError)        the call: change it
     │   ├── InvalidReceipt             that text is not a receipt
+    │   ├── QueueClosed                the queue is closed: open it again
     │   └── SettingsError              a setting has an impossible value
     │       └── SettingsConflict       the queue exists with other settings
     ├── CodecError (ValueError)        the body does not fit its content type
@@ -73,6 +74,14 @@ class InvalidReceipt(UsageError):
     def __init__(self, receipt: object) -> None:
         self.receipt = receipt
         super().__init__(f"{shown(receipt)} is not a receipt; pass the one that the delivery carries, unchanged")
+
+
+class QueueClosed(UsageError):
+    """The queue at ``location`` was closed, here: open it again, or close it later."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        super().__init__(f"the queue {location} is closed; open it again, or close it later")
 
 
 class SettingsError(UsageError):

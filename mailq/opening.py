@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from mailq.errors import SettingsError, UsageError, shown
@@ -87,4 +88,4 @@ def _open_maildir(path: str, settings: dict[str, Any], *, create: bool) -> Queue
     engine = MaildirEngine(path, disk=disk)
     engine.settings.refuse_others(settings, layout.marker)
     sharing.warn_if_missing(layout, engine.settings)
-    return Queue(engine)
+    return Queue(engine, partial(open, path, create=False))

@@ -8,12 +8,12 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from mailq import codecs, names, telemetry
+from mailq import codecs, drafts, names, telemetry
 from mailq.delivery import Delivery, Message
-from mailq.errors import MailqError, MessageNotFound, MessageTooLarge, UsageError, shown
-from mailq.message import CONTENT_TYPE, FILENAME, OUTCOMES, REPLY, STATES, TIMEOUT, Draft, State, read_body, seal
+from mailq.errors import MailqError, MessageNotFound, MessageTooLarge, QueueClosed, UsageError, shown
+from mailq.message import FILENAME, OUTCOMES, REPLY, STATES, Draft, State, read_body
 from mailq.reply import Reply
-from mailq.settings import LONGEST, MAX_RETRIES, seconds, whole
+from mailq.settings import LONGEST, MOMENT, seconds, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,29 +22,46 @@ if TYPE_CHECKING:
     from mailq.engine import Claim, Engine, Owner, Reaped, Stats
     from mailq.settings import Settings
 
-_MOMENT: Final = 0.001  # the shortest lease, ttl and timeout, in seconds
+_CLOSED_AFTER: Final = 1.0  # within so many seconds a pop that began to wait just as the queue was closed notices it
 _LETTERS: Final = {word: letter for letter, word in OUTCOMES.items() if word != "rejected"}
 
 
 class Queue:
     """A durable queue. Open one with :func:`mailq.open`.
 
-    Durations are seconds. Every verb may raise StorageError (the disk refused)
-    and QueueNotFound (the queue is gone, perhaps unmounted). Safe to share
-    between threads, and to use in a forked child.
+    Durations are seconds. Every verb may raise StorageError (the disk refused),
+    QueueNotFound (the queue is gone, perhaps unmounted) and QueueClosed. Safe to share
+    between threads, and to use in a forked child. Pickled, it is its location, where
+    ``reopen`` opens it in another process.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, reopen: Callable[[], Queue] | None = None) -> None:
         self._engine = engine
+        self._reopen = reopen
+        self._is_closed = False
 
     def __repr__(self) -> str:
         """Name the queue."""
         return f"<mailq.Queue {self.location}>"
 
+    def __reduce__(self) -> tuple[Callable[[], Queue], tuple[()]]:
+        """Pickle the way to open the queue again, in a process that another start method than fork has begun."""
+        if self._reopen is None:
+            text = f"the queue {self.location} cannot be pickled: no other process sees it; open one on disk"
+            raise UsageError(text)
+        return self._reopen, ()
+
     @property
     def location(self) -> str:
         """Where the queue is: its directory, or ``memory://``."""
         return self._engine.location
+
+    @property
+    def engine(self) -> Engine:
+        """The engine beneath. Raises QueueClosed."""
+        if self._is_closed:
+            raise QueueClosed(self.location)
+        return self._engine
 
     @property
     def settings(self) -> Settings:
@@ -57,7 +74,7 @@ class Queue:
         Durable on return; other processes notice within their reap interval.
         Raises SettingsError.
         """
-        return self._engine.configure(changes)
+        return self.engine.configure(changes)
 
     # Push
 
@@ -84,8 +101,9 @@ class Queue:
         ``priority`` 0 to 9, higher first. Raises CodecError, MessageTooLarge, QueueFull
         and UsageError.
         """
-        options = _checked_options(delay, priority, lease, max_retries, ttl)
-        return self._push([self._encoded(body, content_type, _with_timeout(headers, timeout), options)])[0]
+        options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
+        headers, limit = drafts.with_timeout(headers, timeout), self.settings.max_message_bytes
+        return self._push([drafts.encoded(body, content_type, headers, options, limit=limit)])[0]
 
     def push_many(
         self,
@@ -106,26 +124,15 @@ class Queue:
         see the first before the last is stored. The options are those of push, for
         each message.
         """
-        options = _checked_options(delay, priority, lease, max_retries, ttl)
-        headers = _with_timeout(headers, timeout)
-        return self._push([self._encoded(body, content_type, headers, options) for body in bodies])
+        options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
+        headers, limit = drafts.with_timeout(headers, timeout), self.settings.max_message_bytes
+        return self._push([drafts.encoded(body, content_type, headers, options, limit=limit) for body in bodies])
 
-    def _encoded(
-        self,
-        body: Any,  # noqa: ANN401 - any JSON value is a body
-        content_type: str | None,
-        headers: Mapping[str, str],
-        options: _Options,
-    ) -> Draft:
-        if not isinstance(content_type, str | None):
-            raise UsageError(f"content_type is {shown(content_type)}; it must be text like 'image/png'")
-        raw, kind = codecs.encode(body, content_type)
-        return self._draft(raw, kind, codecs.ext_of(kind), headers, options)
-
-    def _push(self, drafts: list[Draft]) -> list[str]:
-        ids = self._engine.push(drafts)
+    def _push(self, messages: list[Draft]) -> list[str]:
+        ids = self.engine.push(messages)
+        self._end_if_closed()
         if telemetry.attached():
-            for id, draft in zip(ids, drafts, strict=True):
+            for id, draft in zip(ids, messages, strict=True):
                 size, delay, priority = len(draft.data), draft.delay, draft.priority
                 telemetry.emit("push", self.location, id, size=size, delay=delay, priority=priority)
         return ids
@@ -147,13 +154,13 @@ class Queue:
         Its name is in ``headers["filename"]`` on delivery. Raises OSError if the file
         cannot be read; the rest is as for push.
         """
-        options = _checked_options(delay, priority, lease, max_retries, ttl)
+        options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
         ext = names.safe_ext(os.path.basename(path))
-        headers = {FILENAME: os.path.basename(path), **_with_timeout(headers, timeout)}
+        headers = {FILENAME: os.path.basename(path), **drafts.with_timeout(headers, timeout)}
+        limit = self.settings.max_message_bytes
         with open(path, "rb") as file:
-            body = read_body(file, self.settings.max_message_bytes)
-            draft = self._draft(body, codecs.type_of(ext), ext, headers, options)
-        return self._push([draft])[0]
+            body = read_body(file, limit)
+        return self._push([drafts.sealed(body, codecs.type_of(ext), ext, headers, options, limit=limit)])[0]
 
     def request(
         self,
@@ -172,19 +179,7 @@ class Queue:
 
     def reply_to(self, id: str) -> Reply:
         """The reply to a request, by the message's id: in another process, or asked for again."""
-        return Reply(self._engine, id)
-
-    def _draft(self, raw: bytes, content_type: str, ext: str, headers: Mapping[str, str], options: _Options) -> Draft:
-        """Seal a body with its headers; a type that the extension does not tell goes among them."""
-        if headers and any(str(key).lower() == CONTENT_TYPE for key in headers):
-            raise UsageError("content-type is not a header here; pass content_type=")
-        if codecs.type_of(ext) != content_type:
-            headers = {**headers, CONTENT_TYPE: content_type}
-        data, head = seal(headers, raw)
-        limit = self.settings.max_message_bytes
-        if len(data) > limit:
-            raise MessageTooLarge(len(data), limit)
-        return Draft(data, ext, head, "", *options)
+        return Reply(self, id)
 
     # Pop
 
@@ -208,20 +203,23 @@ class Queue:
 
     def _pop(self, limit: int, lease: float | None, wait: float, *, detached: bool) -> list[Delivery]:
         if lease is not None:
-            lease = seconds(lease, "lease", least=_MOMENT)
+            lease = seconds(lease, "lease", least=MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
+        engine = self.engine
         until = time.monotonic() + (wait if wait < LONGEST else math.inf)
-        while not (claims := self._engine.claim(limit, lease=lease, detached=detached)):
-            if claims is None:  # something may be ready behind what it has moved
-                continue
-            left = until - time.monotonic()
-            if left <= 0:
-                break
-            self._engine.wait(left)
+        claims: list[Claim] | None = None
         try:
+            while not self._is_closed:
+                claims = engine.claim(limit, lease=lease, detached=detached)
+                if claims is None:  # something may be ready behind what it has moved
+                    continue
+                left = until - time.monotonic()
+                if claims or left <= 0:
+                    break
+                engine.wait(min(left, _CLOSED_AFTER))
             return self._delivered(claims or [])
-        except BaseException:  # interrupted: nobody has them
+        except BaseException:  # interrupted, or closed: nobody has them
             self._give_back(claims)
             raise
 
@@ -234,8 +232,8 @@ class Queue:
         rest is as for pop.
         """
         whole(limit, "limit", least=1, most=1_000_000)
-        lease = None if lease is None else seconds(lease, "lease", least=_MOMENT)
-        claims = self._engine.claim(limit, lease=lease, detached=detached)
+        lease = None if lease is None else seconds(lease, "lease", least=MOMENT)
+        claims = self.engine.claim(limit, lease=lease, detached=detached)
         try:
             return None if claims is None else self._delivered(claims)
         except BaseException:  # as above
@@ -246,14 +244,17 @@ class Queue:
         for claim in claims or ():
             with contextlib.suppress(MailqError):
                 self._engine.release(claim.receipt, delay=0)
+        self._end_if_closed()
 
     def _delivered(self, claims: Sequence[Claim]) -> list[Delivery]:
+        if self._is_closed:  # meanwhile, by another thread
+            raise QueueClosed(self.location)
         if telemetry.attached():
             now = time.time()
             for _, envelope, _, _ in claims:
                 waited = max(0.0, now - envelope.place / names.NS)
                 telemetry.emit("pop", self.location, envelope.id, attempt=envelope.attempts + 1, waited=waited)
-        return [Delivery(self, self._engine, claim) for claim in claims]
+        return [Delivery(self, claim) for claim in claims]
 
     def delivery(self, receipt: str) -> Delivery:
         """The delivery behind a receipt: to go on with it in another process.
@@ -261,7 +262,7 @@ class Queue:
         Raises LeaseLost as soon as its deadline has passed, even if nobody else has the
         message yet.
         """
-        return Delivery(self, self._engine, self._engine.held(receipt))
+        return Delivery(self, self.engine.held(receipt))
 
     def listen(self, bell: Callable[[], None]) -> float:
         """Have ``bell()`` called, from any thread, whenever a pop may find something new.
@@ -270,7 +271,7 @@ class Queue:
         listen. Returns for how many seconds the bell may be relied on; pop again then,
         whether it rang or not. Listening ends with close.
         """
-        return self._engine.listen(bell)
+        return self.engine.listen(bell)
 
     def silence(self, bell: Callable[[], None]) -> None:
         """Ring a bell no more that was passed to listen."""
@@ -281,11 +282,11 @@ class Queue:
 
         Deliveries that are out can be settled, and pushes go on. Consumers notice at once.
         """
-        self._engine.pause()
+        self.engine.pause()
 
     def resume(self) -> None:
         """Deliver again. Waiting consumers in other processes notice within a second."""
-        self._engine.resume()
+        self.engine.resume()
 
     def __iter__(self) -> Iterator[Delivery]:
         """Deliver messages for ever, waiting when there are none.
@@ -310,7 +311,7 @@ class Queue:
 
         Not synced: a power cut may bring an acked message back, never lose one.
         """
-        self._engine.ack(receipt)
+        self.engine.ack(receipt)
         self._tell("ack", receipt)
 
     def nack(
@@ -334,19 +335,19 @@ class Queue:
             attempt = 1 if envelope is None else envelope.attempts + 1
             chance = int.from_bytes(os.urandom(4)) / 2**32
             delay = self.settings.backoff.delay(attempt, chance)
-        self._engine.nack(receipt, letter=_LETTERS[outcome], delay=seconds(delay, "delay"), error=error)
+        self.engine.nack(receipt, letter=_LETTERS[outcome], delay=seconds(delay, "delay"), error=error)
         self._tell("nack", receipt, outcome=outcome, delay=delay)
 
     def release(self, receipt: str, *, delay: float = 0.0) -> None:
         """Give a message back as if it had never been popped; no attempt is counted. Raises LeaseLost."""
-        self._engine.release(receipt, delay=seconds(delay, "delay"))
+        self.engine.release(receipt, delay=seconds(delay, "delay"))
         self._tell("release", receipt, delay=delay)
 
     def reject(self, receipt: str, reason: str | None = None) -> None:
         """Give up on a message at once: it goes to the dead, with the reason. Raises LeaseLost."""
         if not isinstance(reason, str | None):
             raise UsageError(f"reason is {shown(reason)}; it must be text")
-        self._engine.reject(receipt, reason=reason)
+        self.engine.reject(receipt, reason=reason)
         self._tell("reject", receipt, reason=reason)
 
     def extend(self, receipt: str, seconds: float) -> float:
@@ -355,7 +356,7 @@ class Queue:
         Never shortens a lease. Raises LeaseLost as soon as the old deadline has
         passed, even if nobody else has the message yet.
         """
-        deadline = self._engine.extend(receipt, _seconds(seconds, "seconds")) / names.NS
+        deadline = self.engine.extend(receipt, _seconds(seconds, "seconds")) / names.NS
         self._tell("extend", receipt, seconds=seconds)
         return deadline
 
@@ -367,7 +368,7 @@ class Queue:
 
     def stats(self) -> Stats:
         """Count the messages by state, with sizes and ages. Lists the whole queue."""
-        return self._engine.stats()
+        return self.engine.stats()
 
     def __len__(self) -> int:
         """How many messages are not done: ready, delayed and leased."""
@@ -379,7 +380,7 @@ class Queue:
         if not isinstance(id, str):
             raise UsageError(f"{shown(id)} is not an id; ask for the text that push returned")
         try:
-            self._engine.find(id)
+            self.engine.find(id)
         except MessageNotFound:
             return False
         return True
@@ -391,11 +392,11 @@ class Queue:
     def peek(self, state: State = "ready", limit: int | None = 10) -> list[Message]:
         """Look at the first messages in a state without leasing them; None lists all."""
         _checked_state(state)
-        return [Message(self._engine, record) for record in self._engine.look(state, limit=limit)]
+        return [Message(self, record) for record in self.engine.look(state, limit=limit)]
 
     def get(self, id: str) -> Message:
         """Look at a message by its id, in whatever state. Raises MessageNotFound."""
-        return Message(self._engine, self._engine.find(id))
+        return Message(self, self.engine.find(id))
 
     def edit(self, message: Message, body: bytes) -> None:
         """Give a ready, delayed or dead message another body, sealed anew; undamaged headers stay.
@@ -413,7 +414,7 @@ class Queue:
         data = former[:head] + body
         if len(data) > self.settings.max_message_bytes:
             raise MessageTooLarge(len(data), self.settings.max_message_bytes)
-        self._engine.replace(record, Draft(data, record.envelope.ext, head))
+        self.engine.replace(record, Draft(data, record.envelope.ext, head))
 
     def redrive(self, ids: Iterable[str] | None = None, limit: int | None = None) -> int:
         """Put dead messages back in line, oldest first, to be tried afresh from attempt 1.
@@ -425,7 +426,7 @@ class Queue:
             raise UsageError("ids are text: pass those that push returned")
         if limit is not None:
             whole(limit, "limit", least=0, most=1 << 62)
-        return self._engine.redrive(chosen, limit=limit)
+        return self.engine.redrive(chosen, limit=limit)
 
     def purge(self, state: State) -> int:
         """Delete every message in a state for good. Returns how many.
@@ -433,28 +434,40 @@ class Queue:
         Purging ``leased`` takes messages out of their holders' hands.
         """
         _checked_state(state)
-        return self._engine.purge(state)
+        return self.engine.purge(state)
 
     def owners(self) -> list[Owner]:
         """The processes that hold leases, and the workers, with what they tell of themselves.
 
         One that is known to be dead is shown once more, and forgotten.
         """
-        return self._engine.owners()
+        return self.engine.owners()
 
     def tell(self, story: Mapping[str, Any]) -> None:
         """Say of this process, to whoever asks for the owners, what it is doing: a small JSON object."""
-        self._engine.tell(story)
+        self.engine.tell(story)
+        self._end_if_closed()
 
     def reap(self) -> Reaped:
         """Give back what late and dead consumers hold, now; every consumer does so by itself."""
-        return self._engine.reap()
+        return self.engine.reap()
 
     # Life
 
     def close(self) -> None:
-        """Let go of locks and threads; leases still held and not detached end at once, as ``killed``."""
+        """Let go of locks and threads; leases still held and not detached end at once, as ``killed``.
+
+        After that every verb of the queue, and of what was found in it, raises
+        QueueClosed; so does a pop that waits in another thread. Closing it twice does
+        nothing.
+        """
+        self._is_closed = True  # first: who waits is woken, and must see it
         self._engine.close()
+
+    def _end_if_closed(self) -> None:
+        """End what a verb has begun anew in the engine because the queue was closed meanwhile, by another thread or a signal."""
+        if self._is_closed:
+            self._engine.close()
 
     def __enter__(self) -> Self:
         """Close on leaving."""
@@ -468,29 +481,6 @@ class Queue:
 
 
 _seconds = seconds  # the checker, where a parameter has its name
-
-
-_Options = tuple[float, int, float | None, int | None, float | None]
-"""The last fields of a Draft: delay, priority, lease, max_retries, ttl."""
-
-
-def _checked_options(
-    delay: float, priority: int, lease: float | None, max_retries: int | None, ttl: float | None
-) -> _Options:
-    return (
-        seconds(delay, "delay") if delay else 0.0,
-        whole(priority, "priority", least=0, most=names.MAX_PRIORITY),
-        None if lease is None else seconds(lease, "lease", least=_MOMENT),
-        None if max_retries is None else whole(max_retries, "max_retries", least=0, most=MAX_RETRIES),
-        None if ttl is None else seconds(ttl, "ttl", least=_MOMENT),
-    )
-
-
-def _with_timeout(headers: Mapping[str, str] | None, timeout: float | None) -> Mapping[str, str]:
-    """The headers, with the time limit among them: only a worker needs it, when it has read the message anyway."""
-    if timeout is None:
-        return headers or {}
-    return {**(headers or {}), TIMEOUT: f"{seconds(timeout, 'timeout', least=_MOMENT):.3f}".rstrip("0").rstrip(".")}
 
 
 def _checked_state(state: str) -> None:

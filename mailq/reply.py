@@ -13,7 +13,7 @@ from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, U
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailq.engine import Engine
+    from mailq.engine import Opened
 
 # A reply is looked for at growing intervals, in seconds. Replies are rare and each is looked
 # for by its one caller, by name: cheaper than a watch on a directory.
@@ -36,8 +36,8 @@ _SHARE: Final = 0.05
 class Reply:
     """The reply to come to a message; ``id`` is the message's."""
 
-    def __init__(self, engine: Engine, id: str) -> None:
-        self._engine = engine
+    def __init__(self, queue: Opened, id: str) -> None:
+        self._queue = queue
         self.id = id
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ class Reply:
     @property
     def ready(self) -> bool:
         """Whether result() would return, or raise JobFailed, at once."""
-        return self._engine.get_reply(self.id) is not None
+        return self._queue.engine.get_reply(self.id) is not None
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - any JSON value is a result
         """Wait for what the handler returned: a JSON value. May be asked again, until ``reply_ttl`` has passed.
@@ -59,7 +59,7 @@ class Reply:
         """
         for pause in self.pauses(timeout):
             time.sleep(pause)
-        return self._open(self._engine.get_reply(self.id))
+        return self._open(self._queue.engine.get_reply(self.id))
 
     def pauses(self, timeout: float | None = None) -> Iterator[float]:
         """The pauses to make until result() returns, or raises JobFailed, at once; in seconds.
@@ -89,11 +89,11 @@ class Reply:
     def _is_alive(self) -> bool:
         """Whether an answer may still come. Raises JobFailed for a dead letter that nobody could answer."""
         try:
-            record = self._engine.find(self.id)
+            record = self._queue.engine.find(self.id)
         except MessageNotFound:
             return False
-        if record.state == "dead" and self._engine.get_reply(self.id) is None:
-            history = self._engine.history(record.envelope)
+        if record.state == "dead" and self._queue.engine.get_reply(self.id) is None:
+            history = self._queue.engine.history(record.envelope)
             errors = [attempt.error for attempt in history if attempt.error]
             raise JobFailed(self.id, errors[-1] if errors else f"given up on: {record.envelope.why}")
         return True

@@ -24,6 +24,9 @@ FORMAT: Final = 1
 LONGEST: Final = 10 * 365 * 86_400.0
 """No duration is longer than this, in seconds: ten years."""
 
+MOMENT: Final = 0.001
+"""No lease, ttl or timeout is shorter than this, in seconds."""
+
 MAX_RETRIES: Final = 99_999
 _MAX_BYTES: Final = 9_999_999_999
 

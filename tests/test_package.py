@@ -25,7 +25,7 @@ LAYERS = [
     ["message", "settings"],
     ["lifecycle", "engine"],
     ["engines"],
-    ["codecs", "reply"],
+    ["codecs", "drafts", "reply"],
     ["delivery"],
     ["queue"],
     ["opening"],

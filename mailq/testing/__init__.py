@@ -16,7 +16,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.contract_{part}"
-        for part in ("push", "pop", "lease", "receipts", "retry", "scope", "dead", "look", "life", "work")
+        for part in ("push", "pop", "lease", "receipts", "retry", "scope", "dead", "look", "life", "work", "close")
     )
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +15,7 @@ from mailq.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from mailq.delivery import Delivery
-    from mailq.engine import Engine
+    from mailq.engine import Claim, Engine
 
 EngineFactory = Callable[[Settings, Callable[[], int]], "Engine"]
 """Makes a fresh engine on an empty queue with these settings and this clock."""
@@ -78,3 +80,39 @@ def lapse(queue: Queue, clock: ManualClock, seconds: float = LEASE) -> None:
     """Let a lease of so many seconds run out, and be noticed."""
     clock.advance(seconds)
     queue.reap()
+
+
+def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Work in a thread; what it comes to is in the list when it has ended."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    thread.start()
+    return thread, results
+
+
+class Claims:
+    """Counts the claims on an engine, and holds them up while it is entered."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._claim = engine.claim
+        self._lock = threading.RLock()
+        monkeypatch.setattr(engine, "claim", self._counted)
+
+    def _counted(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
+        with self._lock:
+            claims = self._claim(limit, lease=lease, detached=detached)
+            self.count += 1
+            return claims
+
+    def until(self, count: int) -> None:
+        """Wait until there were so many."""
+        end = time.monotonic() + PATIENCE
+        while self.count < count:
+            assert time.monotonic() < end
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()

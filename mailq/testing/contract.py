@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mailq.testing.contract_close import CloseContract
 from mailq.testing.contract_dead import DeadContract
 from mailq.testing.contract_lease import LeaseContract
 from mailq.testing.contract_life import LifeContract
@@ -25,6 +26,7 @@ class EngineContract(
     LookContract,
     LifeContract,
     WorkContract,
+    CloseContract,
 ):
     """What a queue promises, whatever disk is below it.
 

@@ -162,14 +162,6 @@ class LifeContract(ContractBase):
         bell = _Bell()
         assert queue.listen(bell) == 0 or bell.rang(0)
 
-    def test_a_bell_does_not_ring_after_closing(self, queue: Queue) -> None:
-        bell = _listening(queue)
-        queue.close()
-        bell.forget()
-        queue.push("x")
-        assert not bell.rang(0)
-        assert take(queue).body == "x"
-
     def test_a_bell_that_raises_does_not_make_a_push_look_failed(self, queue: Queue) -> None:
         """An event loop that is closed by now, for one."""
 

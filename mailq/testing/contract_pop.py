@@ -19,7 +19,7 @@ from mailq.testing.base import LEASE, PATIENCE, ContractBase, bodies, take
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mailq.testing.base import EngineFactory, OpenQueue
+    from mailq.testing.base import EngineFactory
     from mailq.testing.clock import ManualClock
 
 
@@ -272,27 +272,3 @@ class PopContract(ContractBase):
         for thread in threads:
             thread.join(PATIENCE)
         assert sorted(popped) == list(range(200))
-
-    # The end of a consumer
-
-    def test_closing_ends_the_leases_that_are_bound_to_the_process(
-        self, open_queue: OpenQueue, clock: ManualClock
-    ) -> None:
-        queue = open_queue()
-        queue.push("x")
-        take(queue)
-        queue.close()
-        clock.advance(queue.settings.reap_interval)
-        delivery = take(queue)
-        assert delivery.attempt == 2
-        assert [attempt.outcome for attempt in delivery.history] == ["killed"]
-
-    def test_a_detached_lease_outlives_the_close(self, open_queue: OpenQueue, clock: ManualClock) -> None:
-        queue = open_queue()
-        queue.push("x")
-        delivery = take(queue, detached=True)
-        queue.close()
-        clock.advance(queue.settings.reap_interval)
-        assert queue.pop() is None
-        queue.ack(delivery.receipt)
-        assert len(queue) == 0

@@ -142,9 +142,3 @@ class ScopeContract(ContractBase):
         (dead,) = queue.peek("dead")
         assert [attempt.number for attempt in dead.history] == [1, 2, 3, 4]
         assert all(f"failure {attempt.number}" in (attempt.error or "") for attempt in dead.history)
-
-    def test_leaving_a_queues_block_closes_it(self, queue: Queue) -> None:
-        with queue as same:
-            assert same is queue
-            queue.push("x")
-        assert queue.stats().ready == 1

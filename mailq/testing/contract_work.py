@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,10 @@ from mailq.errors import (
 )
 from mailq.queue import Queue
 from mailq.settings import Settings
-from mailq.testing.base import LEASE, PATIENCE, ContractBase, bodies, lapse, take
+from mailq.testing.base import LEASE, PATIENCE, Claims, ContractBase, bodies, in_a_thread, lapse, take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mailq.engine import Claim, Engine, Record
+    from mailq.engine import Record
     from mailq.testing.base import EngineFactory
     from mailq.testing.clock import ManualClock
 
@@ -64,41 +61,6 @@ _NO_REPLIES: dict[str, bytes] = {
     "without an error": b'{"ok": false}',
     "nested without end": b"[" * 100_000,
 }
-
-
-def _in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
-    thread.start()
-    return thread, results
-
-
-class _Claims:
-    """Counts the claims on an engine, and holds them up while it is entered."""
-
-    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        self._claim = engine.claim
-        self._lock = threading.RLock()
-        monkeypatch.setattr(engine, "claim", self._counted)
-
-    def _counted(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
-        with self._lock:
-            claims = self._claim(limit, lease=lease, detached=detached)
-            self.count += 1
-            return claims
-
-    def until(self, count: int) -> None:
-        """Wait until there were so many."""
-        end = time.monotonic() + PATIENCE
-        while self.count < count:
-            assert time.monotonic() < end
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 class WorkContract(ContractBase):
@@ -178,7 +140,7 @@ class WorkContract(ContractBase):
         queue.push("ready")
         queue.push("due meanwhile", delay=0.05)
         queue.pause()
-        claims = _Claims(engine, monkeypatch)
+        claims = Claims(engine, monkeypatch)
         assert queue.pop(wait=0.3) is None
         # One, one behind the first wait, one when the message is due, one at the end; and a few to spare.
         assert claims.count <= 8
@@ -193,8 +155,8 @@ class WorkContract(ContractBase):
         queue = Queue(engine)
         queue.push("x")
         queue.pause()
-        claims = _Claims(engine, monkeypatch)
-        thread, results = _in_a_thread(lambda: take(queue, wait=10 * PATIENCE).body)
+        claims = Claims(engine, monkeypatch)
+        thread, results = in_a_thread(lambda: take(queue, wait=10 * PATIENCE).body)
         claims.until(1)
         queue.resume()
         thread.join(PATIENCE)
@@ -206,8 +168,8 @@ class WorkContract(ContractBase):
     ) -> None:
         engine = make_engine(Settings(), time.time_ns)
         queue = Queue(engine)
-        claims = _Claims(engine, monkeypatch)
-        thread, results = _in_a_thread(lambda: take(queue, wait=10 * PATIENCE).body)
+        claims = Claims(engine, monkeypatch)
+        thread, results = in_a_thread(lambda: take(queue, wait=10 * PATIENCE).body)
         claims.until(1)
         with claims:
             queue.pause()
@@ -355,7 +317,7 @@ class WorkContract(ContractBase):
 
     def test_a_request_waits_for_its_reply(self, queue: Queue) -> None:
         reply = queue.request("x")
-        thread, results = _in_a_thread(lambda: reply.result(timeout=PATIENCE))
+        thread, results = in_a_thread(lambda: reply.result(timeout=PATIENCE))
         delivery = take(queue)
         delivery.reply([1, 2])
         delivery.ack()

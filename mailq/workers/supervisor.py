@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq import reply, telemetry
-from mailq.errors import LeaseLost, MailqError, StorageError, UsageError
+from mailq.errors import LeaseLost, MailqError, QueueClosed, StorageError, UsageError
 from mailq.opening import open as open_queue
 from mailq.workers.jobs import Job, Options, Source, new_job
 from mailq.workers.outcomes import Report
@@ -201,6 +201,8 @@ class Supervisor:
                 continue
             try:
                 deliveries = source.pop(room, self._options.lease)
+            except QueueClosed:  # by this program, and for good: its jobs cannot be settled either
+                raise
             except MailqError as error:  # one queue must not stop the others
                 if self._options.drain:
                     source.dry, self._failure = True, self._failure or error

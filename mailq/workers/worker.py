@@ -244,7 +244,7 @@ class Worker:
         finally:
             self._supervisor = None
             for queue in self._opened:
-                queue.close()
+                queue.engine.close()  # the queue itself stays open: the worker may be started again
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None

@@ -23,6 +23,7 @@ _DISK: Final = "mailq/engines/disk.py"
 _LAYOUT: Final = "mailq/engines/maildir/layout.py"
 _OWNERS: Final = "mailq/engines/maildir/owners.py"
 _MESSAGE: Final = "mailq/message.py"
+_QUEUE: Final = "mailq/queue.py"
 
 FENCES: Final = (
     Mutant(
@@ -224,9 +225,45 @@ DELIVERIES: Final = (
         (f"{_GARBAGE}test_a_length_without_a_checksum_as_shell_producers_write_it_tells_a_torn_file",),
     ),
     Mutant(
+        "a closed queue goes on in silence",
+        _QUEUE,
+        "        if self._is_closed:\n            raise QueueClosed(self.location)\n        return self._engine\n",
+        "        return self._engine\n",
+        (f"{_CONTRACT}test_a_closed_queue_refuses_every_verb",),
+    ),
+    Mutant(
+        "what is claimed while the queue is closed stays leased",
+        _QUEUE,
+        "                    engine.release(claim.receipt, delay=0)\n",
+        "                    pass\n",
+        (f"{_CONTRACT}test_what_is_claimed_while_the_queue_is_closed_goes_back",),
+    ),
+    Mutant(
+        "who listens is not told of the close",
+        _ENGINE,
+        "        self._waking.ring()  # who waits or listens looks again, and finds the queue closed\n",
+        "",
+        (f"{_CONTRACT}test_a_bell_rings_at_the_close_and_not_after_it",),
+    ),
+    Mutant(
+        "a push that is under way at the close leaves a journal behind",
+        _QUEUE,
+        "        ids = self.engine.push(messages)\n        self._end_if_closed()\n",
+        "        ids = self.engine.push(messages)\n",
+        ("tests/hand/test_journals.py::test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first",),
+    ),
+    Mutant(
+        "a worker waits for a queue that was closed",
+        "mailq/workers/supervisor.py",
+        "            except QueueClosed:  # by this program, and for good: its jobs cannot be settled either\n                raise\n",
+        "",
+        ("tests/workers/test_outcomes.py::test_a_worker_whose_queue_is_closed_ends_with_that",),
+        stalls=True,
+    ),
+    Mutant(
         "who asks for a message by its id takes it",
-        "mailq/queue.py",
-        "            self._engine.find(id)\n        except MessageNotFound:\n            return False\n        return True\n",
+        _QUEUE,
+        "            self.engine.find(id)\n        except MessageNotFound:\n            return False\n        return True\n",
         "            return any(delivery.id == id for delivery in self.drain())\n        except MessageNotFound:\n            return False\n",
         (f"{_CONTRACT}test_asking_whether_a_message_is_in_the_queue_only_looks",),
     ),

@@ -130,16 +130,19 @@ def test_a_bell_for_a_closed_loop_does_no_harm(opened: mailq.Queue, monkeypatch:
     asyncio.run(q.close())
 
 
-def test_closing_does_not_leave_a_waiting_pop_deaf(opened: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("beneath", [False, True])
+def test_closing_ends_a_waiting_pop(opened: mailq.Queue, monkeypatch: pytest.MonkeyPatch, *, beneath: bool) -> None:
     looks = Looks(opened, monkeypatch)
 
     async def test(q: aio.AsyncQueue) -> None:
         waiting = asyncio.create_task(take(q, wait=LONG))
         await looks.wait_for(1)
+        await (asyncio.to_thread(opened.close) if beneath else q.close())
+        with pytest.raises(mailq.QueueClosed):
+            await waiting
+        with pytest.raises(mailq.QueueClosed):
+            await q.push("x")
         await q.close()
-        await looks.wait_for(1)
-        await asyncio.to_thread(opened.push, "x")
-        assert (await waiting).body == "x"
 
     run(opened, test)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import handlers
 import pytest
-from together import wait_until
+from together import PATIENCE, wait_until
 from working import Work, letters
 
 import mailq
@@ -224,6 +224,37 @@ def test_a_worker_started_and_stopped_can_start_again(jobs: mailq.Queue, crew: d
         worker.stop()
         worker.stop()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("mailq-worker")]
+
+
+def test_a_worker_that_opened_its_queue_can_run_again(jobs: mailq.Queue) -> None:
+    worker = mailq.Worker(jobs.location, handlers.echo, threads=1)
+    for n in range(2):
+        reply = jobs.request(n)
+        worker.run(drain=True)
+        assert reply.result(0) == n
+
+
+def test_a_worker_whose_queue_is_closed_ends_with_that(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+    worker = mailq.Worker(jobs, handlers.echo, **crew)
+    ends: list[str] = []
+
+    def work() -> None:
+        with pytest.raises(mailq.QueueClosed) as closed:
+            worker.run()
+        ends.append(closed.value.location)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    jobs.push("x")
+    try:
+        wait_until(lambda: any(owner.story.get("done") for owner in jobs.owners()), "it is idle, and has said so")
+        jobs.close()
+        thread.join(PATIENCE)
+        assert ends == [jobs.location]
+    finally:
+        worker.stop(at_once=True)
+    with pytest.raises(mailq.QueueClosed):
+        worker.run(drain=True)
 
 
 def test_a_running_worker_does_not_start_again(jobs: mailq.Queue) -> None:
