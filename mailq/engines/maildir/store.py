@@ -60,10 +60,6 @@ class Placed(NamedTuple):
     data: bytes
 
 
-def _as_it_is(message: Placed) -> Placed:
-    return message
-
-
 def _gone_or_refused(error: OSError, path: str) -> OSError:
     if error.errno in GONE:
         return FileNotFoundError(error.errno, error.strerror, path)
@@ -105,7 +101,7 @@ class Store:
 
         def store(journal: File | None = None) -> list[Placed]:
             at_the_end = self._born_at_the_end if journal is None else self._at_the_end
-            return self._store("push", placed, _as_it_is if one else at_the_end, journal)
+            return self._store("push", placed, (lambda message: message) if one else at_the_end, journal)
 
         return self.journal.use(placed, self.settings, store) if self.durable else store()
 
@@ -278,10 +274,9 @@ class Store:
     def stand_in(self, ours: str, path: str) -> None:
         """Put a file of ours in a message's place. Raises FileNotFoundError if that is gone.
 
-        A rename would succeed all the same, and bring back a message that was acked a
-        moment ago, or make a second one of one that was reaped. So the two are exchanged:
-        what was there has our file's name then, and is for the caller to remove. Where
-        there is no such call, a look right before the rename must do.
+        The two are exchanged: a rename would succeed all the same, and bring back a message
+        that was acked a moment ago, or double one that was reaped. What was there has our
+        file's name then, for the caller to remove. Without that call, a look before must do.
         """
         try:
             self.disk.exchange(ours, path)
