@@ -95,11 +95,12 @@ class Queue:
 
         When this returns, the message survives what the queue's ``durability``
         names; when it raises, nothing was stored, or StorageError.maybe_pushed says
-        what may have been. ``bytes`` are pushed raw, ``str`` as text, everything else
-        as JSON, unless ``content_type`` says otherwise. ``delay``, ``lease``,
-        ``ttl`` and ``timeout`` (how long a worker lets the job run) in seconds;
-        ``priority`` 0 to 9, higher first. Raises CodecError, MessageTooLarge, QueueFull
-        and UsageError.
+        what may have been. Only an exception from outside, such as Ctrl-C, may come
+        just after the message was stored. ``bytes`` are pushed raw, ``str`` as text,
+        everything else as JSON, unless ``content_type`` says otherwise. ``delay``,
+        ``lease``, ``ttl`` and ``timeout`` (how long a worker lets the job run) in
+        seconds; ``priority`` 0 to 9, higher first. Raises CodecError, MessageTooLarge,
+        QueueFull and UsageError.
         """
         options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
         headers, limit = drafts.with_timeout(headers, timeout), self.settings.max_message_bytes

@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import sys
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines import mounts
@@ -145,7 +145,8 @@ class Disk:
 
     def open_in(self, directory: int, name: str, flags: int, mode: int = 0o600) -> int:
         """openat(2)"""
-        return os.open(name, flags, mode, dir_fd=directory)
+        (fd,) = map(partial(os.open, dir_fd=directory), (name,), (flags,), (mode,))  # as in open
+        return fd
 
     def mkdir_in(self, directory: int, name: str, mode: int) -> None:
         """mkdirat(2)"""

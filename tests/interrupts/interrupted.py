@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -135,6 +136,7 @@ class Stage:
         ours = {delivery.body: delivery for delivery in self.held if delivery is not None}
         self.held.clear()
         got = [body for body, delivery in ours.items() if _is_acked(delivery) or self.is_acked]
+        self.queue.reap()
         leased = self.queue.stats().leased and self.queue.purge("leased")
         self.queue.redrive()
         probe = self.push()
@@ -206,6 +208,19 @@ def pop_delayed(stage: Stage) -> Act:
     return lambda: stage.held.append(stage.queue.pop())
 
 
+def poll(stage: Stage) -> Act:
+    stage.push()
+    return lambda: stage.held.extend(stage.queue.poll(5) or [])
+
+
+def pop_expired(stage: Stage) -> Act:
+    """One that is ready behind some that have expired."""
+    stage.queue.push_many([0] * 3, ttl=0.001)
+    time.sleep(0.002)
+    stage.push()
+    return lambda: stage.held.append(stage.queue.pop())
+
+
 def wait(stage: Stage) -> Act:
     return lambda: stage.held.append(stage.queue.pop(wait=0.001))
 
@@ -254,6 +269,10 @@ def listen(stage: Stage) -> Act:
 
 
 def reap(stage: Stage) -> Act:
+    """A lease has run out."""
+    stage.push()
+    stage.queue.pop(lease=0.001)
+    time.sleep(0.002)
     return stage.queue.reap
 
 
@@ -287,7 +306,9 @@ ALL: Final = (
     push_many,
     push_and_clear,
     pop_many,
+    poll,
     pop_delayed,
+    pop_expired,
     leave,
     release,
     reject,

@@ -122,8 +122,8 @@ class _Victim:
         signal.setitimer(signal.ITIMER_REAL, 0.001)
         while self._left > 0:
             try:
-                self._is_ready = True
                 while self._left > 0:
+                    self._is_ready = True  # also after one that a finalizer has swallowed
                     self._body += 1
                     self._books.use(self._queue, self._body)
                 self._is_ready = False

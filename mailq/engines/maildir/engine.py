@@ -131,6 +131,8 @@ class MaildirEngine:
                     break
             failure = self._line.expired.bury(budget, buried)
             self._store.sync_buried(buried)
+            if tried.for_good:
+                self._line.doubt()  # another claim must find them again
         except BaseException:
             self._line.clear()  # of the one that was about to be claimed nobody will be told again
             for claim in claims:
@@ -138,8 +140,6 @@ class MaildirEngine:
                     self.release(claim.receipt, delay=0)
             self._store.sync_buried(buried)
             raise
-        if tried.for_good:
-            self._line.doubt()  # another claim must find them again
         self._left_some = budget.left_some
         return claims or self._nothing(tried, failure, budget)
 
