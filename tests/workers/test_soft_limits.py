@@ -36,6 +36,9 @@ KINDS = (
 IN_A_PROCESS = ("delete_for_ever", "wait_for_a_thread")
 """What holds up a thread, where an exception arrives between two steps in Python only, once."""
 
+EARLY = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""An exception that strikes just behind an open() leaves that open; before a coroutine has begun, it never will."""
+
 Crew = dict[str, Any]
 
 
@@ -44,8 +47,7 @@ def crew(request: pytest.FixtureRequest) -> Crew:
     return {request.param: 2}
 
 
-# An exception that strikes just behind an open() leaves that open.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@EARLY
 @pytest.mark.parametrize("count", [1, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_whatever_a_job_is_doing_it_is_reported_as_a_timeout(path: Path, crew: Crew, count: int) -> None:
     queue = mailq.open(path, max_retries=0, durability="process-crash")
@@ -86,6 +88,7 @@ def test_a_worker_that_stops_counts_no_attempt_although_the_handler_settles_by_a
     assert (queue.get(id).state, queue.get(id).attempt) == ("ready", 1)
 
 
+@EARLY
 def test_a_coroutine_may_clean_up_and_return(path: Path) -> None:
     """Tried again where it is so slow that it has not begun when the limit strikes."""
     queue = mailq.open(path, max_retries=1000, backoff=(0.001, 0.001))
