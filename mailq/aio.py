@@ -287,7 +287,7 @@ class AsyncQueue:
             await self._run(self.queue.close)
         finally:
             self._threads.leave()
-            self._ring()  # who waits looks again, and finds the queue closed
+            self._ring()  # pops that wait look again, and find the queue closed
 
     async def __aenter__(self) -> Self:
         """Close on leaving."""

@@ -224,12 +224,12 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of files, locks and threads, and ring every bell once more. Leases bound to this process end.
 
-        What is asked of the engine after that, by another Queue, begins anew.
+        A verb that comes after that takes up again what it needs.
         """
 
 
 class Opened(Protocol):
-    """What has an engine until it is closed: a queue, for what was found in it."""
+    """What has an engine until it is closed: the queue, as its messages and replies see it."""
 
     @property
     def engine(self) -> Engine:

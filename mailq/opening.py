@@ -56,8 +56,14 @@ def _directory_of(target: str | os.PathLike[str]) -> str | None:
 
 
 def preload() -> None:
-    """Load now what the first opening of a directory loads: for a process that will be forked often."""
-    from mailq.engines.maildir import engine  # noqa: F401, PLC0415 - as above
+    """Load now what the use of a directory loads when it first needs it.
+
+    For a process that will be forked often, and for one whose threads may be interrupted: an import that
+    is broken off in one thread fails in every other that waits for it.
+    """
+    import filelock  # noqa: F401, PLC0415 - as above
+
+    from mailq.engines.maildir import engine  # noqa: F401, PLC0415
 
 
 def _open_memory(settings: dict[str, Any]) -> Queue:

@@ -49,7 +49,7 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def note(text: str) -> None:
-    """Print on stderr. What cannot be said there stops nothing: the exit code says how it went."""
+    """Print on stderr. A failure of that stops nothing: the exit code says how the command went."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 

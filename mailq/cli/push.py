@@ -166,9 +166,9 @@ def kind_of(raw: bytes, *, text: bool) -> str:
 
 
 def given(queue: Queue, body: str | None) -> bytes:
-    """A body as the command line has it: - and None are standard input. Raises MessageTooLarge.
+    """A body as the command line has it: - and None are standard input. Raises MessageTooLarge and UsageError.
 
-    With None it must not be empty: where nobody thought of it, as under cron, it is.
+    With None it must not be empty: under cron it is, and nobody meant that as a message.
     """
     if body is not None and body != "-":
         return os.fsencode(body)

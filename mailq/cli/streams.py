@@ -1,4 +1,4 @@
-"""The standard streams, as far as the shell has given them: each may be closed, full, or without a reader."""
+"""The standard streams: the shell may have closed one, its disk may be full, its reader may have ended."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from typing import BinaryIO, Final
 import click
 
 _STREAMS: Final = (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_RDONLY))
-"""Name, mode, and the direction in which it does not go."""
+"""The name of each, its mode, and how /dev/null is opened so that what the stream is for fails there."""
 
 
 def ready() -> None:
-    """Have all three, and spell what an encoding cannot.
+    """Open what is closed, so that it fails when it is used, and escape what an encoding cannot spell.
 
-    One that is closed stays of no use, so that a result that goes nowhere is a failure. But
-    its descriptor is taken: the next file that is opened would get it, be it a message,
-    and whatever is printed by anybody would be written there.
+    The descriptor must not stay free: the next file that is opened would get it, perhaps a
+    message's, and what is printed would be written into that file.
     """
-    for name, mode, other_way in _STREAMS:
+    for name, mode, wrong_way in _STREAMS:
         if getattr(sys, name) is None:
-            fd = os.open(os.devnull, other_way)  # the lowest that is free
+            fd = os.open(os.devnull, wrong_way)  # the lowest that is free
             setattr(sys, name, open(fd, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def open_closed() -> None:
-    """Let what is closed lead nowhere without a failure: for handlers, whose jobs must not fail because they print."""
+    """Have what is printed to a closed stream vanish: a handler prints, and its job must not fail because of that."""
     for fd in range(3):
         if _is_closed(fd):
-            _lead_nowhere(fd)
+            _open_null(fd)
 
 
 def standard_input(instead: str) -> BinaryIO:
     """Standard input. Raises UsageError if it is closed; ``instead`` says what else to pass."""
-    if _is_closed(sys.stdin.fileno()):
+    if _is_closed(0):
         raise click.UsageError(f"standard input is closed; {instead}")
     return sys.stdin.buffer
 
 
 def why_unwritten() -> str:
-    """Why what was printed cannot be written to standard output; empty if it can."""
+    """Why standard output does not take what was printed; empty if it does."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -53,12 +52,12 @@ def why_unwritten() -> str:
 
 
 def drop_unwritten() -> None:
-    """Forget what could not be written: at its exit Python would try again, complain in its own way, and exit with 120."""
+    """Drop what could not be written: Python would try again when it exits, print a traceback, and exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            _lead_nowhere(stream.fileno())
+            _open_null(stream.fileno())
 
 
 def _is_closed(fd: int) -> bool:
@@ -72,7 +71,7 @@ def _is_closed(fd: int) -> bool:
     return False
 
 
-def _lead_nowhere(fd: int) -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, fd)
-    os.close(nowhere)
+def _open_null(fd: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)

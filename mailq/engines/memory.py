@@ -430,7 +430,7 @@ class MemoryEngine:
             now = self._clock()
             oldest = now - lifecycle.ns(self._settings.reply_ttl)
             self._replies.pop(id, None)
-            self._replies[id] = now, data  # the last of all: the first are the oldest
+            self._replies[id] = now, data  # put last: a dictionary keeps the order, so the oldest come first
             for old in list(itertools.takewhile(lambda known: self._replies[known][0] < oldest, self._replies)):
                 del self._replies[old]
 

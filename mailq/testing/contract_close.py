@@ -185,6 +185,19 @@ class CloseContract(ContractBase):
         assert take(again).attempt == 1
         again.close()
 
+    def test_a_bell_that_is_passed_to_listen_beside_the_close_rings(
+        self, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        listen, rings = queue.engine.listen, list[int]()
+
+        def listen_late(bell: Callable[[], None]) -> float:
+            queue.close()
+            return listen(bell)
+
+        monkeypatch.setattr(queue.engine, "listen", listen_late)
+        queue.listen(lambda: rings.append(1))
+        assert rings
+
     def test_a_bell_rings_at_the_close_and_not_after_it(self, queue: Queue) -> None:
         engine, rings = queue.engine, list[int]()
         queue.pop()

@@ -20,6 +20,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mailq.errors import TimeLimit, UsageError
+from mailq.opening import preload
 from mailq.workers.family import can_fork
 from mailq.workers.handling import PATIENCE, Handler, Input, failed, own_limit
 from mailq.workers.lines import spawn
@@ -181,7 +182,10 @@ class Threads:
 
     def start(self, boss: Boss, selector: selectors.BaseSelector) -> None:
         """Start the threads."""
+        from mailq.workers import coroutines  # noqa: F401, PLC0415 - slow to load, and only for threads needed in advance
+
         self._boss, self._selector = boss, selector
+        preload()
         self._load()
         for _ in range(self._concurrency):
             self._add()

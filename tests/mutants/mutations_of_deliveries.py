@@ -239,9 +239,9 @@ DELIVERIES: Final = (
         (f"{_CONTRACT}test_what_is_claimed_while_the_queue_is_closed_goes_back",),
     ),
     Mutant(
-        "who listens is not told of the close",
+        "no bell rings at the close",
         _ENGINE,
-        "        self._waking.ring()  # who waits or listens looks again, and finds the queue closed\n",
+        "        self._waking.ring()  # those that wait or listen look again, and find the queue closed\n",
         "",
         (f"{_CONTRACT}test_a_bell_rings_at_the_close_and_not_after_it",),
     ),
@@ -261,7 +261,7 @@ DELIVERIES: Final = (
         stalls=True,
     ),
     Mutant(
-        "who asks for a message by its id takes it",
+        "asking whether a message is in the queue takes it",
         _QUEUE,
         "            self.engine.find(id)\n        except MessageNotFound:\n            return False\n        return True\n",
         "            return any(delivery.id == id for delivery in self.drain())\n        except MessageNotFound:\n            return False\n",

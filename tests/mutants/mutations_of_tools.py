@@ -203,7 +203,7 @@ COMMAND: Final = (
     Mutant(
         "a closed standard input is an empty message",
         _STREAMS,
-        "    if _is_closed(sys.stdin.fileno()):\n",
+        "    if _is_closed(0):\n",
         "    if False:\n",
         (f"{_TEST_STREAMS}test_a_closed_standard_input_is_refused",),
     ),

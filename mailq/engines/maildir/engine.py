@@ -461,7 +461,7 @@ class MaildirEngine:
 
     def close(self) -> None:
         """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
-        self._waking.ring()  # who waits or listens looks again, and finds the queue closed
+        self._waking.ring()  # those that wait or listen look again, and find the queue closed
         self._waking.close()
         self._line.clear()  # what comes now it does not hear of
         self._owner.leave()
