@@ -298,7 +298,7 @@ def close(stage: Stage) -> Act:
     return stage.queue.close
 
 
-SHORT: Final = (push, pop, pop_nothing, wait, ack, nack, extend, listen, close)
+SHORT: Final = (push, pop, pop_nothing, wait, ack, nack, extend, redrive, listen, close)
 """What the sweep of the default suite tries."""
 
 ALL: Final = (
@@ -314,7 +314,6 @@ ALL: Final = (
     reject,
     reply,
     reap,
-    redrive,
     edit,
     configure,
 )

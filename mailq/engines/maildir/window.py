@@ -164,9 +164,10 @@ class Window:
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
-            self._heap = []
-            self._bound = ""
             self.doubt()
+            # Without a call in between: what is held no more must not look as if it were.
+            self._bound = self._heard_bound = ""
+            self._heap = []
 
     def after_fork(self) -> None:
         """Start with a free lock in a forked child: the parent's may have been held."""
