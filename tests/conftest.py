@@ -16,7 +16,7 @@ import janitor
 import namespace
 import pytest
 from command import MAILQ, Shell
-from together import all_cores, fast_directory
+from together import PATIENCE, all_cores, fast_directory
 
 import mailq as library
 from mailq.engines import budget
@@ -24,9 +24,15 @@ from mailq.engines.maildir import journal, reaper, replay
 
 # The same examples every time, and no clock over them: CI must not fail by chance.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("steady"), max_examples=20)
 hypothesis.settings.load_profile("steady")
 
 _JANITOR = pytest.StashKey[subprocess.Popen[bytes]]()
+_HERE = Path(__file__).parent
+QUICK = frozenset(_HERE / name for name in ("contract", "unit", "test_readme.py"))
+"""What is in these is quick: all of it has a verdict in less than a minute."""
+PARTLY_QUICK = frozenset((_HERE / "shell",))
+"""In these are some quick tests, which say so by a mark of their own."""
 _MOST_WORKERS = 4
 """Some tests use every core by themselves."""
 
@@ -40,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_JANITOR] = janitor.employ()
         _keep_bytecode()
     namespace.have_mounts_of_ones_own()
+    if _runs_the_quick_tests(config):
+        hypothesis.settings.load_profile("quick")
     # A shell script starts what it puts into the background with SIGINT ignored, and so would be everything
     # that the tests start: those that interrupt a program would wait for it in vain.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -70,16 +78,34 @@ def _keep_bytecode() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker a core, and one more for while others wait. None for a few tests, since starting them takes longer."""
-    is_for_few = any("::" in argument for argument in config.args)
+    """One worker a core, and one more for while others wait. None for a few tests, since to start them takes longer."""
+    is_for_few = _runs_the_quick_tests(config) or any("::" in argument for argument in config.args)
     return 0 if is_for_few else min(all_cores() + 1, _MOST_WORKERS)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # To load all the others only to leave them out would take longer than these do.
+    if not _runs_the_quick_tests(config) or collection_path.is_dir():
+        return None
+    return None if _is_in(collection_path, QUICK | PARTLY_QUICK) else True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_in(item.path, QUICK):
+            item.add_marker(pytest.mark.quick)
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="long: run with --slow"))
+
+
+def _runs_the_quick_tests(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "quick")
+
+
+def _is_in(path: Path, places: frozenset[Path]) -> bool:
+    return not places.isdisjoint((path, *path.parents))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -162,7 +188,7 @@ def mailq(tmp_path: Path, environment: dict[str, str]) -> Shell:
             check=False,
             cwd=tmp_path,
             env={**environment, **env},
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         assert b"Traceback" not in done.stderr
@@ -182,7 +208,7 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
             check=False,
             cwd=tmp_path,
             env={**environment, **env},
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done

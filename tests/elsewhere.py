@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Final
 
+from together import PATIENCE
+
 _PYTHON: Final = """
 import functools, importlib, os, pkgutil, select, signal, socket, sys
 import asyncio, filelock, mailq, watchdog.observers  # also what mailq loads only when it needs it
@@ -53,4 +55,4 @@ SYSTEMS: Final = {"windows": _WINDOWS, "macos": _MACOS}
 def run(system: str, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter that has no more than another system; ``modules`` are the names of mailq's."""
     line = [sys.executable, "-c", _PYTHON.format(**SYSTEMS[system]) + code, *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=PATIENCE)

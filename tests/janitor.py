@@ -67,7 +67,6 @@ def employ() -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     assert janitor.stdout is not None
     janitor.stdout.read()  # it is ready when it closes that
@@ -87,6 +86,7 @@ def memory() -> str | None:
 
 
 def main(run: int, mark: str, directories: list[str]) -> None:
+    os.setsid()  # what is sent to all processes of the run, by a terminal for one, is not meant for this
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _be_dismissed)

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from together import PATIENCE
 
 from bench import charts, marks, places, ratios, report, syncs, together, workers
 from bench.__main__ import main
@@ -33,7 +34,7 @@ WHERE: dict[str, Any] = {
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def result(side: str, *values: float, section: str = "push", case: str = "1 KiB", unit: str = "messages/s") -> Result:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from together import PATIENCE
 
 import mailq
 
@@ -33,7 +34,7 @@ def run(script: Path, *arguments: str | Path, **environment: str) -> subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=PATIENCE,
     )
 
 

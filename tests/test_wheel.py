@@ -10,12 +10,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from together import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import MAILQ
-from together import wait_until
+from together import PATIENCE, wait_until
 
 import mailq
 
@@ -41,7 +41,9 @@ def at(tmp_path: Path, clock: dict[str, str]) -> Callable[..., str]:
 
     def run(off: str, *arguments: str) -> str:
         (tmp_path / "off").write_text(off)
-        done = subprocess.run([MAILQ, *arguments], env=clock, capture_output=True, check=False, text=True, timeout=60)
+        done = subprocess.run(
+            [MAILQ, *arguments], env=clock, capture_output=True, check=False, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

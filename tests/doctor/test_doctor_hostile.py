@@ -16,6 +16,7 @@ from clinic import level, look
 from command import Shell
 from damages import one_of_each, ours, push, tear, zero
 from ordered import journal_of, kill, left, opened
+from together import PATIENCE
 
 import mailq as library
 from mailq.engines.disk import Disk
@@ -177,7 +178,7 @@ def test_mending_twice_at_a_time_is_mending_once(queue: library.Queue, path: Pat
     command = [sys.executable, "-m", "mailq", "doctor", str(path), "--fix"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
     for process in both:
-        _, complaint = process.communicate(timeout=60)
+        _, complaint = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, complaint.decode()
     assert queue.stats()[:4] == (30 + 15, 0, 0, 15)
     assert len(os.listdir(path / "aside/later")) == 30

@@ -16,7 +16,7 @@ import pytest
 from command import MAILQ
 from fault_books import Book, wrongs
 from fault_trials import tell
-from together import ahead, on_each_core
+from together import PATIENCE, ahead, on_each_core
 
 import mailq
 
@@ -157,8 +157,9 @@ SCENES: Final = (push, push_to_a_new_queue, pop, ack, nack, reject, reap)
 
 
 def _run(scene: Scene, log: str, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAILQ")}
-    # The same calls every time: no caches written, sets in one order.
+    others = ("MAILQ", "PYTHONPYCACHEPREFIX")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(others)}
+    # The same calls every time: no caches written, nor any read that another process may write meanwhile, sets in one order.
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
     return subprocess.run(
         ["strace", "-f", "-y", "-s", "300", "-o", log, *options, MAILQ, *scene.command],
@@ -167,7 +168,7 @@ def _run(scene: Scene, log: str, *options: str) -> subprocess.CompletedProcess[s
         check=False,
         stdin=subprocess.DEVNULL,
         env=environment,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from together import PATIENCE
 
 import mailq
 
 
 def sh(line: str, cwd: Path) -> str:
-    done = subprocess.run(["sh", "-euc", line], cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["sh", "-euc", line], cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, (line, done.stdout, done.stderr)
     return done.stdout
 

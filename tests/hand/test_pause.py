@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from together import PATIENCE
 
 import mailq
 from mailq.engines.disk import Disk
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def sh(line: str, cwd: Path) -> None:
-    subprocess.run(["sh", "-euc", line], cwd=cwd, check=True, timeout=60)
+    subprocess.run(["sh", "-euc", line], cwd=cwd, check=True, timeout=PATIENCE)
 
 
 def test_touch_pauses_and_rm_resumes(queue: mailq.Queue, path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from janitor import memory
-from together import wait_until
+from together import PATIENCE, wait_until
 
 import mailq
 
@@ -64,7 +64,7 @@ BTRFS = FileSystem("btrfs", "btrfs", _BTRFS, "nodiscard", 256, "btrfs-progs", fr
 
 def run(*command: str | Path) -> str:
     """Run a tool; what it said, and it is an error if it fails."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode:
         raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()

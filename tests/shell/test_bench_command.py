@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command import MAILQ, Shell
-from together import family, is_alive, wait_until
+from together import PATIENCE, family, is_alive, wait_until
 
 import mailq as library
 
@@ -85,7 +85,7 @@ def test_who_is_told_not_to_hang_up_does_not(path: Path, environment: dict[str, 
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         wait_until(lambda: any(path.glob(".mailq-bench-*")), "it has come so far")
         process.send_signal(signal.SIGHUP)
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert json.loads(printed)["worker_jobs"] > 0
 
@@ -107,7 +107,7 @@ def test_what_is_ended_leaves_nothing(
         wait_until(lambda: any(path.glob(f".mailq-bench-*/{stage}")), "it has come so far")
         pids: AbstractSet[int] = set(family(process.pid))
         process.send_signal(number)
-        assert process.wait(30) == code
+        assert process.wait(PATIENCE) == code
     assert everything(path) == before
     wait_until(lambda: not [pid for pid in pids if is_alive(pid)], "nothing runs on")
 

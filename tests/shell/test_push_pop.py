@@ -18,6 +18,7 @@ def popped(mailq: Shell, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in mailq("pop", "jobs", *options).stdout.splitlines()]
 
 
+@pytest.mark.quick
 def test_push_prints_an_id_a_line_and_pop_gives_the_messages_in_order(mailq: Shell) -> None:
     ids = mailq("push", "jobs", '{"a": 1}', "hello", "3").stdout.decode().split()
     messages = popped(mailq, "-n", "5")
@@ -110,6 +111,7 @@ def test_a_popped_lease_outlives_the_command(mailq: Shell, tmp_path: Path) -> No
     queue.ack(message["receipt"])
 
 
+@pytest.mark.quick
 def test_an_empty_queue_is_exit_code_3_and_silent(mailq: Shell) -> None:
     mailq("init", "jobs")
     done = mailq("pop", "jobs", code=3)

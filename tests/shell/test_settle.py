@@ -27,6 +27,7 @@ def stats(tmp_path: Path) -> library.Stats:
     return library.open(tmp_path / "jobs").stats()
 
 
+@pytest.mark.quick
 def test_ack_removes_and_says_nothing(mailq: Shell, receipt: str, tmp_path: Path) -> None:
     done = mailq("ack", "jobs", receipt)
     assert (done.stdout, done.stderr) == (b"", b"")

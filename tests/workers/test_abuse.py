@@ -15,7 +15,7 @@ from typing import Any
 import handlers
 import pytest
 from command import Shell
-from together import asleep, children, family, is_alive, wait_until
+from together import PATIENCE, asleep, children, family, is_alive, wait_until
 from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, letters
 
 import mailq
@@ -69,7 +69,7 @@ def test_a_script_without_a_guard_is_told_so(path: Path, tmp_path: Path) -> None
     id = queue.push("x")
     script = tmp_path / "script.py"
     script.write_text(f"import mailq\ndef handle(body): pass\nmailq.Worker({str(path)!r}, handle).run(drain=True)\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, script], capture_output=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert b"put that behind: if __name__ == '__main__'" in done.stderr
     assert queue.get(id).attempt == 1
@@ -428,7 +428,9 @@ def test_what_a_job_says_does_not_steer_the_terminal(path: Path, tmp_path: Path)
 def test_hundreds_of_processes_start(path: Path) -> None:
     """More than fit into the sockets between supervisor and nursery."""
     queue = mailq.open(path, **ONCE)
-    with Work(path, "handlers:noop", "-c", 300) as worker:
+    code = path.parent / "small.py"  # quickly loaded, three hundred times
+    code.write_text("def handle(body): pass\n")
+    with Work(path, f"{code}:handle", "-c", 300) as worker:
         wait_until(lambda: len(worker.slots()) == 300, "all are there")
         queue.push_many(range(1000))
         wait_until(lambda: all_settled(queue), "all is done")

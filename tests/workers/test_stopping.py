@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from together import family, is_alive, wait_until
+from together import PATIENCE, family, is_alive, wait_until
 from working import HERE, Work, all_settled
 
 import mailq
@@ -205,7 +205,7 @@ def test_it_works_as_the_first_process_of_a_container(path: Path) -> None:
             wait_until(lambda: all_settled(queue), "the jobs are done")
             worker = family(outer.pid)[1]
             os.kill(worker, signal.SIGTERM)
-            assert outer.wait(30) == 0
+            assert outer.wait(PATIENCE) == 0
             assert not is_alive(worker)
         finally:
             outer.kill()

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from together import children, family, is_alive, wait_until
+from together import PATIENCE, children, family, is_alive, wait_until
 
 import mailq
 
@@ -78,7 +78,7 @@ class Work:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        return self._process.wait(60)
+        return self._process.wait(PATIENCE)
 
     def is_over(self) -> bool:
         return self._process.poll() is not None
