@@ -31,8 +31,8 @@ class Queue:
 
     Durations are seconds. Every verb may raise StorageError (the disk refused),
     QueueNotFound (the queue is gone, perhaps unmounted) and QueueClosed. Safe to share
-    between threads, and to use in a forked child. Pickled, it is its location, where
-    ``reopen`` opens it in another process.
+    between threads, and to use in a forked child. Unpickled in another process it is
+    what ``reopen()`` returns there.
     """
 
     def __init__(self, engine: Engine, reopen: Callable[[], Queue] | None = None) -> None:
@@ -45,7 +45,7 @@ class Queue:
         return f"<mailq.Queue {self.location}>"
 
     def __reduce__(self) -> tuple[Callable[[], Queue], tuple[()]]:
-        """Pickle the way to open the queue again, in a process that another start method than fork has begun."""
+        """Pickle how to open the queue, for a process that is not a fork of this one."""
         if self._reopen is None:
             text = f"the queue {self.location} cannot be pickled: no other process sees it; open one on disk"
             raise UsageError(text)
@@ -272,7 +272,9 @@ class Queue:
         listen. Returns for how many seconds the bell may be relied on; pop again then,
         whether it rang or not. Listening ends with close.
         """
-        return self.engine.listen(bell)
+        patience = self.engine.listen(bell)
+        self._end_if_closed()
+        return patience
 
     def silence(self, bell: Callable[[], None]) -> None:
         """Ring a bell no more that was passed to listen."""
@@ -458,15 +460,15 @@ class Queue:
     def close(self) -> None:
         """Let go of locks and threads; leases still held and not detached end at once, as ``killed``.
 
-        After that every verb of the queue, and of what was found in it, raises
-        QueueClosed; so does a pop that waits in another thread. Closing it twice does
-        nothing.
+        After that every verb of the queue raises QueueClosed, and every verb of its
+        deliveries, messages and replies; so does a pop that waits in another thread.
+        Closing it twice does nothing.
         """
-        self._is_closed = True  # first: who waits is woken, and must see it
+        self._is_closed = True  # first: the engine wakes those that wait, and they must see it
         self._engine.close()
 
     def _end_if_closed(self) -> None:
-        """End what a verb has begun anew in the engine because the queue was closed meanwhile, by another thread or a signal."""
+        """Close the engine again, if a verb that ran beside the close has taken something up there."""
         if self._is_closed:
             self._engine.close()
 
