@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,26 @@ def fork_and_return(body: Any) -> Any:
     if body == "slow":
         time.sleep(0.8)
     return "of the parent"
+
+
+def use_everything(delivery: mailq.Delivery) -> Coroutine[Any, Any, None]:
+    """Call what a job may call, and say in a file which modules that has loaded."""
+    before, queue = set(sys.modules), delivery.queue
+    queue.push_many("abcd")
+    for settle in (mailq.Delivery.ack, mailq.Delivery.nack, mailq.Delivery.reject):
+        settle(next(queue.drain()))
+    with contextlib.suppress(ValueError), next(queue.drain()):
+        raise ValueError("the traceback is kept")
+    queue.reap()
+    queue.configure(ttl=None)
+    delivery.history, queue.peek("dead"), queue.stats()
+    return _say_what_is_new(before, delivery.body)
+
+
+async def _say_what_is_new(before: set[str], path: str) -> None:
+    text = "\n".join(sorted(set(sys.modules) - before))
+    Path(f"{path}.new").write_text(text)  # noqa: ASYNC240 - nothing else runs here
+    Path(f"{path}.new").rename(path)  # noqa: ASYNC240
 
 
 def long_error(body: int) -> None:

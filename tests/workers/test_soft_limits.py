@@ -11,7 +11,7 @@ from typing import Any
 import endless
 import pytest
 from together import wait_until
-from working import all_settled, letters
+from working import Work, all_settled, letters
 
 import mailq
 from mailq.workers.coroutines import Loop
@@ -134,3 +134,13 @@ def test_an_event_loop_outlives_a_coroutine_that_is_cancelled_and_what_that_has_
     assert sorted(ended) == [0, 1, 2]
     assert loop.run(tell(), new()) == before
     loop.close()
+
+
+def test_a_job_in_a_thread_finds_everything_loaded(path: Path) -> None:
+    """An import that a limit breaks off fails in every thread that waits for it: in the supervisor's it ends the worker."""
+    loaded = path.parent / "loaded"
+    mailq.open(path).push(str(loaded))
+    with Work(path, "handlers:use_everything", "--threads") as worker:
+        wait_until(loaded.exists, "the job has told")
+        assert loaded.read_text() == ""
+        assert worker.stop() == 0
