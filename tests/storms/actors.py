@@ -10,18 +10,15 @@ import contextlib
 import json
 import os
 import random
-import re
 import subprocess
 import time
-import zlib
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from command import MAILQ
 from engines import open_queue
 from history import Log
+from stage import Stage, body_of, claimed_at, digest_of, key_of
 
 import mailq
 
@@ -32,50 +29,10 @@ POISON = 40
 NAP = 0.03
 """How long a job of the worker takes, in seconds: whether its acks came about is not told, so it gets the smaller part."""
 
-_ROUNDING = 5_000_000
-_UNTIL = re.compile(r",until=(\d{8}T\d{6}(?:\.\d{3})?)Z,")
-
-
-class Stage(NamedTuple):
-    """Where a storm takes place, with which engine; of some thirty deliveries so many are settled late."""
-
-    root: str
-    engine: str = "maildir"
-    late: int = 2
-
-    @property
-    def jobs(self) -> str:
-        return f"{self.root}/jobs"
-
-    def log(self, name: str) -> Log:
-        return Log(Path(self.root, "logs", name))
-
-    def acknowledge(self, key: str, id: str) -> None:
-        """Note for the second count that a push returned."""
-        Path(self.root, "acknowledged", key).write_text(id)
-
-    def effect(self, key: str) -> None:
-        """Do the work: one more byte in a file of the message's own."""
-        fd = os.open(f"{self.root}/effects/{key}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(fd, b"!")
-        os.close(fd)
-
-
-def body_of(key: str, size: int) -> dict[str, str]:
-    return {"key": key, "fill": key * (size // len(key))}
-
-
-def digest_of(body: Any) -> int:
-    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
-
 
 def is_poison(key: str) -> bool:
     number = key.rpartition(".")[2]
     return number.isdecimal() and int(number) % POISON == 0
-
-
-def key_of(body: Any) -> str:
-    return str(body.get("key", "?")) if isinstance(body, dict) else "?"
 
 
 # Producers
@@ -100,8 +57,7 @@ def produce(stage: Stage, name: str) -> None:
             time.sleep(0.05)
             continue
         log.write("push!", ids=dict(zip(keys, ids, strict=True)))
-        for key, id in zip(keys, ids, strict=True):
-            stage.acknowledge(key, id)
+        stage.acknowledge(keys)
         time.sleep(dice.uniform(0, 0.01))
 
 
@@ -120,7 +76,7 @@ def produce_in_shell(stage: Stage, name: str) -> None:
         if done.returncode == 0:
             id = done.stdout.decode().strip()
             log.write("push!", ids={key: id})
-            stage.acknowledge(key, id)
+            stage.acknowledge([key])
         elif done.returncode > 0 and b"full" in done.stderr:
             log.write("push-", keys=[key])
         else:
@@ -148,20 +104,20 @@ def consume(stage: Stage, name: str) -> None:
 
 
 def write_down(log: Log, delivery: mailq.Delivery, **facts: Any) -> None:
+    """Write down a delivery, with these facts beside its own or instead of them."""
     try:
         body = delivery.body
     except mailq.CodecError:
         body = None
-    log.write(
-        "got",
-        id=delivery.id,
-        key=key_of(body),
-        digest=digest_of(body),
-        receipt=delivery.receipt,
-        attempt=delivery.attempt,
-        deadline=round((delivery.deadline_at or 0) * 1e9),
-        **facts,
-    )
+    told = {
+        "id": delivery.id,
+        "key": key_of(body),
+        "digest": digest_of(body),
+        "receipt": delivery.receipt,
+        "attempt": delivery.attempt,
+        "deadline": round((delivery.deadline_at or 0) * 1e9),
+    }
+    log.write("got", **{**told, **facts})
 
 
 def settle(stage: Stage, dice: random.Random, log: Log, delivery: mailq.Delivery) -> None:
@@ -263,8 +219,7 @@ def handle(delivery: mailq.Delivery) -> None:
     """In a slot of a worker, whose process the environment names: all of its processes hold its leases together."""
     stage, worker = Stage(os.environ["STORM"]), int(os.environ["STORM_WORKER"])
     log, key = stage.log(f"slot.{os.getpid()}"), key_of(delivery.body)
-    until = datetime.strptime(_until(delivery.receipt), "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
-    since = round((until.timestamp() - delivery.queue.settings.lease) * 1e9) - _ROUNDING
+    since = claimed_at(delivery.receipt, delivery.queue.settings.lease)
     write_down(log, delivery, since=since, detached=False, group=worker)
     if is_poison(key) or delivery.attempt % 3 == 2:
         log.write("back?", receipt=delivery.receipt)
@@ -272,12 +227,6 @@ def handle(delivery: mailq.Delivery) -> None:
     time.sleep(NAP)
     stage.effect(key)
     log.write("ack?", receipt=delivery.receipt)
-
-
-def _until(receipt: str) -> str:
-    found = _UNTIL.search(receipt)
-    assert found is not None, receipt
-    return found[1] if "." in found[1] else f"{found[1]}.0"
 
 
 # The end

@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 EVENTS = {
-    "push?": "keys: {key: digest}, plain: whether these are delivered in the order of their pushes",
+    "push?": (
+        "keys: {key: digest}, plain: whether these are delivered in the order of their pushes; "
+        "deaths: {reason: attempts} of which each may die, with the number of attempts that this takes or null; "
+        "without it, of anything"
+    ),
     "push!": "ids: {key: id}",
     "push-": "keys: [key]; it was refused, and nothing is there",
-    "got": "a delivery: id, key, digest, receipt, attempt, deadline, since, detached, group; see Got",
+    "got": "a delivery: id, key, digest, receipt, attempt, deadline, since, detached, group, words, limit; see Got",
     "ack?": "receipt; the message is done, and about to be acked",
     "ack!": "receipt",
-    "back?": "receipt; about to be nacked, released or rejected",
+    "back?": "receipt; about to be nacked, released or rejected; words: [outcome] that the attempt may be counted as",
     "extend!": "receipt, deadline",
     "gone": "receipt; the answer was LeaseLost",
     "kill?": "group; one of these processes is about to be killed",
-    "dead": "id, key: a dead letter, when all is over",
+    "stop?": "group; these processes are about to be told to stop: they may give back what they hold, uncounted",
+    "dead": "id, key: a dead letter, when all is over; reason, words: why, and the outcomes of its attempts",
 }
 
 

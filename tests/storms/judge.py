@@ -9,8 +9,8 @@ an ack may have happened. Everything else must fit.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -24,7 +24,9 @@ class Got(NamedTuple):
     """A delivery, as its holder wrote it down.
 
     ``since`` is an instant before its claim, ``at`` one after. ``deadline`` is the last that was told. A ``detached``
-    one is not ended by the death of its ``group``, the processes that hold it together.
+    one is not ended by the death of its ``group``, the processes that hold it together. ``words`` are the outcomes
+    of the attempts before, None where nobody looked. A job that is done only when it has run for its ``limit``, in
+    nanoseconds, may have been broken off right after that.
     """
 
     at: int
@@ -38,6 +40,8 @@ class Got(NamedTuple):
     deadline: int
     detached: bool
     group: int
+    words: list[str] | None = None
+    limit: float = math.inf
 
 
 class Verdict(NamedTuple):
@@ -66,11 +70,14 @@ class _Judge:
             self.by_kind[event.what].append(event)
         self.digests: dict[str, int] = {}
         self.order: dict[str, tuple[int, int]] = {}
+        self.deaths: dict[str, dict[str, int | None]] = {}
         for number, event in enumerate(self.by_kind["push?"]):
             for place, (key, digest) in enumerate(event.facts["keys"].items()):
                 self.digests[key] = digest
                 if event.facts["plain"]:
                     self.order[key] = (event.who, number * 1_000_000 + place)
+                if "deaths" in event.facts:
+                    self.deaths[key] = event.facts["deaths"]
         self.ids: dict[str, str] = {k: id for event in self.by_kind["push!"] for k, id in event.facts["ids"].items()}
         self.refused = {key for event in self.by_kind["push-"] for key in event.facts["keys"]}
         self.deadlines: dict[str, int] = {}
@@ -79,12 +86,13 @@ class _Judge:
                 event.facts["deadline"], self.deadlines.get(event.facts["receipt"], 0)
             )
         self.back = self._first("back?")
+        self.counted: dict[str, set[str]] = defaultdict(set)
+        for event in self.by_kind["back?"]:
+            self.counted[event.facts["receipt"]].update(event.facts.get("words", ()))
         self.acking = self._first("ack?")
         self.acked = self._first("ack!")
         self.gone = self._first("gone")
-        self.kills: dict[int, list[int]] = defaultdict(list)
-        for event in self.by_kind["kill?"]:
-            self.kills[event.facts["group"]].append(event.at)
+        self.kills, self.stops = self._by_group("kill?"), self._by_group("stop?")
         self.got = [self._delivery(event) for event in self.by_kind["got"]]
         self.of: dict[str, list[Got]] = defaultdict(list)
         for got in self.got:
@@ -95,6 +103,12 @@ class _Judge:
         times: dict[str, int] = {}
         for event in self.by_kind[what]:
             times.setdefault(event.facts["receipt"], event.at)
+        return times
+
+    def _by_group(self, what: str) -> dict[int, list[int]]:
+        times: dict[int, list[int]] = defaultdict(list)
+        for event in self.by_kind[what]:
+            times[event.facts["group"]].append(event.at)
         return times
 
     def _delivery(self, event: Event) -> Got:
@@ -112,6 +126,8 @@ class _Judge:
             self._final(deliveries)
         self._robbed()
         self._order()
+        self._deaths()
+        words = self._outcomes()
         delivered = {got.key for got in self.got}
         figures = {
             "attempted": len(self.digests),
@@ -126,6 +142,7 @@ class _Judge:
             "too late": len(self.gone),
             "dead": len(dead),
             "killed": len(self.by_kind["kill?"]),
+            **{f"attempts counted as {word}": count for word, count in sorted(words.items())},
         }
         return Verdict(
             figures,
@@ -159,8 +176,15 @@ class _Judge:
         """The first instant at which somebody else may have had the message."""
         ends: list[float] = [got.deadline, self.back.get(got.receipt, math.inf)]
         if not got.detached:
-            ends += [max(at, got.since) for at in self.kills[got.group] if at >= got.since - _GRACE]
+            strikes = (*self.kills.get(got.group, ()), *self.stops.get(got.group, ()))
+            ends += [max(at, got.since) for at in strikes if at >= got.since - _GRACE]
+        if self._was_late(got):
+            ends.append(self.acking[got.receipt])
         return min(ends)
+
+    def _was_late(self, got: Got) -> bool:
+        """Whether it was done only when it had run for its limit."""
+        return self.acking.get(got.receipt, 0) >= got.since + got.limit
 
     def _exclusive(self, deliveries: list[Got]) -> None:
         """Of two deliveries of a message, one had ended before the other began."""
@@ -205,6 +229,67 @@ class _Judge:
             if place < former[0]:
                 self.faults["disordered"].append(f"{got.key} after {former[1]}, to {got.who}")
             last[producer, got.who] = max(former, (place, got.key))
+
+    def _deaths(self) -> None:
+        """A message dies of what it may die of, after as many attempts as that takes, and is not tried more often."""
+        for event in self.by_kind["dead"]:
+            key, reason, words = event.facts["key"], event.facts.get("reason"), event.facts.get("words", [])
+            causes = self.deaths.get(key)
+            if causes is not None and (reason not in causes or causes[reason] not in (None, len(words))):
+                self.faults["wrongly dead"].append(f"{key}: {reason} after {words}, not {causes}")
+        for got in self.got:
+            most = self.deaths.get(got.key, {}).get("retries")
+            if most is not None and got.attempt > most:
+                self.faults["miscounted"].append(f"{got.key}: attempt {got.attempt}, of {most}")
+
+    def _outcomes(self) -> Counter[str]:
+        """Each attempt that is counted was one, and is counted as what came of it. Returns how many of each there were."""
+        tellings: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+        for got in self.got:
+            if got.words is not None:
+                tellings[got.id].append((got.at, got.words))
+                if len(got.words) != got.attempt - 1:
+                    self.faults["miscounted"].append(f"{got.key}: attempt {got.attempt} after {got.words}")
+        for event in self.by_kind["dead"]:
+            if "words" in event.facts:
+                tellings[event.facts["id"]].append((event.at, event.facts["words"]))
+        total: Counter[str] = Counter()
+        keys = {got.id: got.key for got in self.got}
+        for id, told_of in tellings.items():
+            whole = max((words for _, words in told_of), key=len)
+            total.update(whole)
+            if any(words != whole[: len(words)] for _, words in told_of):
+                self.faults["miscounted"].append(f"{keys.get(id)} {id}: {[words for _, words in told_of]}")
+            for number, word in enumerate(whole, 1):
+                seen = min(at for at, words in told_of if len(words) >= number)
+                if not self._may_be(word, [got for got in self.of[id] if got.attempt == number], seen):
+                    self.faults["mistold"].append(f"{keys.get(id)} {id}: attempt {number} as {word}")
+        return total
+
+    def _may_be(self, word: str, attempts: list[Got], seen: int) -> bool:
+        """Whether one of these deliveries may have been counted as that, when it was seen.
+
+        Or another one, whose holder was interrupted or killed before it could write down that it had the message.
+        """
+        for got in attempts:
+            if (
+                word in self.counted[got.receipt]
+                or (word == "killed" and not got.detached and self._was_struck(self.kills, got, seen))
+                or (word == "timeout" and (got.deadline <= seen or self._was_late(got)))
+            ):
+                return True
+        was_unseen = word == "timeout" or (
+            word == "killed" and any(min(kills) <= seen for kills in self.kills.values())
+        )
+        return was_unseen and all(self._is_uncounted(got, seen) for got in attempts)
+
+    def _is_uncounted(self, got: Got, seen: int) -> bool:
+        """Whether it may have been given back as if it had never been."""
+        is_given_back = got.receipt in self.back and not self.counted[got.receipt]
+        return is_given_back or self._was_struck(self.stops, got, seen)
+
+    def _was_struck(self, strikes: Mapping[int, list[int]], got: Got, seen: int) -> bool:
+        return any(got.since - _GRACE <= at <= seen for at in strikes.get(got.group, ()))
 
 
 def told(verdict: Verdict) -> str:

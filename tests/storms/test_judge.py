@@ -63,6 +63,27 @@ NACKED = at(15, ONE, "back?", receipt="r1")
 KILLED = at(15, CONDUCTOR, "kill?", group=ONE)
 AGAIN = done(30, "a", "r2", OTHER)
 LATE = done(120, "a", "r2", OTHER)
+STOPPED = at(15, CONDUCTOR, "stop?", group=ONE)
+
+
+def mortal(key: str, **deaths: int | None) -> list[Event]:
+    """A push of what may die of these."""
+    asked, answered = pushed(key)
+    return [asked._replace(facts={**asked.facts, "deaths": deaths}), answered]
+
+
+def failing(milliseconds: int, receipt: str, *words: str, becomes: str = "error", attempt: int = 1) -> list[Event]:
+    """An attempt after those that ended so, and how it is to be counted."""
+    return [
+        got(milliseconds, ONE, "a", receipt, words=list(words), attempt=attempt),
+        at(milliseconds + 1, ONE, "back?", receipt=receipt, words=[becomes] if becomes else []),
+    ]
+
+
+def dead(*words: str, reason: str = "retries") -> Event:
+    return at(500, ONE, "dead", id="id-a", key="a", reason=reason, words=list(words))
+
+
 FAULTY: dict[str, tuple[str, list[Event]]] = {
     "never delivered": ("lost", pushed("a")),
     "delivered, and never settled": ("lost", [*pushed("a"), got(10, ONE, "a", "r1")]),
@@ -116,6 +137,40 @@ FAULTY: dict[str, tuple[str, list[Event]]] = {
         [*pushed("a"), got(10, ONE, "a", "r1"), at(50, ONE, "gone", receipt="r1"), *LATE],
     ),
     "out of order": ("disordered", [*pushed("a", "b"), *done(10, "b", "r1"), *done(20, "a", "r2")]),
+    "dead of what it cannot die of": (
+        "wrongly dead",
+        [*mortal("a", rejected=None), *failing(10, "r1"), dead("error", reason="retries")],
+    ),
+    "dead, which it cannot be": ("wrongly dead", [*mortal("a"), *failing(10, "r1"), dead("error")]),
+    "dead too early": ("wrongly dead", [*mortal("a", retries=2), *failing(10, "r1"), dead("error")]),
+    "tried too often": (
+        "miscounted",
+        [*mortal("a", retries=1), *failing(10, "r1"), *failing(20, "r2", "error", attempt=2), dead("error")],
+    ),
+    "an attempt is not counted": ("miscounted", [*pushed("a"), *failing(10, "r1"), *failing(20, "r2", attempt=2)]),
+    "an attempt is told of in two ways": (
+        "miscounted",
+        [*pushed("a"), *failing(10, "r1"), *failing(20, "r2", "error", attempt=2), dead("timeout", "error")],
+    ),
+    "counted as what it was not": ("mistold", [*pushed("a"), *failing(10, "r1", becomes="timeout"), dead("error")]),
+    "counted as killed, and nobody was": ("mistold", [*pushed("a"), *failing(10, "r1"), dead("killed")]),
+    "counted as killed, and another was": (
+        "mistold",
+        [*pushed("a"), *failing(10, "r1"), KILLED._replace(facts={"group": OTHER}), dead("killed")],
+    ),
+    "counted, although it was given back": (
+        "mistold",
+        [*pushed("a"), *failing(10, "r1", becomes=""), dead("error")],
+    ),
+    "counted as killed, when it was told to stop": (
+        "mistold",
+        [*pushed("a"), got(10, ONE, "a", "r1", words=[]), STOPPED, dead("killed")],
+    ),
+    "counted as run out, before its deadline": (
+        "mistold",
+        [*pushed("a"), got(10, ONE, "a", "r1", deadline=ms(9000)), dead("timeout")],
+    ),
+    "nobody had it, and it is counted as failed": ("mistold", [*pushed("a"), dead("error")]),
 }
 
 
@@ -168,6 +223,27 @@ FINE: dict[str, list[Event]] = {
         *done(30, "a", "r3"),
     ],
     "out of order to two consumers": [*pushed("a", "b"), *done(10, "b", "r1"), *done(20, "a", "r2", OTHER)],
+    "given back by those that were told to stop": [*pushed("a"), got(10, ONE, "a", "r1"), STOPPED, *AGAIN],
+    "dead as it may be": [
+        *mortal("a", retries=2),
+        *failing(10, "r1"),
+        *failing(20, "r2", "error", attempt=2),
+        dead("error", "error"),
+    ],
+    "counted as killed": [*pushed("a"), got(10, ONE, "a", "r1", words=[]), KILLED, dead("killed")],
+    "counted as run out": [*pushed("a"), got(10, ONE, "a", "r1", words=[]), dead("timeout")],
+    "counted, and nobody lived to write it down": [
+        *pushed("a"),
+        KILLED,
+        *failing(16, "r1", becomes=""),
+        dead("killed"),
+    ],
+    "given back, and then counted": [
+        *pushed("a"),
+        *failing(10, "r1", becomes=""),
+        *failing(20, "r2", becomes="timeout"),
+        dead("timeout"),
+    ],
     "out of order by priority": [
         *pushed("a"),
         *pushed("b", start=4, plain=False),

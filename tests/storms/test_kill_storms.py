@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import actors
 import pytest
 from history import read
 from judge import Verdict, judge, told
-from storming import CAST, Cast, Count, conduct, count, differences, prepare
+from storming import CAST, Cast, Count, conduct, count, differences, prepare, steady_clock
 from together import Child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the storm needs /proc and prctl(2)")
@@ -25,10 +24,8 @@ def storm(
     stage = prepare(root, **settings)
     if wrong:
         stage = stage._replace(engine=wrong, late=60)
-    drift = time.time() - time.monotonic()
-    with Child(conduct, stage, seed, seconds, cast) as conductor:
+    with steady_clock(), Child(conduct, stage, seed, seconds, cast) as conductor:
         assert conductor.hear(seconds + 100) == "over"
-    assert abs(time.time() - time.monotonic() - drift) < 0.1, "somebody set the clock during the storm: run it again"
     return judge(read((root / "logs").iterdir())), count(root)
 
 
@@ -50,7 +47,8 @@ def test_nothing_is_lost_and_nothing_delivered_twice_without_a_cause(
     verdict, left = storm(tmp_path, seed, seconds, engine, durability=durability)
     print(f"seed {seed}, {seconds} s, {durability}\n{told(verdict)}")  # noqa: T201 - shown on failure, and by -s
     assert verdict.faults == {}, f"seed {seed}\n{told(verdict)}"
-    assert differences(verdict, left) == [], f"seed {seed}"
+    is_poison, is_none = actors.is_poison, lambda key: not actors.is_poison(key)
+    assert differences(verdict, left, may_die=is_poison, may_be_done=is_none) == [], f"seed {seed}"
     assert os.listdir(tmp_path / "jobs" / "owners") == []
     # It was a storm, and not a breeze that proves nothing.
     assert verdict.figures["killed"] > seconds
