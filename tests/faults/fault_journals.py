@@ -58,7 +58,7 @@ def open_replaying(stage: Stage) -> None:
 
 def close_with_a_journal(stage: Stage) -> None:
     _has_one(stage)
-    stage.act(stage.q.close)
+    stage.act(stage.engine.close)  # the queue itself would be of no use any more
 
 
 def _push(stage: Stage, count: int) -> None:

@@ -421,7 +421,7 @@ def tell(stage: Stage) -> None:
 def close(stage: Stage) -> None:
     stage.pushed()
     stage.taken()
-    stage.act(stage.q.close)
+    stage.act(stage.engine.close)  # the queue itself would be of no use any more
     stage.expect(stage.raised is None, "closing never raises")
 
 

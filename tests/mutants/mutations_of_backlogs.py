@@ -55,8 +55,8 @@ BACKLOGS: Final = (
     Mutant(
         "a pop returns nothing when one claim has found nothing to lease in its time",
         "mailq/queue.py",
-        "                continue\n            left = until",
-        "                return []\n            left = until",
+        "                    continue\n                left = until",
+        "                    return []\n                left = until",
         (f"{_BACKLOGS}test_a_pop_finds_what_is_behind_a_backlog",),
     ),
     Mutant(

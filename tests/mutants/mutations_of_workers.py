@@ -136,7 +136,7 @@ JOBS: Final = (
         _SUPERVISOR,
         "            job.delivery.extend(job.lease)\n",
         "            pass\n",
-        (f"{_LIMITS}test_a_job_longer_than_its_lease_keeps_it[processes]",),
+        (f"{_LIMITS}test_the_lease_of_a_running_job_is_kept[processes]",),
     ),
     Mutant(
         "what a stop interrupts is counted",
@@ -173,9 +173,9 @@ JOBS: Final = (
         "what comes during a look is forgotten",
         "mailq/workers/jobs.py",
         """        self._rung = False  # before the look: what comes during it must be looked for again
-        deliveries = self.queue.pop_many(limit, lease=lease)
+        deliveries = self.queue.poll(limit, lease=lease)
 """,
-        """        deliveries = self.queue.pop_many(limit, lease=lease)
+        """        deliveries = self.queue.poll(limit, lease=lease)
         self._rung = False
 """,
         ("tests/workers/test_jobs.py::test_what_comes_during_a_look_is_looked_for_again",),
