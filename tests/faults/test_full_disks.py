@@ -238,6 +238,7 @@ def test_a_disk_that_turns_read_only_is_told_by_each_verb(tmp_path: Path, kind: 
             books.push(body)
         books.take().reject("no good")
         books.queue.close()  # an open file of an owner would keep the disk from being remounted
+        books.queue = library_open(small)
         delivery = books.queue.pop(detached=True)
         assert delivery is not None
         (dead,) = (message.id for message in books.queue.peek("dead"))
@@ -279,6 +280,7 @@ def test_a_file_system_that_finds_an_error_and_turns_read_only(tmp_path: Path) -
         checked = subprocess.run(["e2fsck", "-fp", tmp_path / "image"], capture_output=True, check=False)
         assert checked.returncode in (0, 1), checked.stdout
         subprocess.run(["mount", "-o", "loop", tmp_path / "image", small.mount], check=True, capture_output=True)
+        books.queue = library_open(small)
         books.push(b"d")
         books.settle_all(small.queue)
 
