@@ -295,7 +295,7 @@ def close(stage: Stage) -> Act:
     stage.listen()
     stage.take().ack()
     stage.forget()
-    return stage.queue.close
+    return stage.queue.engine.close  # the queue itself would be of no use any more
 
 
 SHORT: Final = (push, pop, pop_nothing, wait, ack, nack, extend, redrive, listen, close)

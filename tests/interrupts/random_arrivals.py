@@ -44,7 +44,7 @@ class Books:
             with contextlib.suppress(mailq.LeaseLost):  # another thread has closed the queue
                 delivery.ack()
         if body % 97 == 0:
-            queue.close()
+            queue.engine.close()  # which begins anew with the next verb
 
 
 class User(threading.Thread):
@@ -158,7 +158,7 @@ def _judged(queue: mailq.Queue, books: Books) -> str:
 
 
 def _emptied(queue: mailq.Queue, books: Books) -> str:
-    queue.close()  # what an exception took out of a variable's way, on its way out of pop, comes back now
+    queue.engine.close()  # what an exception took out of a variable's way, on its way out of pop, comes back now
     queue.reap()
     leased = queue.stats().leased
     got = set(books.delivered)

@@ -119,8 +119,9 @@ def test_opening(target: str, path: Path) -> None:
             assert q.settings.lease == 3
             await q.push("x")
             await take(q)
-        q.queue.reap()
-        assert q.queue.stats().leased == 0  # closing ended the lease
+            engine = q.queue.engine
+        engine.reap()
+        assert engine.stats().leased == 0  # closing ended the lease
 
     asyncio.run(main())
 
