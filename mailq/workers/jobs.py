@@ -133,6 +133,7 @@ class Job:
     kill_at: float = math.inf
     limit: float | None = None
     ending: str = ""
+    in_doubt: bool = False
     lost: bool = False
     output: str = ""
     slot: Any = field(default=None, repr=False)

@@ -35,6 +35,9 @@ log: Final = logging.getLogger("mailq.worker")
 _RETRY: Final = 1.0
 """A queue that cannot be read, and a heartbeat that failed, are tried again after so many seconds."""
 
+_MOMENT: Final = 0.5
+"""Seconds that the word of a message that its handler has settled may take to come here."""
+
 _TELL: Final = 1.0
 """A worker tells its story at most so often, in seconds."""
 
@@ -292,7 +295,13 @@ class Supervisor:
         job.next_beat = math.inf
 
     def lost(self, job: Job) -> None:
-        """The lease is gone: the job sees it for itself, and is ended if so wished."""
+        """The lease is gone: the job sees it for itself, and is ended if so wished.
+
+        If it is still gone after a moment: the handler may have settled the message just now.
+        """
+        if not job.in_doubt:
+            job.in_doubt, job.next_beat = True, time.monotonic() + _MOMENT
+            return
         job.lost, job.next_beat = True, math.inf
         self._say(logging.WARNING, "has lost its lease: its result will not count", job)
         if self._options.kill_lost:

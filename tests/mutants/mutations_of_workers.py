@@ -188,6 +188,13 @@ JOBS: Final = (
         (f"{_ABUSE}test_drain_sees_what_its_own_jobs_push_also_without_inotify",),
     ),
     Mutant(
+        "a message that its handler settles is taken for lost by a heartbeat that comes before the word of it",
+        _SUPERVISOR,
+        "        if not job.in_doubt:\n",
+        "        if False:\n",
+        (f"{_ABUSE}test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_lost",),
+    ),
+    Mutant(
         "a job whose lease is lost is settled",
         _SUPERVISOR,
         """        if job.lost:

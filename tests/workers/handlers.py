@@ -223,6 +223,22 @@ def ack_early(delivery: mailq.Delivery) -> None:
     Path(delivery.body).touch()
 
 
+def ack_and_tell_late(delivery: mailq.Delivery) -> None:
+    """Settle the message, and let nobody know until a file is there."""
+    done, go = delivery.body
+    tell = delivery.on_settled
+    assert tell is not None
+
+    def tell_late() -> None:
+        while not os.path.exists(go):
+            time.sleep(0.002)
+        tell()
+
+    delivery.on_settled = tell_late
+    delivery.ack()
+    Path(done).touch()
+
+
 def end_itself(body: Any) -> None:
     os.kill(os.getpid(), signal.SIGUSR2)
     time.sleep(10)

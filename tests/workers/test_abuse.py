@@ -20,7 +20,7 @@ from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, le
 
 import mailq
 from mailq.engines.maildir import arrivals
-from mailq.workers import crew, threads
+from mailq.workers import crew, jobs, supervisor, threads
 
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 
@@ -325,6 +325,34 @@ def test_a_handler_may_settle_early_and_work_on(path: Path) -> None:
         wait_until(lambda: "settled after" in worker.log, "it ended")
         assert "lost its lease" not in worker.log
         assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("crew", ["processes", "threads"])
+def test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, crew: str
+) -> None:
+    monkeypatch.setattr(jobs, "_BEATS", OFTEN)
+    monkeypatch.setattr(supervisor, "_MOMENT", 3600.0)
+    monkeypatch.setattr(threads, "_has_heart", lambda job: False)  # another process's heartbeats are not seen here
+    missed = threading.Event()
+    extend = mailq.Delivery.extend
+
+    def extend_or_miss(delivery: mailq.Delivery, seconds: float) -> None:
+        try:
+            extend(delivery, seconds)
+        except mailq.LeaseLost:
+            missed.set()
+            raise
+
+    monkeypatch.setattr(mailq.Delivery, "extend", extend_or_miss)
+    queue = mailq.open(path)
+    done, go = path.parent / "done", path.parent / "go"
+    queue.push([str(done), str(go)])
+    with mailq.Worker(queue, handlers.ack_and_tell_late, kill_lost=True, **{crew: 1}):  # type: ignore[arg-type]
+        assert missed.wait(PATIENCE)
+        go.touch()
+        wait_until(lambda: done.exists() or "lost its lease" in caplog.text, "it worked on")
+    assert "lost its lease" not in caplog.text
 
 
 def test_a_job_may_stop_its_own_worker(path: Path) -> None:
