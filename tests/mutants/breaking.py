@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 _PARTS: Final = ("mailq", "tests", "examples", "docs")
 _AT_ONCE: Final = 2
-_PATIENCE: Final = 10
-"""Seconds that tests wait for what should come, where a mutant shows by its not coming."""
+_PATIENCE: Final = {True: 10, False: 60}
+"""Seconds that tests wait for what should come: few where a mutant shows by its not coming."""
 _ONE_TEST: Final = 120
 _ALL_TESTS: Final = 1200
 _PASSED: Final = 0
@@ -98,7 +98,7 @@ class Copy:
                 "PATH": f"{self._python.parent}{os.pathsep}{os.environ['PATH']}",
                 "VIRTUAL_ENV": str(self._environment),
                 "PYTHONDONTWRITEBYTECODE": "1",
-                **({"TEST_PATIENCE": str(_PATIENCE)} if stalls else {}),
+                "TEST_PATIENCE": str(_PATIENCE[stalls]),
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,
