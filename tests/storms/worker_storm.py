@@ -230,15 +230,14 @@ class _Storm(StormProcesses):
         strikes, part = member.strikes, member.part
         if strikes["KILL"]:
             return
-        fair = bool(code == 0 and (strikes["TERM"] or (part.worker and strikes["INT"])))
-        if part.worker and not fair:
-            # A worker may be struck before it listens, or again when it listens no more; with threads a job may end it.
-            is_crashed = part.crew == "threads" and not part.is_spared and (code < 0 or code == 3)
-            fair = (
-                is_crashed
-                or (bool(strikes) and not member.was_ready)
-                or (strikes.total() > 1 and (code < 0 or code == 130))
-            )
+        if part.actor is not None:
+            fair = bool(strikes["TERM"]) and code in (0, -signal.SIGTERM)  # the latter before it has begun
+        else:
+            is_stopped = code == 0 and bool(strikes["TERM"] or strikes["INT"])
+            is_crashed = part.crew == "threads" and not part.is_spared and (code < 0 or code == 3)  # by a job
+            # Before it listens to signals, or when it listens no more.
+            is_early, is_late = strikes and not member.was_ready, strikes.total() > 1 and (code < 0 or code == 130)
+            fair = bool(is_stopped or is_crashed or is_early or is_late)
         if not fair:
             self.problems.append(f"{member.name} ended with {code} after {dict(strikes)}: {self._said_by(member)}")
 
