@@ -126,6 +126,8 @@ class _Thread(threading.Thread):
                 if given.interrupt(error, sys._current_frames().get(self.ident or 0)):  # noqa: SLF001 - its only name
                     _raise_in(self, _class_of(error))
                 elif not given.is_cancelled:
+                    if self._timer is not None:  # of the soft limit: the end of the program would wait for it
+                        self._timer.cancel()
                     self._timer = threading.Timer(PATIENCE, self.interrupt, [job, error])
                     self._timer.start()
 
