@@ -61,13 +61,23 @@ class Input:
         if error is not self.interruption:
             self.interruption, self.is_cancelled = error, False
             if running is not None:
-                running.get_loop().call_soon_threadsafe(self._cancel, running)
+                self._have_cancelled(running)
                 return False
         return not self.is_cancelled and (running is None or not _is_of_the_loop(frame))
 
+    def arrived(self, frame: FrameType) -> None:
+        """What was raised in the job's thread is at ``frame`` now: in an event loop, perhaps, since the thread was looked at."""
+        running = _run_by_a_loop(frame)
+        if running is not None:
+            self._have_cancelled(running)
+
+    def _have_cancelled(self, running: asyncio.Future[Any]) -> None:
+        running.get_loop().call_soon_threadsafe(self._cancel, running)
+
     def _cancel(self, running: asyncio.Future[Any]) -> None:
-        self.is_cancelled = True
-        running.cancel()
+        if not self.is_cancelled:  # once: it may be cleaning up
+            self.is_cancelled = True
+            running.cancel()
 
     @functools.cached_property
     def body(self) -> Any:  # noqa: ANN401 - any JSON value is a body

@@ -123,8 +123,9 @@ class _Thread(threading.Thread):
             given = self._running
             if given is not None and given.delivery is job.delivery:
                 self._interruption = error
+                kind = _class_of(error, given)
                 if given.interrupt(error, sys._current_frames().get(self.ident or 0)):  # noqa: SLF001 - its only name
-                    _raise_in(self, _class_of(error))
+                    _raise_in(self, kind)
                 elif not given.is_cancelled:
                     if self._timer is not None:  # of the soft limit: the end of the program would wait for it
                         self._timer.cancel()
@@ -149,19 +150,15 @@ def _has_heart(job: Job) -> bool:
     return can_fork() and not job.source.queue.location.startswith("memory:")
 
 
-def _class_of(error: Interrupted | TimeLimit) -> type[BaseException]:
-    """Its class, which takes no arguments: only a class can be raised in another thread."""
-    if isinstance(error, Interrupted):
-        return Interrupted
-    seconds = error.seconds
+def _class_of(error: Interrupted | TimeLimit, given: Input) -> type[BaseException]:
+    """Its class, which takes no arguments: only a class can be raised in another thread. An instance is made where it arrives."""
+    kind = type(error)
 
-    class Limit(TimeLimit):
-        def __init__(self) -> None:
-            super().__init__(seconds)
+    def arrive(self: Any) -> None:  # noqa: ANN401 - an instance of a class that is only just made
+        kind.__init__(self, *error.args)
+        given.arrived(sys._getframe(1))  # noqa: SLF001 - its only name
 
-    Limit.__name__ = Limit.__qualname__ = TimeLimit.__name__
-    Limit.__module__ = TimeLimit.__module__
-    return Limit
+    return type(kind.__name__, (kind,), {"__init__": arrive, "__module__": kind.__module__})
 
 
 class Threads:

@@ -276,6 +276,13 @@ JOBS: Final = (
         (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout",),
     ),
     Mutant(
+        "an interruption that an event loop catches is lost",
+        "mailq/workers/threads.py",
+        "        given.arrived(sys._getframe(1))",
+        "        pass",
+        (f"{_SOFT}test_an_interruption_that_an_event_loop_catches_ends_what_that_runs",),
+    ),
+    Mutant(
         "a coroutine that keeps its loop from everything is not interrupted",
         _HANDLING,
         "(running is None or not _is_of_the_loop(frame))\n",

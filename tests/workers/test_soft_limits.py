@@ -16,6 +16,7 @@ from working import Work, all_settled, letters
 import mailq
 from mailq.workers.coroutines import Loop
 from mailq.workers.handling import Input
+from mailq.workers.threads import _class_of
 
 ERROR = "mailq.errors.TimeLimit: the job has run for its soft time limit of 0.1 s; it is to end now"
 KINDS = (
@@ -144,3 +145,21 @@ def test_a_job_in_a_thread_finds_everything_loaded(path: Path) -> None:
         wait_until(loaded.exists, "the job has told")
         assert loaded.read_text() == ""
         assert worker.stop() == 0
+
+
+def test_an_interruption_that_an_event_loop_catches_ends_what_that_runs() -> None:
+    """Its thread was not in the loop yet when it was looked at; by its arrival it was."""
+    queue = mailq.open("memory://")
+    queue.push("x")
+    error, given = mailq.TimeLimit(0.1), Input(queue.pop_many(1)[0])
+    assert given.interrupt(error, sys._getframe())
+
+    def strike() -> None:
+        raise _class_of(error, given)
+
+    async def job() -> None:
+        asyncio.get_running_loop().call_soon(strike)
+        await asyncio.wait_for(asyncio.Event().wait(), 30)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(job())
