@@ -7,6 +7,7 @@ queue, as keys of dictionaries under one lock. Nothing survives the process.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -14,7 +15,7 @@ import os
 import platform
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from mailq import lifecycle, names, telemetry
 from mailq.alarm import Alarm
@@ -32,8 +33,26 @@ if TYPE_CHECKING:
     from mailq.settings import Settings
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 _OWNER: Final = "1"
 """The only owner there is."""
+
+
+def _locked(method: Callable[Concatenate[MemoryEngine, _P], _T]) -> Callable[Concatenate[MemoryEngine, _P], _T]:
+    """A method that holds the engine's lock.
+
+    That is taken in a function without a loop: CPython 3.12 and 3.13 may raise an exception from outside
+    where a loop turns as if that were not within the block.
+    """
+
+    @functools.wraps(method)
+    def locked(engine: MemoryEngine, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with engine._lock:  # noqa: SLF001 - its own
+            return method(engine, *args, **kwargs)
+
+    return locked
 
 
 class MemoryEngine:
@@ -69,24 +88,27 @@ class MemoryEngine:
 
     # Producing
 
+    @_locked
     def push(self, drafts: Sequence[Draft]) -> list[str]:
         """Add them all under the lock."""
-        with self._lock:
-            length = len(self._files["ready"]) + len(self._files["delayed"])
-            limit = self._settings.max_length
-            if limit is not None and length + len(drafts) > limit:
-                telemetry.emit("full", self.location, length=length, limit=limit, asked=len(drafts))
-                raise QueueFull(length, limit, len(drafts))
-            added: list[tuple[State, str, str]] = []
-            try:
-                for draft in drafts:
-                    self._add(draft, added)
-                self._ring()
-            except BaseException:  # interrupted: all or nothing
-                for state, name, _ in added:
-                    self._files[state].pop(name, None)
-                raise
-            return [id for _, _, id in added]
+        length = len(self._files["ready"]) + len(self._files["delayed"])
+        limit = self._settings.max_length
+        if limit is not None and length + len(drafts) > limit:
+            telemetry.emit("full", self.location, length=length, limit=limit, asked=len(drafts))
+            raise QueueFull(length, limit, len(drafts))
+        added: list[tuple[State, str, str]] = []
+        try:
+            self._add_all(drafts, added)
+            self._ring()
+        except BaseException:  # interrupted: all or nothing
+            for state, name, _ in added:
+                self._files[state].pop(name, None)
+            raise
+        return [id for _, _, id in added]
+
+    def _add_all(self, drafts: Sequence[Draft], added: list[tuple[State, str, str]]) -> None:
+        for draft in drafts:
+            self._add(draft, added)
 
     def _ring(self) -> None:
         for alarm in tuple(self._waiting):
@@ -112,26 +134,31 @@ class MemoryEngine:
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
         """Take the first names in line."""
         claims: list[Claim] = []
-        budget, may_bury = Budget(), True
+        budget = Budget()
         try:
-            with self._lock:
-                self._reap(budget)
-                if self._paused:
-                    return claims
-                for name in sorted(self._files["ready"], key=names.sort_key):
-                    if len(claims) >= limit:
-                        break
-                    if (unfit := self._unfit(name)) is None:
-                        claims.append(self._take(name, lease, "" if detached else _OWNER))
-                    elif may_bury:
-                        self._bury(name, *unfit)
-                        may_bury = budget.allows_more()
+            self._claim(claims, limit, lease, "" if detached else _OWNER, budget)
         except BaseException:  # interrupted: nobody will have the receipts
-            for claim in claims:
-                with contextlib.suppress(MailqError):
-                    self.release(claim.receipt, delay=0)
+            self._give_back(claims)
             raise
         return None if budget.left_some and not claims else claims
+
+    @_locked
+    def _claim(self, claims: list[Claim], limit: int, lease: float | None, owner: str, budget: Budget) -> None:
+        self._reap(budget)
+        may_bury = True
+        for name in [] if self._paused else sorted(self._files["ready"], key=names.sort_key):
+            if len(claims) >= limit:
+                break
+            if (unfit := self._unfit(name)) is None:
+                claims.append(self._take(name, lease, owner))
+            elif may_bury:
+                self._bury(name, *unfit)
+                may_bury = budget.allows_more()
+
+    def _give_back(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            with contextlib.suppress(MailqError):
+                self.release(claim.receipt, delay=0)
 
     def _unfit(self, name: str) -> tuple[str, str | None] | None:
         """Why a message is not delivered: the word for it, and an error text; None if it is."""
@@ -172,24 +199,24 @@ class MemoryEngine:
         times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
         return max(0.0, (min(times) - self._clock()) / names.NS) if times else threading.TIMEOUT_MAX
 
+    @_locked
     def listen(self, bell: Callable[[], None]) -> float:
         """Ring it at every change."""
-        with self._lock:
-            if bell not in self._bells:
-                self._bells = (*self._bells, bell)
-            return 0.0 if self._files["ready"] and not self._paused else self._patience()
+        if bell not in self._bells:
+            self._bells = (*self._bells, bell)
+        return 0.0 if self._files["ready"] and not self._paused else self._patience()
 
     def silence(self, bell: Callable[[], None]) -> None:
         """Ring it no more."""
         self._bells = tuple(known for known in self._bells if known != bell)
 
+    @_locked
     def held(self, receipt: str) -> Claim:
         """The claim once more."""
-        with self._lock:
-            envelope = self._held(receipt, "read")
-            if (until := self.deadline(receipt)) is None:
-                raise LeaseLost(receipt, "read")
-            return Claim(receipt, envelope, self._files["leased"][receipt], until)
+        envelope = self._held(receipt, "read")
+        if (until := self.deadline(receipt)) is None:
+            raise LeaseLost(receipt, "read")
+        return Claim(receipt, envelope, self._files["leased"][receipt], until)
 
     def deadline(self, receipt: str) -> int | None:
         """When the lease ends."""
@@ -198,41 +225,41 @@ class MemoryEngine:
 
     # Settling
 
+    @_locked
     def ack(self, receipt: str) -> None:
         """Forget the message."""
-        with self._lock:
-            envelope = self._held(receipt, "ack")
-            self._drop("leased", receipt)
-            self._texts.pop(envelope.id, None)
+        envelope = self._held(receipt, "ack")
+        self._drop("leased", receipt)
+        self._texts.pop(envelope.id, None)
 
+    @_locked
     def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
         """Count the attempt and put it back."""
-        with self._lock:
-            self._held(receipt, "nack")
-            self._settle("leased", receipt, self._failed(receipt, letter, delay), error)
+        self._held(receipt, "nack")
+        self._settle("leased", receipt, self._failed(receipt, letter, delay), error)
 
+    @_locked
     def release(self, receipt: str, *, delay: float) -> None:
         """Put it back as it was."""
-        with self._lock:
-            envelope = self._held(receipt, "release")
-            self._settle("leased", receipt, lifecycle.released(envelope, now=self._clock(), delay=delay))
+        envelope = self._held(receipt, "release")
+        self._settle("leased", receipt, lifecycle.released(envelope, now=self._clock(), delay=delay))
 
+    @_locked
     def reject(self, receipt: str, *, reason: str | None) -> None:
         """Put it to the dead."""
-        with self._lock:
-            envelope = self._held(receipt, "reject")
-            step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
-            self._settle("leased", receipt, step, reason)
+        envelope = self._held(receipt, "reject")
+        step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
+        self._settle("leased", receipt, step, reason)
 
+    @_locked
     def extend(self, receipt: str, seconds: float) -> int:
         """Move the deadline."""
-        with self._lock:
-            self._held(receipt, "extend")
-            now = self._clock()
-            if now >= self._deadlines[receipt]:
-                raise LeaseLost(receipt, "extend")
-            self._deadlines[receipt] = max(now + lifecycle.ns(seconds), self._deadlines[receipt])
-            return self._deadlines[receipt]
+        self._held(receipt, "extend")
+        now = self._clock()
+        if now >= self._deadlines[receipt]:
+            raise LeaseLost(receipt, "extend")
+        self._deadlines[receipt] = max(now + lifecycle.ns(seconds), self._deadlines[receipt])
+        return self._deadlines[receipt]
 
     def _held(self, receipt: str, verb: str) -> Envelope:
         envelope = names.parse(receipt) if isinstance(receipt, str) else None
@@ -291,57 +318,57 @@ class MemoryEngine:
         """Give back what is overdue and ready what is due."""
         return self._reap(Budget(math.inf))
 
+    @_locked
     def _reap(self, budget: Budget) -> Reaped:
-        with self._lock:
-            now = self._clock()
-            returned = died = due = 0
-            for name in [name for name in self._files["delayed"] if _envelope(name).place <= now]:
-                self._settle("delayed", name, lifecycle.came_due(_envelope(name), self._settings))
-                due += 1
-                if not budget.allows_more():
-                    break
-            for name in [name for name, deadline in self._deadlines.items() if now >= deadline]:
-                step = self._failed(name, names.TIMEOUT)
-                self._settle("leased", name, step)
-                attempt = _envelope(name).attempts + 1
-                telemetry.emit("requeue", self.location, step.envelope.id, attempt=attempt, outcome="timeout")
-                returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
-                if not budget.allows_more():
-                    break
-            return Reaped(returned, died, due)
+        now = self._clock()
+        returned = died = due = 0
+        for name in [name for name in self._files["delayed"] if _envelope(name).place <= now]:
+            self._settle("delayed", name, lifecycle.came_due(_envelope(name), self._settings))
+            due += 1
+            if not budget.allows_more():
+                break
+        for name in [name for name, deadline in self._deadlines.items() if now >= deadline]:
+            step = self._failed(name, names.TIMEOUT)
+            self._settle("leased", name, step)
+            attempt = _envelope(name).attempts + 1
+            telemetry.emit("requeue", self.location, step.envelope.id, attempt=attempt, outcome="timeout")
+            returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
+            if not budget.allows_more():
+                break
+        return Reaped(returned, died, due)
 
+    @_locked
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
         """Put the dead back in line."""
-        with self._lock:
-            records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in ids][:limit]
-            for record in records:
-                again = record.envelope.redriven(place=self._stamps.next())
-                self._settle("dead", record.name, lifecycle.Step("ready", again))
-                telemetry.emit("redrive", self.location, again.id)
-            return len(records)
+        records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in ids][:limit]
+        for record in records:
+            again = record.envelope.redriven(place=self._stamps.next())
+            self._settle("dead", record.name, lifecycle.Step("ready", again))
+            telemetry.emit("redrive", self.location, again.id)
+        return len(records)
 
+    @_locked
     def purge(self, state: State) -> int:
         """Forget every message in a state."""
-        with self._lock:
-            doomed = list(self._files[state])
-            for name in doomed:
-                self._drop(state, name)
-                self._texts.pop(_envelope(name).id, None)
-            return len(doomed)
+        doomed = list(self._files[state])
+        for name in doomed:
+            self._drop(state, name)
+            self._texts.pop(_envelope(name).id, None)
+        return len(doomed)
 
+    @_locked
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change the settings."""
-        with self._lock:
-            self._settings = self._settings.changed(changes)
-            return self._settings
+        self._settings = self._settings.changed(changes)
+        return self._settings
 
     # Looking and mending
 
+    @_locked
     def look(self, state: State, *, limit: int | None) -> list[Record]:
         """List a state."""
-        with self._lock:
-            listed = sorted(self._files[state], key=names.sort_key)[:limit]
-            return [self._record(state, name) for name in listed]
+        listed = sorted(self._files[state], key=names.sort_key)[:limit]
+        return [self._record(state, name) for name in listed]
 
     def _record(self, state: State, name: str) -> Record:
         envelope = _envelope(name)
@@ -353,32 +380,32 @@ class MemoryEngine:
         }[state]
         return Record(state, name, envelope, len(self._files[state][name]), at)
 
+    @_locked
     def find(self, id: str) -> Record:
         """Look for an id."""
-        with self._lock:
-            for state in STATES:
-                for name in self._files[state]:
-                    if _envelope(name).id == id:
-                        return self._record(state, name)
+        for state in STATES:
+            for name in self._files[state]:
+                if _envelope(name).id == id:
+                    return self._record(state, name)
         raise MessageNotFound(id)
 
+    @_locked
     def read(self, record: Record) -> bytes:
         """The bytes of a message, wherever it is by now."""
-        with self._lock:
-            if record.name not in self._files[record.state]:
-                record = self.find(record.envelope.id)
-            return self._files[record.state][record.name]
+        if record.name not in self._files[record.state]:
+            record = self.find(record.envelope.id)
+        return self._files[record.state][record.name]
 
+    @_locked
     def replace(self, record: Record, draft: Draft) -> None:
         """Put other content in its place."""
-        with self._lock:
-            if record.name not in self._files[record.state]:
-                raise MessageNotFound(record.envelope.id, "memory:// any more in that place")
-            died = self._died.get(record.name, 0)
-            sealed = record.envelope._replace(
-                size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext
-            )
-            self._move(record.state, record.name, record.state, names.format_name(sealed), died, draft.data)
+        if record.name not in self._files[record.state]:
+            raise MessageNotFound(record.envelope.id, "memory:// any more in that place")
+        died = self._died.get(record.name, 0)
+        sealed = record.envelope._replace(
+            size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext
+        )
+        self._move(record.state, record.name, record.state, names.format_name(sealed), died, draft.data)
 
     def history(self, envelope: Envelope) -> list[Attempt]:
         """The finished attempts, with their texts."""
@@ -392,29 +419,29 @@ class MemoryEngine:
         """A queue in memory keeps its own dead."""
         return envelope.origin or self.location
 
+    @_locked
     def stats(self) -> Stats:
         """Count."""
-        with self._lock:
-            now = self._clock()
-            ready, delayed = ([_envelope(name).place for name in self._files[s]] for s in ("ready", "delayed"))
-            return Stats(
-                **{state: len(files) for state, files in self._files.items()},
-                bytes=sum(len(data) for files in self._files.values() for data in files.values()),
-                oldest_ready_age=max(0.0, (now - min(ready)) / names.NS) if ready else None,
-                next_due_in=max(0.0, (min(delayed) - now) / names.NS) if delayed else None,
-                overdue=sum(now >= deadline for deadline in self._deadlines.values()),
-                paused=self._paused,
-            )
+        now = self._clock()
+        ready, delayed = ([_envelope(name).place for name in self._files[s]] for s in ("ready", "delayed"))
+        return Stats(
+            **{state: len(files) for state, files in self._files.items()},
+            bytes=sum(len(data) for files in self._files.values() for data in files.values()),
+            oldest_ready_age=max(0.0, (now - min(ready)) / names.NS) if ready else None,
+            next_due_in=max(0.0, (min(delayed) - now) / names.NS) if delayed else None,
+            overdue=sum(now >= deadline for deadline in self._deadlines.values()),
+            paused=self._paused,
+        )
 
     def pause(self) -> None:
         """Claims find nothing."""
         self._paused = True
 
+    @_locked
     def resume(self) -> None:
         """Claims find messages."""
-        with self._lock:
-            self._paused = False
-            self._ring()
+        self._paused = False
+        self._ring()
 
     def tell(self, story: Mapping[str, Any]) -> None:
         """Keep it."""
@@ -424,28 +451,28 @@ class MemoryEngine:
         """This process is the only one there is."""
         return [Owner(_OWNER, platform.node(), os.getpid(), self._since, alive=True, story=self._story)]
 
+    @_locked
     def put_reply(self, id: str, data: bytes) -> None:
         """Keep it, and let go of those that are too old."""
-        with self._lock:
-            now = self._clock()
-            oldest = now - lifecycle.ns(self._settings.reply_ttl)
-            self._replies.pop(id, None)
-            self._replies[id] = now, data  # put last: a dictionary keeps the order, so the oldest come first
-            for old in list(itertools.takewhile(lambda known: self._replies[known][0] < oldest, self._replies)):
-                del self._replies[old]
+        now = self._clock()
+        oldest = now - lifecycle.ns(self._settings.reply_ttl)
+        self._replies.pop(id, None)
+        self._replies[id] = now, data  # put last: a dictionary keeps the order, so the oldest come first
+        for old in list(itertools.takewhile(lambda known: self._replies[known][0] < oldest, self._replies)):
+            del self._replies[old]
 
     def get_reply(self, id: str) -> bytes | None:
         """The reply, if there is one."""
         return self._replies.get(id, (0, None))[1]
 
+    @_locked
     def close(self) -> None:
         """End the leases that are bound to this process."""
-        with self._lock:
-            for name in [name for name in self._files["leased"] if _envelope(name).owner]:
-                step = self._failed(name, names.KILLED)
-                self._settle("leased", name, step)
-            self._ring()  # who listens must listen anew
-            self._bells = ()
+        for name in [name for name in self._files["leased"] if _envelope(name).owner]:
+            step = self._failed(name, names.KILLED)
+            self._settle("leased", name, step)
+        self._ring()  # who listens must listen anew
+        self._bells = ()
 
 
 def _envelope(name: str) -> Envelope:

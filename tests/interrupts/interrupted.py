@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -31,6 +32,8 @@ _NOT_OURS: Final = re.compile(r"swallowed| Disk\.drop\+0| Delivery\.__exit__\+0|
 was to close or to settle, ends before it begins; or another library's.
 """
 
+
+_MOMENT: Final = 5.0
 
 _MAY_BE_LEFT: Final = ("a file stays open", "a lease is stuck")
 
@@ -234,7 +237,7 @@ def leave(stage: Stage) -> Act:
     """A ``with`` block is left: nobody has the delivery any more."""
     delivery = stage.take()
     stage.forget()
-    return lambda: delivery.__exit__(None, None, None)
+    return functools.partial(delivery.__exit__, None, None, None)
 
 
 def nack(stage: Stage) -> Act:
@@ -346,9 +349,8 @@ def _swept(stage: Stage, scene: Callable[[Stage], Act], most: int) -> tuple[int,
         except BaseException:  # noqa: BLE001 - whatever it is, it is told
             what = traceback.format_exc()
         number += 1
-        if (now := _open_files()) > files:
-            gc.collect()
-            files, what = max(files, now := _open_files()), what or ("a file stays open" if now > files else "")
+        if (now := _left_open(files)) > files:
+            files, what = now, what or "a file stays open"
         if what and not (what in _MAY_BE_LEFT and _NOT_OURS.search(place)):
             findings.append(Finding(what, place))
 
@@ -365,6 +367,15 @@ def _rehearsed(stage: Stage, scene: Callable[[Stage], Act]) -> tuple[int, int]:
         files = max(files, before, _open_files())
         stage.other.do(stage.judge)
     return files, steps
+
+
+def _left_open(most: int) -> int:
+    """How many files are open when a thread that is about to close some has had the time for that."""
+    end = time.monotonic() + _MOMENT
+    while (now := _open_files()) > most and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.001)
+    return now
 
 
 def _open_files() -> int:

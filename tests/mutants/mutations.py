@@ -13,6 +13,7 @@ from mutations_of_backlogs import BACKLOGS, LONG_LINES
 from mutations_of_deliveries import AS_ROOT, DELIVERIES, FENCES
 from mutations_of_durability import DURABILITY
 from mutations_of_hearing import HEARING
+from mutations_of_interrupts import INTERRUPTS
 from mutations_of_journals import JOURNALS
 from mutations_of_tools import ARCHIVES, COMMAND, DOCTOR
 from mutations_of_workers import JOBS, PROCESSES
@@ -24,6 +25,7 @@ MUTANTS: Final = (
     *DELIVERIES,
     *(AS_ROOT if hasattr(os, "geteuid") and os.geteuid() == 0 else ()),
     *HEARING,
+    *INTERRUPTS,
     *BACKLOGS,
     *LONG_LINES,
     *ARCHIVES,

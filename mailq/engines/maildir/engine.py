@@ -118,17 +118,9 @@ class MaildirEngine:
         claims: list[Claim] = []
         buried: list[str] = []  # synced together, which takes less time
         try:
-            while len(claims) < limit and (key := self._line.next_key(tried, budget)) is not None:
-                try:
-                    claim = self._take(layout.name_of(key), lease, buried, detached=detached)
-                except StorageError as error:  # one bad message must not block the others
-                    tried.refuse(key, error)
-                    claim = None
-                if claim is not None:
-                    claims.append(claim)
-                    self._receipts.remember(claim.receipt, claim.envelope)
-                elif not budget.allows_more():
-                    break
+            # In a function of its own: CPython 3.13 may raise an exception from outside where a loop turns as if that were
+            # not within the try.
+            self._claim(claims, limit, lease, tried, budget, buried, detached=detached)
             failure = self._line.expired.bury(budget, buried)
             self._store.sync_buried(buried)
             if tried.for_good:
@@ -142,6 +134,29 @@ class MaildirEngine:
             raise
         self._left_some = budget.left_some
         return claims or self._nothing(tried, failure, budget)
+
+    def _claim(
+        self,
+        claims: list[Claim],
+        limit: int,
+        lease: float | None,
+        tried: Tried,
+        budget: Budget,
+        buried: list[str],
+        *,
+        detached: bool,
+    ) -> None:
+        while len(claims) < limit and (key := self._line.next_key(tried, budget)) is not None:
+            try:
+                claim = self._take(layout.name_of(key), lease, buried, detached=detached)
+            except StorageError as error:  # one bad message must not block the others
+                tried.refuse(key, error)
+                claim = None
+            if claim is not None:
+                claims.append(claim)
+                self._receipts.remember(claim.receipt, claim.envelope)
+            elif not budget.allows_more():
+                break
 
     def _nothing(self, tried: Tried, failure: StorageError | None, budget: Budget) -> list[Claim] | None:
         """What a claim that has claimed nothing returns, or raises."""

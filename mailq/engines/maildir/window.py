@@ -60,12 +60,18 @@ class Window:
     def take(self, before: str | None = None) -> str | None:
         """Take the first key if it sorts before another; None else, or when the window is dry."""
         with self._lock:
-            if not self._heap or (before is not None and self._heap[0] >= before):
-                return None
-            key = heapq.heappop(self._heap)
-            while self._heap and self._heap[0] == key:  # told of by this process and by the kernel
-                heapq.heappop(self._heap)
-            return key
+            return self._take(before)
+
+    # In no function that holds the lock is there a loop: CPython 3.12 and 3.13 may raise an exception from outside where
+    # a loop turns as if that were not within the block.
+
+    def _take(self, before: str | None) -> str | None:
+        if not self._heap or (before is not None and self._heap[0] >= before):
+            return None
+        key = heapq.heappop(self._heap)
+        while self._heap and self._heap[0] == key:  # told of by this process and by the kernel
+            heapq.heappop(self._heap)
+        return key
 
     def put_back(self, key: str) -> None:
         """Hold a key that was taken from a listing."""
@@ -107,22 +113,25 @@ class Window:
         ``heard``: those that the kernel tells of, which has told of all since before the listing.
         """
         with self._lock:
-            is_longer = len(keys) > since.size
             try:
-                self._keep(keys, whole=whole and not is_longer)
-                if heard and since.is_all and not is_longer:
-                    self._heard_bound = END
-                # Not for the first listing: who wants one message should not pay for so many.
-                self.size = self._most if is_longer else self.size
-                self._listings.discard(since)
-                self._is_listed = bool(self._listings)
-                known = set(self._heap) if since.arrivals else set()
-                for key, was_heard in since.arrivals:
-                    if key not in known:  # twice is no harm, and the first time it may not be wanted: not heard yet
-                        self.offer(key, heard=was_heard)
+                self._fill(keys, since, whole=whole, heard=heard)
             except BaseException:  # some that have arrived may be missing
                 self.clear()
                 raise
+
+    def _fill(self, keys: list[str], since: Since, *, whole: bool, heard: bool) -> None:
+        is_longer = len(keys) > since.size
+        self._keep(keys, whole=whole and not is_longer)
+        if heard and since.is_all and not is_longer:
+            self._heard_bound = END
+        # Not for the first listing: who wants one message should not pay for so many.
+        self.size = self._most if is_longer else self.size
+        self._listings.discard(since)
+        self._is_listed = bool(self._listings)
+        known = set(self._heap) if since.arrivals else set()
+        for key, was_heard in since.arrivals:
+            if key not in known:  # twice is no harm, and the first time it may not be wanted: not heard yet
+                self.offer(key, heard=was_heard)
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
         keys.sort()
@@ -158,8 +167,11 @@ class Window:
         """Some that came before the end of the listing are missing: when what is held is used up the directory must be listed."""
         with self._lock:
             self._heard_bound = self._bound
-            for since in self._listings:
-                since.is_all = False
+            self._miss()
+
+    def _miss(self) -> None:
+        for since in self._listings:
+            since.is_all = False
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
