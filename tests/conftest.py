@@ -43,9 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # those that pytest-xdist starts are of this run
+        namespace.have_mounts_of_ones_own()  # first: so that the janitor is the last process that has them
         config.stash[_JANITOR] = janitor.employ()
         _keep_bytecode()
-    namespace.have_mounts_of_ones_own()
     if _runs_the_quick_tests(config):
         hypothesis.settings.load_profile("quick")
     # A shell script starts what it puts into the background with SIGINT ignored, and so would be everything

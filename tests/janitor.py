@@ -4,13 +4,15 @@ However the run ended, also by SIGKILL: what it started and left behind is kille
 process is one of the run's if MARK stands in the environment that it was started with, if it is a fork of the run
 itself, or if one of those is among its ancestors.
 
-Mounts need no janitor: they are made in a mount namespace of the run's own, which ends with its last process. Nor do
-loop devices: each lets go of its file when nothing has it open or mounted any more.
+What the run has mounted is unmounted before that. It is in a mount namespace of the run's own, which ends with its last
+process: that is this one. If that were a process that serves a file system (FUSE), its end would wait for the kernel to
+unmount what only it can still write. Loop devices need no janitor: each lets go of its file when nothing uses it any more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import select
@@ -23,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
+_MNT_DETACH: Final = 2  # of sys/mount.h
 MEMORY: Final = "TESTS_MEMORY"
 """The variable that names the run's directory in memory. The one on disk is TMPDIR, so that every program puts its files there."""
 _PATIENCE: Final = 60
@@ -104,7 +107,17 @@ def main(run: int, mark: str, directories: list[str]) -> None:
                 Path(name.format(pid)).unlink(missing_ok=True)
         time.sleep(0.01)
     for directory in directories:
+        _unmount_below(directory)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _unmount_below(directory: str) -> None:
+    """Unmount what is mounted there, the latest first; where nothing can be mounted there is nothing to do."""
+    with contextlib.suppress(OSError):
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for point in reversed(points):
+            if point.startswith(f"{directory}/"):
+                ctypes.CDLL(None).umount2(os.fsencode(point), _MNT_DETACH)
 
 
 def _be_dismissed(*_: object) -> None:
