@@ -136,7 +136,8 @@ class _Thread(threading.Thread):
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
     """Have an exception raised in a thread, or, with None, one that was not raised yet forgotten."""
     if thread.ident is not None:
-        what = None if error is None else ctypes.py_object(error)
+        # Without an object it is NULL, whatever types others in this process have given the function's arguments.
+        what = ctypes.py_object() if error is None else ctypes.py_object(error)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), what)
 
 
