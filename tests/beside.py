@@ -9,7 +9,7 @@ from typing import Final
 from together import PATIENCE
 
 _MOMENT: Final = 0.5
-"""After so many seconds a fork that has not happened waits for a lock."""
+"""Seconds after which a fork that has not happened waits for a lock."""
 
 
 class Waiting:

@@ -139,7 +139,7 @@ def _wait_for_the_end(run: int) -> None:
 
 
 def _left_by(run: int, image: Image, mark: bytes) -> set[int]:
-    """The processes of the run but for itself and its janitor."""
+    """The processes of the run, except itself and its janitor."""
     processes = _processes()
     ours = {pid for pid, process in processes.items() if mark in process.environment or process.image == image}
     ours -= {run, os.getpid()}

@@ -132,7 +132,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def assert_at_once(latencies: Sequence[float]) -> None:
-    """Whether messages came when the kernel told of them, by the milliseconds that each took.
+    """Whether messages came when the kernel reported them, by the milliseconds that each took.
 
     A watch that holds events back takes 500 for nearly each. A busy machine may be as late at times, and not
     with most; how soon messages really come the bench measures.

@@ -110,15 +110,15 @@ LONG_LINES: Final = (
     Mutant(
         "in a line of which some is missing nothing is heard any more",
         "mailq/engines/maildir/window.py",
-        "            self._heard_bound = self._bound\n            for since",
-        '            self._heard_bound = self._bound = ""\n            for since',
+        "            self._heard_bound = self._bound\n            self._miss()",
+        '            self._heard_bound = self._bound = ""\n            self._miss()',
         (f"{_LINES}test_in_a_line_of_which_some_is_missing_the_kernel_is_still_heard",),
     ),
     Mutant(
         "what two have told of stands in line twice",
         "mailq/engines/maildir/window.py",
-        "            while self._heap and self._heap[0] == key:",
-        "            while self._heap and not self._heap[0]:",
+        "        while self._heap and self._heap[0] == key:",
+        "        while self._heap and not self._heap[0]:",
         (f"{_LINES}test_a_message_that_two_have_told_of_is_taken_once",),
     ),
     Mutant(

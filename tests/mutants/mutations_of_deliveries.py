@@ -310,8 +310,8 @@ DELIVERIES: Final = (
     Mutant(
         "one message that cannot be moved stops the claim",
         _ENGINE,
-        "                    tried.refuse(key, error)\n                    claim = None\n",
-        "                    raise\n",
+        "                tried.refuse(key, error)\n                claim = None\n",
+        "                raise\n",
         (f"{_HARDNESS}test_a_message_that_cannot_be_moved_blocks_no_other",),
     ),
     Mutant(

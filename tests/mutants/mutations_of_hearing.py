@@ -45,17 +45,15 @@ HEARING: Final = (
     Mutant(
         "a listing is taken for whole though meanwhile something was missed",
         "mailq/engines/maildir/window.py",
-        """            for since in self._listings:
-                since.is_all = False
-""",
-        "",
+        "            self._heard_bound = self._bound\n            self._miss()\n",
+        "            self._heard_bound = self._bound\n",
         (f"{_WINDOW}test_a_listing_during_which_all_was_forgotten_is_not_whole",),
     ),
     Mutant(
         "a listing that was cut short is taken for whole when the window has grown meanwhile",
         "mailq/engines/maildir/window.py",
-        "            is_longer = len(keys) > since.size\n",
-        "            is_longer = len(keys) > self.size\n",
+        "        is_longer = len(keys) > since.size\n",
+        "        is_longer = len(keys) > self.size\n",
         (f"{_WINDOW}test_a_listing_that_was_cut_short_is_not_whole_though_another_has_let_the_window_grow",),
     ),
     Mutant(
@@ -82,8 +80,8 @@ HEARING: Final = (
     Mutant(
         "what was pushed here hides the kernel's word of it",
         "mailq/engines/maildir/window.py",
-        "                    self.offer(key, heard=was_heard)\n",
-        "                    known.add(key)\n                    self.offer(key, heard=was_heard)\n",
+        "                self.offer(key, heard=was_heard)\n",
+        "                known.add(key)\n                self.offer(key, heard=was_heard)\n",
         ("tests/unit/test_window.py",),
     ),
     Mutant(

@@ -27,7 +27,7 @@ INTERRUPTS: Final = (
     Mutant(
         "what an interrupted pop has claimed stays leased",
         "mailq/queue.py",
-        "        except BaseException:  # interrupted: nobody has them\n            self._give_back(claims)\n",
+        "        except BaseException:  # interrupted, or closed: nobody has them\n            self._give_back(claims)\n",
         "        except BaseException:\n",
         (f"{_STEPS}[unsynced]",),
     ),

@@ -130,9 +130,13 @@ class _Job:
     def pop_another(self) -> None:
         since = time.time_ns()
         for other in self.delivery.queue.pop_many(2, lease=1, wait=0.01):
-            write_down(self.log, other, since=since, detached=False, group=self.worker)
-            self.log.write("back?", receipt=other.receipt)
-            other.release()
+            try:
+                write_down(self.log, other, since=since, detached=False, group=self.worker)
+                self.log.write("back?", receipt=other.receipt)
+                other.release()
+            except BaseException:  # cut off: the lease ends by time, or with this process, which a reload replaces
+                self.log.write("back?", receipt=other.receipt, words=("timeout", "killed"))
+                raise
 
     def read_something(self) -> None:
         for path in Path(__file__).parent.iterdir():

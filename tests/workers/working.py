@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HERE: Final = str(Path(__file__).parent)
 OFTEN: Final = 600
-"""So many heartbeats in a lease: three take less than a second of one that no standstill of the machine outlasts."""
+"""Heartbeats in a lease: three take less than a second of one that no standstill of the machine outlasts."""
 _WITH_HEARTBEATS: Final = """\
 from mailq.workers import jobs
 jobs._BEATS = {beats}
@@ -32,7 +32,7 @@ main()
 class Work:
     """``mailq work`` with these arguments, ready when it is entered, ended with SIGKILL if it is still there.
 
-    With ``beats`` it has so many heartbeats in a lease.
+    With ``beats`` it has that number of heartbeats in a lease.
     """
 
     def __init__(self, *arguments: object, command: str = "work", beats: int | None = None, **env: str) -> None:
