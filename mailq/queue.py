@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mailq.engine import Claim, Engine, Owner, Reaped, Stats
     from mailq.settings import Settings
 
-_CLOSED_AFTER: Final = 1.0  # within so many seconds a pop that began to wait just as the queue was closed notices it
+_CLOSED_AFTER: Final = 1.0  # seconds until a pop notices that the queue was closed just as it began to wait
 _LETTERS: Final = {word: letter for letter, word in OUTCOMES.items() if word != "rejected"}
 
 

@@ -106,7 +106,7 @@ class Claims:
             return claims
 
     def until(self, count: int) -> None:
-        """Wait until there were so many."""
+        """Wait until there were this many."""
         end = time.monotonic() + PATIENCE
         while self.count < count:
             assert time.monotonic() < end

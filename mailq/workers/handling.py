@@ -34,7 +34,7 @@ _LONGEST_ERROR: Final = 65_536
 """Of an error text so many characters are told, the last: an engine keeps no more."""
 
 PATIENCE: Final = 0.1
-"""An interruption that has not ended a job, nor begun to, comes again after so many seconds."""
+"""The number of seconds after which an interruption that has not begun to end a job is repeated."""
 
 
 class Input:

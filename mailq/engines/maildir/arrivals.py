@@ -42,7 +42,7 @@ class Listener(Protocol):
 
 
 class Watch(Protocol):
-    """A running watch. It tells of arrivals in the thread that hears or, after ``start``, in one of its own.
+    """A running watch. It reports arrivals in the thread that hears or, after ``start``, in one of its own.
 
     It is stopped, too, when nobody refers to it any more.
     """

@@ -343,7 +343,7 @@ class File:
         self.drop()
 
     def __del__(self) -> None:
-        """Whoever was interrupted before he could keep it leaves it to be replayed."""
+        """Close it. A thread that was interrupted before it could keep the journal leaves it to be replayed."""
         self.drop()
 
 

@@ -143,7 +143,7 @@ class Line:
         self.waking.ring()
 
     def doubt(self) -> None:
-        """Something is missing: the directory is listed when the line is used up, and as soon as if the kernel told of nothing.
+        """Something is missing: list the directory when the line is used up, and as early as without reports from the kernel.
 
         Not at once: of a long line each listing takes long.
         """

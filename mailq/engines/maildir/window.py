@@ -69,7 +69,7 @@ class Window:
         if not self._heap or (before is not None and self._heap[0] >= before):
             return None
         key = heapq.heappop(self._heap)
-        while self._heap and self._heap[0] == key:  # told of by this process and by the kernel
+        while self._heap and self._heap[0] == key:  # reported by this process and by the kernel
             heapq.heappop(self._heap)
         return key
 
