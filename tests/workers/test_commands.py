@@ -161,7 +161,7 @@ def test_drain_works_until_nothing_is_ready(mailq: Shell, shell: Shell) -> None:
         (["work", "jobs", "--"], b"there is no command behind --"),
         (["work", "jobs", "--", "no-such-command"], b"there is no command 'no-such-command'"),
         (["work", "jobs", "nowhere:x"], b"there is no module 'nowhere'"),
-        (["work", "os:getcwd"], b"takes no message"),
+        (["work", "os:getcwd"], b"cannot be called with a message alone"),
         (["work", "os.path:basename"], b"brings no queues"),
         (["work", "jobs", "os.path:basename", "--dead", "x"], b"is no pair"),
         (["work", "jobs", "os.path:basename", "--max-rss", "much"], b"is no size"),

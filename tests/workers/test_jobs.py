@@ -15,10 +15,10 @@ from mailq.workers.jobs import Source
 def test_what_comes_during_a_look_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with mailq.open("memory://") as queue:
         source = Source(queue, 0, lambda: None)
-        pop_many = queue.pop_many
+        poll = queue.poll
 
-        def slow(limit: int, **options: Any) -> list[mailq.Delivery]:
-            found = pop_many(limit, **options)
+        def slow(limit: int, **options: Any) -> list[mailq.Delivery] | None:
+            found = poll(limit, **options)
             source.ring()
             return found
 
@@ -26,7 +26,7 @@ def test_what_comes_during_a_look_is_looked_for_again(monkeypatch: pytest.Monkey
         assert source.pop(1, None) == []
         assert not source.is_due(time.monotonic())
         with monkeypatch.context() as patch:
-            patch.setattr(queue, "pop_many", slow)
+            patch.setattr(queue, "poll", slow)
             assert source.pop(1, None) == []
         assert source.is_due(-math.inf)
         assert source.look_at == 0.0
