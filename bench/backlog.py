@@ -22,8 +22,8 @@ import mailq
 from bench.floor import Floor
 from bench.results import Plan, Result
 from bench.sides import Mailq, sync_disk
-from mailq import names
-from mailq.opening import preload
+from mailq.connect import preload
+from mailq.engines.maildir import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,10 +11,10 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.doctor.machine import Machine
+from mailq.engines.maildir.doctor.machine import Machine
 
 if TYPE_CHECKING:
-    from mailq.engines.mounts import Mount
+    from mailq.engines.maildir.filesystems import Mount
 
 IN_MEMORY: Final = frozenset(("tmpfs", "ramfs"))
 JOURNALED: Final = frozenset(

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import mailq
-from mailq.engines.disk import Disk, can_syncfs
+from mailq.engines.maildir.disk import Disk, can_syncfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

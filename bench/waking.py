@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import mailq
 from bench.results import Plan, Result
 from bench.sides import sync_disk
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 if TYPE_CHECKING:

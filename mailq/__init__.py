@@ -13,8 +13,9 @@ The file is the payload, the name is the record, a rename is the transaction.
 
 from typing import TYPE_CHECKING, Any, Final
 
+from mailq.connect import open  # noqa: A004 - the verb of files, on purpose: mailq.open("jobs")
 from mailq.delivery import Delivery, Message, Reject, Retry
-from mailq.engine import Reaped, Stats
+from mailq.engines.base import Reaped, Stats
 from mailq.errors import (
     CodecError,
     InvalidReceipt,
@@ -36,13 +37,12 @@ from mailq.errors import (
     WorkerFailed,
 )
 from mailq.message import Attempt
-from mailq.opening import open  # noqa: A004 - the verb of files, on purpose: mailq.open("jobs")
 from mailq.queue import Queue
 from mailq.reply import Reply
 from mailq.settings import Backoff, Settings
 
 if TYPE_CHECKING:
-    from mailq.workers.app import App
+    from mailq.tasks import App
     from mailq.workers.worker import Worker
 
 __all__ = [
@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 _LATE: Final = {
-    "App": "mailq.workers.app",
+    "App": "mailq.tasks",
     "Worker": "mailq.workers.worker",
     "aio": "mailq.aio",
 }

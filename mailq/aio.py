@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar
 
-from mailq import opening
+from mailq import connect
 from mailq.errors import CodecError, MailqError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from mailq.delivery import Delivery, Message
-    from mailq.engine import Owner, Reaped, Stats
+    from mailq.engines.base import Owner, Reaped, Stats
     from mailq.message import Attempt, State
     from mailq.queue import Queue
     from mailq.reply import Reply
@@ -67,7 +67,7 @@ async def open(  # noqa: A001 - the verb of files, on purpose: mailq.aio.open("j
 
     Cancelled, it may have created the queue.
     """
-    return AsyncQueue(await asyncio.to_thread(opening.open, target, create=create, **settings))
+    return AsyncQueue(await asyncio.to_thread(connect.open, target, create=create, **settings))
 
 
 class AsyncQueue:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mailq import codecs, reply
-from mailq.engine import Record
+from mailq.engines.base import Record
+from mailq.engines.maildir.names import NS
 from mailq.errors import CodecError, MailqError, UsageError, shown
 from mailq.message import CONTENT_TYPE, FILENAME, REPLY, unseal
-from mailq.names import NS
 from mailq.settings import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from mailq.engine import Claim, Opened
+    from mailq.engines.base import Claim, Opened
+    from mailq.engines.maildir.names import Envelope
     from mailq.message import Attempt, State
-    from mailq.names import Envelope
     from mailq.queue import Queue
 
 

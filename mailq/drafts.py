@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mailq import codecs, names
+from mailq import codecs
+from mailq.engines.maildir import names
 from mailq.errors import MessageTooLarge, UsageError, shown
 from mailq.message import CONTENT_TYPE, TIMEOUT, Draft, seal
 from mailq.settings import MAX_RETRIES, MOMENT, seconds, whole

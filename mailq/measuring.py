@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mailq import telemetry
 from mailq.alarm import Alarm
-from mailq.doctor import filesystem
-from mailq.doctor.around import BENCH
-from mailq.doctor.finding import Finding
-from mailq.doctor.machine import Machine
-from mailq.engines.disk import Disk
+from mailq.connect import open as open_queue
+from mailq.connect import path_of
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.doctor import filesystem
+from mailq.engines.maildir.doctor.finding import Finding
+from mailq.engines.maildir.doctor.leftovers import BENCH
+from mailq.engines.maildir.doctor.machine import Machine
 from mailq.engines.maildir.layout import Layout, load
 from mailq.errors import MailqError, StorageError, UsageError, WorkerFailed
-from mailq.opening import open as open_queue
-from mailq.opening import path_of
 from mailq.settings import Settings
 from mailq.settings import seconds as checked_seconds
-from mailq.workers.family import can_fork
+from mailq.workers.process_tree import can_fork
 from mailq.workers.worker import Worker
 
 try:
@@ -39,7 +39,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mailq.engines.mounts import Mount
+    from mailq.engines.maildir.filesystems import Mount
     from mailq.queue import Queue
     from mailq.telemetry import Event
 

@@ -1,7 +1,7 @@
 """What a message is made of, before anybody names a disk or a codec.
 
 A message is a sealed run of bytes: one line of JSON with the headers, if there
-are any, then the body. Its envelope (:mod:`mailq.names`) says how long both
+are any, then the body. Its envelope (:mod:`mailq.engines.maildir.names`) says how long both
 are and what they sum up to.
 """
 
@@ -13,14 +13,14 @@ import threading
 import zlib
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.errors import CodecError, MessageTooLarge, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import BinaryIO
 
-    from mailq.names import Envelope
+    from mailq.engines.maildir.names import Envelope
 
 State = Literal["ready", "delayed", "leased", "dead"]
 STATES: Final[tuple[State, ...]] = get_args(State)

@@ -8,8 +8,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from mailq import codecs, drafts, names, telemetry
+from mailq import codecs, drafts, telemetry
 from mailq.delivery import Delivery, Message
+from mailq.engines.maildir import names
 from mailq.errors import MailqError, MessageNotFound, MessageTooLarge, QueueClosed, UsageError, shown
 from mailq.message import FILENAME, OUTCOMES, REPLY, STATES, Draft, State, read_body
 from mailq.reply import Reply
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from mailq.engine import Claim, Engine, Owner, Reaped, Stats
+    from mailq.engines.base import Claim, Engine, Owner, Reaped, Stats
     from mailq.settings import Settings
 
 _CLOSED_AFTER: Final = 1.0  # seconds until a pop notices that the queue was closed just as it began to wait

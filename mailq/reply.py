@@ -13,7 +13,7 @@ from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, U
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailq.engine import Opened
+    from mailq.engines.base import Opened
 
 # A reply is looked for at growing intervals, in seconds. Replies are rare and each is looked
 # for by its one caller, by name: cheaper than a watch on a directory.

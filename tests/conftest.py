@@ -20,7 +20,7 @@ from together import PATIENCE, all_cores, fast_directory
 
 import mailq as library
 from mailq.engines import budget
-from mailq.engines.maildir import journal, reaper, replay
+from mailq.engines.maildir import journal, reaper, recovery
 
 # The same examples every time, and no clock over them: CI must not fail by chance.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
@@ -127,7 +127,7 @@ def _who_has_reaped_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     In a process as large as that of the tests one collection of garbage makes it seconds.
     """
     monkeypatch.setattr(reaper, "_SHARE", 0.0)
-    monkeypatch.setattr(replay, "_SHARE", 0.0)
+    monkeypatch.setattr(recovery, "_SHARE", 0.0)
 
 
 @pytest.fixture(autouse=True)

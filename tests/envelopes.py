@@ -7,8 +7,8 @@ from functools import reduce
 
 from hypothesis import strategies as st
 
-from mailq import names
-from mailq.names import NS, Envelope
+from mailq.engines.maildir import names
+from mailq.engines.maildir.names import NS, Envelope
 from mailq.settings import LONGEST, MAX_RETRIES
 
 CENTURY = 4_102_444_800 * NS  # 1 January 2100

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 
 CALLS: Final = (
     "create",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import mailq
-from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import is_whole
 from mailq.settings import Settings

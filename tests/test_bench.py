@@ -18,8 +18,8 @@ from bench.__main__ import main
 from bench.floor import Floor
 from bench.results import Plan, Result
 from bench.sides import POWER_LOSS, PROCESS_CRASH, Budget, Mailq
-from mailq.doctor.machine import Machine
-from mailq.engines.mounts import Mount
+from mailq.engines.maildir.doctor.machine import Machine
+from mailq.engines.maildir.filesystems import Mount
 
 ROOT = Path(__file__).parent.parent
 WHERE: dict[str, Any] = {

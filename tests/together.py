@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 from janitor import memory
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.engines.maildir.engine import MaildirEngine
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mailq.cli.output import note, plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mailq.doctor import Finding
+    from mailq.engines.maildir.doctor import Finding
 
 _ORDER: Final = ("ok", "warning", "error")
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -39,8 +39,8 @@ def doctor(queue: str, *, fix: bool, full: bool, as_json: bool) -> int:
         mailq doctor jobs --fix
         mailq doctor jobs --json | jq '.findings[] | select(.level != "ok")'
     """
-    from mailq.doctor import examine  # noqa: PLC0415 - help needs no doctor
-    from mailq.opening import path_of  # noqa: PLC0415
+    from mailq.connect import path_of  # noqa: PLC0415
+    from mailq.engines.maildir.doctor import examine  # noqa: PLC0415 - help needs no doctor
 
     path = path_of(queue)
     findings = sorted(examine(path, fix=fix, full=full), key=_urgency)

@@ -11,8 +11,8 @@ import click
 
 from mailq.cli.options import open_queue, queue_argument
 from mailq.cli.output import note
+from mailq.engines.maildir.names import safe_ext
 from mailq.errors import MailqError
-from mailq.names import safe_ext
 
 
 @click.command()

@@ -14,7 +14,7 @@ from mailq.cli.output import note
 from mailq.message import STATES
 
 if TYPE_CHECKING:
-    from mailq.archive import Exported
+    from mailq.transfer import Exported
 
 
 @click.command()
@@ -37,18 +37,18 @@ def export(queue: str, file: str, *, form: Any, states: tuple[Any, ...], as_json
         mailq export jobs --format jsonl --state dead | jq .body
         mailq export jobs | ssh there mailq import jobs --create
     """
-    from mailq import archive  # noqa: PLC0415 - help needs no engine
+    from mailq import transfer  # noqa: PLC0415 - help needs no engine
 
     states = states or STATES
     if file == "-":
         if form != "jsonl" and sys.stdout.isatty():
             raise click.UsageError("a tar is not for a terminal: name a FILE, or pass --format jsonl")
-        done = archive.export_to(queue, sys.stdout.buffer, states=states, format=form or "tar", tell=complain)
+        done = transfer.export_to(queue, sys.stdout.buffer, states=states, format=form or "tar", tell=complain)
         sys.stdout.buffer.flush()
     else:
-        with archive.writing(file) as stream:
-            form = form or archive.format_of(file)
-            done = archive.export_to(queue, stream, states=states, format=form, tell=complain)
+        with transfer.writing(file) as stream:
+            form = form or transfer.format_of(file)
+            done = transfer.export_to(queue, stream, states=states, format=form, tell=complain)
     _summarize(done, as_json=as_json, err=not as_json or file == "-")
     return 0 if done.certain and not done.left_out else FAILED
 

@@ -13,7 +13,7 @@ from mailq.cli.output import note
 from mailq.cli.streams import standard_input
 
 if TYPE_CHECKING:
-    from mailq.archive import Imported
+    from mailq.transfer import Imported
 
 
 @click.command("import")
@@ -37,17 +37,17 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
         mailq export jobs --state dead --format jsonl | jq -c 'select(.reason == "retries")' |
             mailq import again --create --format jsonl
     """
-    from mailq import archive  # noqa: PLC0415 - help needs no engine
+    from mailq import transfer  # noqa: PLC0415 - help needs no engine
 
-    done = archive.Imported()
+    done = transfer.Imported()
     try:
         if file == "-":
             stream = standard_input("pass a FILE, or redirect one to it")
-            done = archive.import_from(queue, stream, format=form, create=create, tell=complain)
+            done = transfer.import_from(queue, stream, format=form, create=create, tell=complain)
         else:
             with open(file, "rb") as stream:
-                done = archive.import_from(queue, stream, format=form, create=create, tell=complain)
-    except archive.ImportStopped as error:
+                done = transfer.import_from(queue, stream, format=form, create=create, tell=complain)
+    except transfer.ImportStopped as error:
         complain(str(error))
         _summarize(error.done, as_json=as_json)
         return FAILED

@@ -94,6 +94,6 @@ def parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 
 def open_queue(target: str) -> Queue:
     """Open a queue that exists: only init, push and import --create make one."""
-    from mailq.opening import open as open_any  # noqa: PLC0415 - help needs no engine
+    from mailq.connect import open as open_any  # noqa: PLC0415 - help needs no engine
 
     return open_any(target, create=False)

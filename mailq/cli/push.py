@@ -69,7 +69,7 @@ def push(
         raise click.UsageError("standard input can be read once: pass - once")
     if text and content_type:
         raise click.UsageError("--text and --content-type exclude each other: choose one")
-    from mailq.opening import open as open_queue  # noqa: PLC0415 - help needs no engine
+    from mailq.connect import open as open_queue  # noqa: PLC0415 - help needs no engine
 
     options["headers"] = parse_headers(headers)
     with open_queue(queue, create=not no_create) as target:

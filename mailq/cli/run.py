@@ -16,7 +16,7 @@ import click
 from mailq.cli.main import FAILED, LOST, NOTHING, complain
 from mailq.cli.options import DURATION, open_queue, queue_argument
 from mailq.errors import LeaseLost, MailqError
-from mailq.workers.commands import Tail, describe, environment
+from mailq.workers.command import Tail, describe, environment
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -90,7 +90,7 @@ def init(queue: str, *, backoff: str | None, **settings: Any) -> None:  # noqa: 
     \b
         mailq init jobs --lease 5m --max-retries 3 --backoff 2s:1h
     """
-    from mailq.opening import open as create_queue  # noqa: PLC0415 - help needs no engine
+    from mailq.connect import open as create_queue  # noqa: PLC0415 - help needs no engine
 
     with (
         _telling_of_letters(settings["dead_letters"]),

@@ -13,7 +13,7 @@ from mailq.cli import output
 from mailq.cli.options import open_queue, queue_argument
 
 if TYPE_CHECKING:
-    from mailq.engine import Stats
+    from mailq.engines.base import Stats
 
 _EVERY: Final = 1.0
 """Seconds between two looks of --watch."""

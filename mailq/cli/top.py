@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mailq.cli import output
-from mailq.cli.drawing import screen
 from mailq.cli.options import INTERVAL, on_disk, open_queue
-from mailq.cli.watching import Watch, look_at
+from mailq.cli.top_data import Watch, look_at
+from mailq.cli.top_view import screen
 
 try:
     import termios
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, Group
 
-    from mailq.cli.watching import Look
+    from mailq.cli.top_data import Look
 
 _WINDOW: Final = 5.0
 """Rates are those of about the last so many seconds: a worker tells of itself only once a second."""

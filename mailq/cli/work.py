@@ -131,7 +131,7 @@ def _run(
     max_rss: int | None,
     **options: Any,  # noqa: ANN401 - those of Worker
 ) -> None:
-    from mailq.workers.targets import looks_like_target  # noqa: PLC0415 - help needs no worker
+    from mailq.workers.loader import looks_like_target  # noqa: PLC0415 - help needs no worker
     from mailq.workers.worker import Worker  # noqa: PLC0415
 
     sys.path.insert(0, os.getcwd())  # as python -m does: a handler is looked for where the worker is started

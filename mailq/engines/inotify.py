@@ -13,7 +13,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mailq.engines.disk import libc, libc_error
+from mailq.engines.maildir.disk import libc, libc_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

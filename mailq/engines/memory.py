@@ -17,19 +17,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
-from mailq import lifecycle, names, telemetry
+from mailq import policy, telemetry
 from mailq.alarm import Alarm
-from mailq.engine import Claim, Owner, Reaped, Record, Stats
+from mailq.engines.base import Claim, Owner, Reaped, Record, Stats
 from mailq.engines.budget import Budget
+from mailq.engines.maildir import names
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, MessageNotFound, QueueFull
 from mailq.message import OUTCOMES, STATES, Attempt, Stamps, checksum, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mailq.lifecycle import Step
+    from mailq.engines.maildir.names import Envelope
     from mailq.message import Draft, State
-    from mailq.names import Envelope
+    from mailq.policy import Step
     from mailq.settings import Settings
 
 
@@ -124,7 +125,7 @@ class MemoryEngine:
         envelope = names.Envelope(
             now, names.new_id(now), draft.ext, len(draft.data), checksum(draft.data), draft.head, draft.file
         )._replace(priority=draft.priority, lease=draft.lease, max_retries=draft.max_retries, ttl=draft.ttl)
-        state, envelope = lifecycle.pushed(envelope, now=self._clock(), delay=draft.delay)
+        state, envelope = policy.pushed(envelope, now=self._clock(), delay=draft.delay)
         name = names.format_name(envelope)
         added.append((state, name, envelope.id))
         self._files[state][name] = draft.data
@@ -163,7 +164,7 @@ class MemoryEngine:
     def _unfit(self, name: str) -> tuple[str, str | None] | None:
         """Why a message is not delivered: the word for it, and an error text; None if it is."""
         envelope, data = _envelope(name), self._files["ready"][name]
-        if lifecycle.has_expired(envelope, self._settings, self._clock()):
+        if policy.has_expired(envelope, self._settings, self._clock()):
             return "expired", None
         if len(data) > self._settings.max_message_bytes:
             limit = self._settings.max_message_bytes
@@ -172,13 +173,13 @@ class MemoryEngine:
 
     def _bury(self, name: str, why: str, text: str | None) -> None:
         envelope = _envelope(name)
-        self._settle("ready", name, lifecycle.Step("dead", envelope.buried(why)), text, attempt=0)
+        self._settle("ready", name, policy.Step("dead", envelope.buried(why)), text, attempt=0)
         if why == "expired":
             telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self._settings.ttl)
 
     def _take(self, name: str, lease: float | None, owner: str) -> Claim:
         envelope = _envelope(name)
-        until = lifecycle.lease_end(envelope, self._settings, now=self._clock(), lease=lease)
+        until = policy.lease_end(envelope, self._settings, now=self._clock(), lease=lease)
         claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims):06x}")
         claim = Claim(names.format_name(claimed), claimed, self._files["ready"][name], until)
         self._move("ready", name, "leased", claim.receipt, until)
@@ -242,13 +243,13 @@ class MemoryEngine:
     def release(self, receipt: str, *, delay: float) -> None:
         """Put it back as it was."""
         envelope = self._held(receipt, "release")
-        self._settle("leased", receipt, lifecycle.released(envelope, now=self._clock(), delay=delay))
+        self._settle("leased", receipt, policy.released(envelope, now=self._clock(), delay=delay))
 
     @_locked
     def reject(self, receipt: str, *, reason: str | None) -> None:
         """Put it to the dead."""
         envelope = self._held(receipt, "reject")
-        step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
+        step = policy.Step("dead", envelope.buried("rejected", letter=names.REJECT))
         self._settle("leased", receipt, step, reason)
 
     @_locked
@@ -258,7 +259,7 @@ class MemoryEngine:
         now = self._clock()
         if now >= self._deadlines[receipt]:
             raise LeaseLost(receipt, "extend")
-        self._deadlines[receipt] = max(now + lifecycle.ns(seconds), self._deadlines[receipt])
+        self._deadlines[receipt] = max(now + policy.ns(seconds), self._deadlines[receipt])
         return self._deadlines[receipt]
 
     def _held(self, receipt: str, verb: str) -> Envelope:
@@ -270,7 +271,7 @@ class MemoryEngine:
         return envelope
 
     def _failed(self, name: str, letter: str, delay: float = 0.0) -> Step:
-        return lifecycle.failed(
+        return policy.failed(
             _envelope(name), letter, self._settings, now=self._clock(), end=self._stamps.next(), delay=delay
         )
 
@@ -323,7 +324,7 @@ class MemoryEngine:
         now = self._clock()
         returned = died = due = 0
         for name in [name for name in self._files["delayed"] if _envelope(name).place <= now]:
-            self._settle("delayed", name, lifecycle.came_due(_envelope(name), self._settings))
+            self._settle("delayed", name, policy.came_due(_envelope(name), self._settings))
             due += 1
             if not budget.allows_more():
                 break
@@ -343,7 +344,7 @@ class MemoryEngine:
         records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in ids][:limit]
         for record in records:
             again = record.envelope.redriven(place=self._stamps.next())
-            self._settle("dead", record.name, lifecycle.Step("ready", again))
+            self._settle("dead", record.name, policy.Step("ready", again))
             telemetry.emit("redrive", self.location, again.id)
         return len(records)
 
@@ -455,7 +456,7 @@ class MemoryEngine:
     def put_reply(self, id: str, data: bytes) -> None:
         """Keep it, and let go of those that are too old."""
         now = self._clock()
-        oldest = now - lifecycle.ns(self._settings.reply_ttl)
+        oldest = now - policy.ns(self._settings.reply_ttl)
         self._replies.pop(id, None)
         self._replies[id] = now, data  # put last: a dictionary keeps the order, so the oldest come first
         for old in list(itertools.takewhile(lambda known: self._replies[known][0] < oldest, self._replies)):

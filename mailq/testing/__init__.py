@@ -13,15 +13,10 @@ This package imports pytest, which mailq itself does not need.
 import pytest
 
 # Before the imports below: a failed assertion of the contract then shows its values.
-pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.contract_{part}"
-        for part in ("push", "pop", "lease", "receipts", "retry", "scope", "dead", "look", "life", "work", "close")
-    )
-)
+pytest.register_assert_rewrite(f"{__name__}.contract")
 
-from mailq.testing.base import EngineFactory, OpenQueue, take  # noqa: E402 - after the registration above
 from mailq.testing.clock import ManualClock  # noqa: E402
 from mailq.testing.contract import EngineContract  # noqa: E402
+from mailq.testing.contract.base import EngineFactory, OpenQueue, take  # noqa: E402 - after the registration above
 
 __all__ = ["EngineContract", "EngineFactory", "ManualClock", "OpenQueue", "take"]

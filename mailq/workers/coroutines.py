@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mailq.workers.handling import Input
+    from mailq.workers.handler import Input
 
 
 class Loop:

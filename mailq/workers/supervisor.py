@@ -16,9 +16,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq import reply, telemetry
+from mailq.connect import open as open_queue
 from mailq.errors import LeaseLost, MailqError, QueueClosed, StorageError, UsageError
-from mailq.opening import open as open_queue
-from mailq.workers.jobs import Job, Options, Source, new_job
+from mailq.workers.job import Job, Options, Source, new_job
 from mailq.workers.outcomes import Report
 from mailq.workers.systemd import Systemd
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mailq.delivery import Delivery
     from mailq.queue import Queue
-    from mailq.workers.crew import Crew
+    from mailq.workers.processes import Crew
     from mailq.workers.signals import Wakeup
 
 log: Final = logging.getLogger("mailq.worker")

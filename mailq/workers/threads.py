@@ -19,21 +19,21 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from mailq.connect import preload
 from mailq.errors import TimeLimit, UsageError
-from mailq.opening import preload
-from mailq.workers.family import can_fork
-from mailq.workers.handling import PATIENCE, Handler, Input, failed, own_limit
-from mailq.workers.lines import spawn
+from mailq.workers.channel import spawn
+from mailq.workers.handler import PATIENCE, Handler, Input, failed, own_limit
+from mailq.workers.loader import load
 from mailq.workers.outcomes import Interrupted, Report
-from mailq.workers.targets import load
+from mailq.workers.process_tree import can_fork
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
 
-    from mailq.workers.crew import Boss
-    from mailq.workers.jobs import Job, Options
-    from mailq.workers.lines import Line
+    from mailq.workers.channel import Line
+    from mailq.workers.job import Job, Options
+    from mailq.workers.processes import Boss
 
 
 class _Thread(threading.Thread):
@@ -219,7 +219,7 @@ class Threads:
         if not _has_heart(job):
             return
         if self._heart is None:
-            self._heart, self._process = spawn("mailq.workers.heart")
+            self._heart, self._process = spawn("mailq.workers.heartbeat")
             self._selector.register(self._heart.sock, selectors.EVENT_READ, self._hear)
         limit = None if job.limit is None else job.limit + self._insist
         order = {

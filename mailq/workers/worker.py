@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailq.alarm import Alarm
+from mailq.connect import open as open_queue
 from mailq.errors import UsageError, shown
-from mailq.opening import open as open_queue
 from mailq.queue import Queue
 from mailq.settings import seconds, whole
-from mailq.workers.app import App
+from mailq.tasks import App
 from mailq.workers.callables import require_handler
-from mailq.workers.crew import Processes
-from mailq.workers.jobs import Options
+from mailq.workers.job import Options
+from mailq.workers.loader import IN_SLOT, name_of
+from mailq.workers.processes import Processes
 from mailq.workers.signals import Signals, Wakeup
 from mailq.workers.supervisor import Supervisor
-from mailq.workers.targets import IN_SLOT, name_of
 from mailq.workers.threads import Threads, is_crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
-    from mailq.workers.crew import Crew
+    from mailq.workers.processes import Crew
 
     Handler = Callable[..., Any] | str | Sequence[str] | App
     QueueLike = Queue | str | os.PathLike[str]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import mailq
-from mailq import archive, names
-from mailq.archive.items import Format, Item, Kept
-from mailq.engines.disk import Disk
+from mailq import transfer
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
 from mailq.message import checksum
+from mailq.transfer.items import Format, Item, Kept
 
 BORN = 1_795_000_000 * names.NS
 
@@ -22,7 +23,7 @@ BORN = 1_795_000_000 * names.NS
 def exported(path: Path | str, form: Format = "tar", **options: Any) -> bytes:
     """The archive of a queue, nothing left out."""
     stream = io.BytesIO()
-    done = archive.export_to(path, stream, format=form, **options)
+    done = transfer.export_to(path, stream, format=form, **options)
     assert (done.left_out, done.certain) == (0, True)
     return stream.getvalue()
 
@@ -35,8 +36,8 @@ def rows(path: Path | str, **options: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def imported(path: Path | str, data: bytes, **options: Any) -> archive.Imported:
-    return archive.import_from(path, io.BytesIO(data), **options)
+def imported(path: Path | str, data: bytes, **options: Any) -> transfer.Imported:
+    return transfer.import_from(path, io.BytesIO(data), **options)
 
 
 def sealed(number: int, data: bytes = b"body", **fields: Any) -> names.Envelope:

@@ -9,7 +9,7 @@ import pytest
 from command import Shell
 
 import mailq as library
-from mailq.archive.lines import _KEYS
+from mailq.transfer.jsonl import _KEYS
 
 PAGE = (Path(__file__).parents[2] / "docs/backup.md").read_text()
 

@@ -11,7 +11,8 @@ import pytest
 from making import BORN, imported, lay, make, plain, rows
 
 import mailq
-from mailq import archive, names
+from mailq import transfer
+from mailq.engines.maildir import names
 from mailq.engines.maildir.journal import encode
 
 
@@ -22,10 +23,10 @@ def test_an_export_beside_a_journal_that_nobody_has_replayed_is_not_certain(path
     (path / "journal").mkdir()
     (path / "journal" / "7f3a9c01").write_bytes(encode("7f3a9c01", 1, "new", name, b"x"))
     told: list[str] = []
-    assert archive.export_to(path, io.BytesIO(), tell=told.append) == archive.Exported(1, certain=False)
+    assert transfer.export_to(path, io.BytesIO(), tell=told.append) == transfer.Exported(1, certain=False)
     assert "'mailq reap' replays it" in told[0]
     queue.reap()
-    assert archive.export_to(path, io.BytesIO(), tell=told.append) == archive.Exported(2)
+    assert transfer.export_to(path, io.BytesIO(), tell=told.append) == transfer.Exported(2)
 
 
 @pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
@@ -39,7 +40,7 @@ def test_a_message_whose_editor_died_is_in_an_archive_in_the_state_that_it_came_
     os.rename(lay(source, item), f"{source}/cur/{names.format_name(held)}")
     stream = io.BytesIO()
     if how == "export":
-        archive.export_to(source, stream)
+        transfer.export_to(source, stream)
     else:
         with tarfile.open(fileobj=stream, mode="w") as file:
             file.add(source, ".")

@@ -13,7 +13,8 @@ import pytest
 from making import exported, ids_on_disk, imported, lay, make, plain, rows, sealed, tar
 
 import mailq
-from mailq import archive, names
+from mailq import transfer
+from mailq.engines.maildir import names
 
 MARKER = 'format = 1\nqueue = "' + "0" * 32 + '"\n'
 
@@ -34,7 +35,7 @@ def lines(*objects: dict[str, Any] | bytes) -> bytes:
     return b"".join(one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n" for one in objects)
 
 
-def take(path: Path, data: bytes, **options: Any) -> tuple[archive.Imported, list[str]]:
+def take(path: Path, data: bytes, **options: Any) -> tuple[transfer.Imported, list[str]]:
     told: list[str] = []
     return imported(path, data, tell=told.append, **options), told
 
@@ -45,8 +46,8 @@ def take(path: Path, data: bytes, **options: Any) -> tuple[archive.Imported, lis
 def test_a_second_import_finds_everything_there(path: Path) -> None:
     data = tar(GOOD, LAST, GOOD)
     make(path)
-    assert imported(path, data) == archive.Imported(2, 1, 0)
-    assert imported(path, data) == archive.Imported(0, 3, 0)
+    assert imported(path, data) == transfer.Imported(2, 1, 0)
+    assert imported(path, data) == transfer.Imported(0, 3, 0)
     assert len(ids_on_disk(path)) == 2
 
 
@@ -63,7 +64,7 @@ def test_what_is_in_the_queue_in_any_state_is_left_alone(path: Path, state: str)
         elif state == "dead":
             delivery.reject()
     before = sorted(str(file) for file in path.glob("*/2*"))
-    assert imported(path, tar(GOOD)) == archive.Imported(0, 1, 0)
+    assert imported(path, tar(GOOD)) == transfer.Imported(0, 1, 0)
     assert sorted(str(file) for file in path.glob("*/2*")) == before
     queue.close()
 
@@ -74,8 +75,8 @@ def test_a_dead_letter_that_went_to_another_queue_is_there(tmp_path: Path) -> No
     delivery = queue.pop()
     assert delivery is not None
     delivery.reject("no good")
-    assert imported(tmp_path / "jobs", tar(GOOD)) == archive.Imported(0, 1, 0)
-    assert imported(tmp_path / "failed", exported(tmp_path / "failed")) == archive.Imported(0, 1, 0)
+    assert imported(tmp_path / "jobs", tar(GOOD)) == transfer.Imported(0, 1, 0)
+    assert imported(tmp_path / "failed", exported(tmp_path / "failed")) == transfer.Imported(0, 1, 0)
     assert rows(tmp_path / "jobs") == {}
     (row,) = rows(tmp_path / "failed").values()
     assert (row["from"], row["errors"][0]["text"]) == (
@@ -91,7 +92,7 @@ def test_what_was_acked_in_between_comes_again(path: Path) -> None:
     delivery = queue.pop()
     assert delivery is not None
     delivery.ack()
-    assert imported(path, tar(GOOD)) == archive.Imported(1, 0, 0)
+    assert imported(path, tar(GOOD)) == transfer.Imported(1, 0, 0)
 
 
 def test_a_waiting_consumer_gets_what_is_imported(path: Path) -> None:
@@ -106,15 +107,15 @@ def test_a_waiting_consumer_gets_what_is_imported(path: Path) -> None:
 
 def test_max_length_does_not_limit_an_import(path: Path) -> None:
     make(path, max_length=1)
-    assert imported(path, tar(GOOD, LAST)) == archive.Imported(2, 0, 0)
+    assert imported(path, tar(GOOD, LAST)) == transfer.Imported(2, 0, 0)
 
 
 def test_the_stream_stays_open_for_whoever_passed_it(path: Path) -> None:
     make(path)
     stream = io.BytesIO(gzip.compress(tar(GOOD)))
-    for done in (archive.Imported(1, 0, 0), archive.Imported(0, 1, 0)):
+    for done in (transfer.Imported(1, 0, 0), transfer.Imported(0, 1, 0)):
         stream.seek(0)
-        assert archive.import_from(path, stream) == done
+        assert transfer.import_from(path, stream) == done
 
 
 # A new queue
@@ -129,7 +130,7 @@ def test_a_missing_queue_is_made_only_when_asked_for(path: Path) -> None:
 def test_a_new_queue_has_the_settings_of_the_archive_and_an_identity_of_its_own(tmp_path: Path) -> None:
     mailq.open(tmp_path / "a", lease=7, max_retries=2, dead_letters=tmp_path / "failed")
     done, told = take(tmp_path / "deep" / "b", exported(tmp_path / "a"), create=True)
-    assert done == archive.Imported()
+    assert done == transfer.Imported()
     assert told == ["dead_letters = '../failed' was not taken over; 'mailq config' sets it"]
     a, b = ((tmp_path / name / "mailq.toml").read_text() for name in ("a", "deep/b"))
     assert a.split('queue = "')[1][:32] != b.split('queue = "')[1][:32]
@@ -151,7 +152,7 @@ def test_a_queue_keeps_its_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["format = 1\nqueue = 5\n", "rubbish", MARKER + "lease = -1\n", MARKER + "evil = 1\n"])
 def test_settings_that_are_none_make_no_queue(path: Path, text: str) -> None:
-    with pytest.raises(archive.ImportStopped, match=r"the archive's mailq\.toml.*: .*; the archive is damaged, or"):
+    with pytest.raises(transfer.ImportStopped, match=r"the archive's mailq\.toml.*: .*; the archive is damaged, or"):
         imported(path, tar(("mailq.toml", text.encode()), GOOD), create=True)
     assert not path.exists()
 
@@ -203,7 +204,7 @@ def test_a_bad_member_is_refused_by_name_and_the_others_are_taken(tmp_path: Path
     make(path, max_message_bytes=100_000)
     before = {file for file in tmp_path.rglob("*") if path not in file.parents}
     done, told = take(path, tar(GOOD, bad, LAST))
-    assert done == archive.Imported(2, 0, 1)
+    assert done == transfer.Imported(2, 0, 1)
     assert len(told) == 1
     assert told[0].startswith("member '")
     assert "refused: " in told[0]
@@ -267,7 +268,7 @@ LINES: dict[str, dict[str, Any] | bytes] = {
 def test_a_bad_line_is_refused_by_number_and_the_others_are_taken(path: Path, bad: dict[str, Any] | bytes) -> None:
     make(path, max_message_bytes=100_000)
     done, told = take(path, lines(line(1), b"\n", bad, line(2)))
-    assert done == archive.Imported(2, 0, 1)
+    assert done == transfer.Imported(2, 0, 1)
     assert len(told) == 1
     assert told[0].startswith("line 3: refused: ")
     assert len(told[0]) < 800
@@ -300,7 +301,7 @@ def test_an_error_text_of_no_attempt_is_not_kept(path: Path) -> None:
 def test_error_texts_without_their_message_are_told_of(path: Path) -> None:
     make(path)
     done, told = take(path, tar((f"errors/{sealed(9).id}.1.txt", b"x"), GOOD))
-    assert done == archive.Imported(1, 0, 0)
+    assert done == transfer.Imported(1, 0, 0)
     assert told == ["1 error texts stood apart from their messages and were left out"]
 
 
@@ -312,7 +313,7 @@ def test_a_time_that_no_clock_shows_is_now_at_the_latest(path: Path, at: int) ->
     body = tarfile.TarInfo(f"dead/{names.format_name(message.envelope)}")
     body.size, text.mtime, body.mtime = 4, at, at
     data = b"".join([text.tobuf(tarfile.GNU_FORMAT), body.tobuf(tarfile.GNU_FORMAT), b"body", bytes(508 + 1024)])
-    assert imported(path, data) == archive.Imported(1, 0, 0)
+    assert imported(path, data) == transfer.Imported(1, 0, 0)
     with mailq.open(path) as queue:
         (found,) = queue.peek("dead")
         times = (found.died_at, found.history[0].at)
@@ -323,12 +324,12 @@ def test_more_error_texts_than_memory_should_hold_are_let_go(path: Path) -> None
     make(path)
     flood = [(f"errors/{sealed(n).id}.1.txt", b"x" * 65_536) for n in range(300)]
     done, told = take(path, tar(*flood, GOOD))
-    assert done == archive.Imported(1, 0, 0)
+    assert done == transfer.Imported(1, 0, 0)
     assert "300 error texts" in told[0]
 
 
 def test_lines_that_are_cut_off_are_noticed(path: Path) -> None:
     make(path)
     done, told = take(path, lines(line(1), line(2))[:-10])
-    assert done == archive.Imported(1, 0, 1)
+    assert done == transfer.Imported(1, 0, 1)
     assert "cut off" in told[0]

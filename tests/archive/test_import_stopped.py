@@ -16,9 +16,10 @@ import pytest
 from making import exported, ids_on_disk, imported, lay, make, plain, sealed, tar
 
 import mailq
-from mailq import archive, names
-from mailq.archive.items import Item, Text
-from mailq.engines.disk import Disk
+from mailq import transfer
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
+from mailq.transfer.items import Item, Text
 
 
 def name_of(number: int, data: bytes = b"body") -> str:
@@ -58,19 +59,19 @@ def test_wherever_an_archive_is_cut_what_came_before_is_stored_and_it_is_told(pa
     for cut in (*range(1, end, 97), end - 4, end - 1):
         try:
             done = imported(path, data[:cut])
-        except archive.ImportStopped as stopped:
+        except transfer.ImportStopped as stopped:
             cause, done = stopped.__cause__, stopped.done
         else:
             pytest.fail(f"cut after {cut} bytes of {end}, and nobody noticed")
-        assert isinstance(cause, archive.ArchiveDamaged | EOFError)
+        assert isinstance(cause, transfer.ArchiveDamaged | EOFError)
         stored += done.imported
         assert len(ids_on_disk(path)) == stored
-    assert imported(path, data) == archive.Imported(5 - stored, stored, 0)
+    assert imported(path, data) == transfer.Imported(5 - stored, stored, 0)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x1f", b"\xfd7zXZ", b"rubbish", noise(5000), b"\x7fELF" + bytes(2000)])
 def test_what_is_no_archive_makes_no_queue(path: Path, data: bytes) -> None:
-    with pytest.raises(archive.ImportStopped):
+    with pytest.raises(transfer.ImportStopped):
         imported(path, data, create=True)
     assert not path.exists()
 
@@ -79,7 +80,7 @@ def test_an_archive_that_goes_mad_in_the_middle_is_read_up_to_there(path: Path) 
     make(path)
     data = bytearray(whole())
     data[3 * 1536 + 600 :] = noise(len(data) - 3 * 1536 - 600)
-    with pytest.raises(archive.ImportStopped, match="after 4 members") as stopped:
+    with pytest.raises(transfer.ImportStopped, match="after 4 members") as stopped:
         imported(path, bytes(data))
     assert stopped.value.done.imported == 3
 
@@ -93,23 +94,23 @@ def test_a_byte_that_was_flipped_in_a_compressed_archive_is_damage_wherever_it_i
     for at in range(10, len(data), 7):
         flipped = data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :]
         try:
-            assert imported(f"{place}/{at}", flipped, create=True) == archive.Imported(6), "a bit that says nothing"
-        except archive.ImportStopped as error:
+            assert imported(f"{place}/{at}", flipped, create=True) == transfer.Imported(6), "a bit that says nothing"
+        except transfer.ImportStopped as error:
             stopped.append(error.__cause__)
     assert len(stopped) > len(data) // 7 - 5
-    assert all(isinstance(cause, archive.ArchiveDamaged) for cause in stopped)
+    assert all(isinstance(cause, transfer.ArchiveDamaged) for cause in stopped)
 
 
 # What was zeroed
 
 
-def silently(path: Path, data: bytes) -> archive.Imported | None:
+def silently(path: Path, data: bytes) -> transfer.Imported | None:
     """What was imported; None if something was told of."""
     make(path)
     told: list[str] = []
     try:
         done = imported(path, data, tell=told.append)
-    except archive.ImportStopped as stopped:
+    except transfer.ImportStopped as stopped:
         done = stopped.done
         told.append(str(stopped))
     assert len(ids_on_disk(path)) == done.imported
@@ -118,7 +119,7 @@ def silently(path: Path, data: bytes) -> archive.Imported | None:
 
 def test_no_block_of_an_export_can_be_zeroed_in_silence(path: Path, place: str) -> None:
     data = counted(Path(make(path)))
-    whole = archive.Imported(6)
+    whole = transfer.Imported(6)
     last = len(data.rstrip(b"\0")) // 512
     for block in range(last + 1):
         at = block * 512
@@ -157,7 +158,7 @@ END = {
 def test_an_archive_ends_as_tars_end_and_not_with_whatever_was_zeroed(path: Path, end: bytes, *, good: bool) -> None:
     members = tar(*((f"new/{name_of(n, b'x' * 600)}", b"x" * 600) for n in range(4)), end=False)
     assert len(members) == 4 * 1536
-    assert (silently(path, members + end) == archive.Imported(4)) is good
+    assert (silently(path, members + end) == transfer.Imported(4)) is good
     assert len(ids_on_disk(path)) == 4
 
 
@@ -165,7 +166,7 @@ def test_an_export_with_a_message_taken_out_is_told_of_and_the_rest_is_taken(pat
     data = counted(Path(make(path)))
     name = names.format_name(sealed(2)).encode()
     at = data.index(b"new/" + name) // 512 * 512
-    with pytest.raises(archive.ImportStopped, match="there should be 6 messages before this, there are 5"):
+    with pytest.raises(transfer.ImportStopped, match="there should be 6 messages before this, there are 5"):
         imported(make(tmp_path / "copy"), data[:at] + data[at + 1024 :])
     assert len(ids_on_disk(tmp_path / "copy")) == 5
 
@@ -174,7 +175,7 @@ def test_exports_may_be_put_together(path: Path, tmp_path: Path) -> None:
     data = counted(Path(make(path)))
     lay(path, plain(9))
     end = len(data.rstrip(b"\0")) // 512 * 512 + 512
-    assert silently(tmp_path / "copy", data[:end] + exported(path)) == archive.Imported(7, 6, 0)
+    assert silently(tmp_path / "copy", data[:end] + exported(path)) == transfer.Imported(7, 6, 0)
 
 
 class Endless(io.RawIOBase):
@@ -202,9 +203,9 @@ def test_an_endless_member_is_read_in_small_pieces_and_never_kept(path: Path) ->
     info.size = 1 << 60
     stream = Endless(tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT), 20_000_000)
     told: list[str] = []
-    with pytest.raises(archive.ImportStopped, match="cut off") as stopped:
-        archive.import_from(path, io.BufferedReader(stream), tell=told.append)
-    assert stopped.value.done == archive.Imported(1, 0, 1)
+    with pytest.raises(transfer.ImportStopped, match="cut off") as stopped:
+        transfer.import_from(path, io.BufferedReader(stream), tell=told.append)
+    assert stopped.value.done == transfer.Imported(1, 0, 1)
     assert "max_message_bytes" in told[0]
     assert stream.largest <= 1 << 17
 
@@ -213,8 +214,8 @@ def test_an_endless_member_is_read_in_small_pieces_and_never_kept(path: Path) ->
 def test_endless_zeros_are_not_read_for_ever(path: Path, head: bytes) -> None:
     make(path)
     stream = Endless(head, 1 << 40)
-    with pytest.raises(archive.ImportStopped, match="what a power cut or a bad disk leaves") as stopped:
-        archive.import_from(path, io.BufferedReader(stream))
+    with pytest.raises(transfer.ImportStopped, match="what a power cut or a bad disk leaves") as stopped:
+        transfer.import_from(path, io.BufferedReader(stream))
     assert stopped.value.done.imported == bool(head)
     assert stream.most > (1 << 40) - (2 << 20)
 
@@ -225,7 +226,7 @@ def test_a_header_of_a_terabyte_is_not_read(path: Path, kind: bytes, size: int) 
     make(path)
     info = tarfile.TarInfo("x")
     info.type, info.size = kind, size
-    with pytest.raises(archive.ImportStopped, match=r"after 2 members: .*header") as stopped:
+    with pytest.raises(transfer.ImportStopped, match=r"after 2 members: .*header") as stopped:
         imported(path, tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
     assert stopped.value.done.imported == 1
 
@@ -269,7 +270,7 @@ def test_a_full_disk_stops_it_nothing_is_half_there_and_a_second_run_completes_i
         disk = FailingDisk(after, number)
         try:
             done = imported(path, data, disk=disk)
-        except archive.ImportStopped as stopped:
+        except transfer.ImportStopped as stopped:
             cause, done = stopped.__cause__, stopped.done
         else:
             cause = None
@@ -280,7 +281,7 @@ def test_a_full_disk_stops_it_nothing_is_half_there_and_a_second_run_completes_i
         if not done.imported:
             assert os.listdir(path / "errors") == []
         again = imported(path, data)
-        assert again == archive.Imported(4 - done.imported, done.imported, 0)
+        assert again == transfer.Imported(4 - done.imported, done.imported, 0)
         assert sorted(os.listdir(path / "errors")) == sorted(os.listdir(f"{source}/errors")) or done.imported
         if disk.left >= 0:
             return
@@ -300,7 +301,7 @@ def test_what_a_killed_import_left_in_tmp_is_not_in_the_way_and_is_swept(path: P
         imported(path, tar(GOOD), disk=Dies())
     (left,) = os.listdir(path / "tmp")
     assert names.parse(left) is not None, "what reaps knows it for ours"
-    assert imported(path, tar(GOOD)) == archive.Imported(1, 0, 0)
+    assert imported(path, tar(GOOD)) == transfer.Imported(1, 0, 0)
 
 
 def test_a_queue_in_memory_has_no_archive() -> None:

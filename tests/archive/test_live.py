@@ -20,8 +20,9 @@ from making import exported, ids_on_disk, imported, make, plain, rows, tar
 from together import Child, wait_until
 
 import mailq
-from mailq import archive, names
-from mailq.archive.items import Format
+from mailq import transfer
+from mailq.engines.maildir import names
+from mailq.transfer.items import Format
 
 STAYING, EXPORTS, SLOW_EXPORTS = 150, 10, 60
 
@@ -86,7 +87,7 @@ def storm(path: Path, exports: int) -> tuple[int, int]:
             form: Format = "tar" if turn % 4 == 3 else "jsonl"
             told: list[str] = []
             stream = io.BytesIO()
-            done = archive.export_to(path, stream, format=form, tell=told.append)
+            done = transfer.export_to(path, stream, format=form, tell=told.append)
             assert (done.torn, done.left_out, told) == (0, 0, [])
             _check(form, stream.getvalue(), staying, path.with_name("copy"))
         for child in children:
@@ -153,7 +154,7 @@ def test_an_import_that_is_killed_is_run_again_and_each_message_is_there_once(tm
             kills += process.returncode == -signal.SIGKILL
         there = len(os.listdir(path / "new"))
         done = imported(path, file.read_bytes())
-        assert done == archive.Imported(count - there, there, 0)
+        assert done == transfer.Imported(count - there, there, 0)
         assert len(set(ids_on_disk(path))) == len(ids_on_disk(path)) == count
     assert kills >= 2
 
@@ -163,7 +164,7 @@ def import_all(pipe: Connection[Any, Any], path: str, file: str) -> None:
     pipe.recv()
     told: list[str] = []
     with open(file, "rb") as stream:
-        done = archive.import_from(path, stream, tell=told.append)
+        done = transfer.import_from(path, stream, tell=told.append)
     pipe.send((tuple(done), told))
 
 
@@ -241,5 +242,5 @@ def test_an_export_into_a_slow_pipe_misses_nothing_that_moves_meanwhile(tmp_path
                     flips += 1
             data = begin + process.stdout.read()
             assert process.wait() == 0
-        assert imported(tmp_path / "copy", data, create=True) == archive.Imported(100, 0, 0)
+        assert imported(tmp_path / "copy", data, create=True) == transfer.Imported(100, 0, 0)
         assert ids_on_disk(tmp_path / "copy") == sorted(staying)

@@ -18,13 +18,13 @@ from janitor import memory
 from making import exported, imported, lay, make, plain, rows, sealed
 
 import mailq
-from mailq import archive, names
-from mailq.archive.items import Flaw, Format, Item, Kept, Text, checked
-from mailq.archive.lines import LinesReader, LinesWriter
-from mailq.archive.tar import TarReader, TarWriter
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import texts
+from mailq import transfer
+from mailq.engines.maildir import error_texts, names
+from mailq.engines.maildir.disk import Disk
 from mailq.message import checksum, seal
+from mailq.transfer.items import Flaw, Format, Item, Kept, Text, checked
+from mailq.transfer.jsonl import LinesReader, LinesWriter
+from mailq.transfer.tar import TarReader, TarWriter
 
 FORMATS: list[Format] = ["tar", "jsonl"]
 NOW = 4_102_444_800 * names.NS
@@ -63,7 +63,7 @@ def items(draw: st.DrawFn) -> Item:
         envelope = envelope._replace(tries=tell(draw(stories)))
     if state == "dead":
         envelope = envelope.buried(names.DEATHS[draw(deaths)])
-    numbers = texts.numbers(envelope)[-3:] if envelope.tries else []
+    numbers = error_texts.numbers(envelope)[-3:] if envelope.tries else []
     errors = tuple(Text(number, draw(st.binary(max_size=50)), draw(instants)) for number in numbers)
     return Item(state, envelope, data, draw(instants) if state == "dead" else None, errors)
 
@@ -141,7 +141,7 @@ def test_from_queue_to_queue_by_either_way_nothing_changes(some: list[Item]) -> 
         for name, data in (("b", whole), ("c", lines)):
             make(place / name)
             done = imported(place / name, data, format="tar" if name == "b" else "jsonl", clock=lambda: NOW)
-            assert done == archive.Imported(imported=lines.count(b"\n"))
+            assert done == transfer.Imported(imported=lines.count(b"\n"))
             again = exported(place / name, "jsonl", clock=lambda: NOW)
             assert sorted(again.splitlines()) == sorted(lines.splitlines())
             assert sorted(path.name for path in (place / name).glob("*/*.*")) == sorted(
@@ -267,7 +267,7 @@ def test_a_plain_tar_of_a_queues_directory_is_an_archive_too(tmp_path: Path) -> 
     subprocess.run(["tar", "cf", "a.tar", "-C", "a", "."], cwd=tmp_path, check=True)
     told: list[str] = []
     done = imported(tmp_path / "b", (tmp_path / "a.tar").read_bytes(), create=True, tell=told.append)
-    assert done == archive.Imported(imported=4)
+    assert done == transfer.Imported(imported=4)
     assert sorted(m["id"] for m in rows(tmp_path / "b").values()) == sorted(
         m["id"] for m in rows(tmp_path / "a").values()
     )
@@ -280,7 +280,7 @@ def test_a_torn_message_is_dead_in_the_archive_and_told_of(tmp_path: Path) -> No
     lay(tmp_path / "a", item)
     told: list[str] = []
     stream = io.BytesIO()
-    assert archive.export_to(tmp_path / "a", stream, tell=told.append) == archive.Exported(1, 1, 0)
+    assert transfer.export_to(tmp_path / "a", stream, tell=told.append) == transfer.Exported(1, 1, 0)
     assert item.envelope.id in told[0]
     assert imported(tmp_path / "b", stream.getvalue(), create=True).imported == 1
     with mailq.open(tmp_path / "b") as queue:
@@ -318,5 +318,5 @@ def test_a_message_larger_than_the_queue_delivers_is_left_out_and_told_of(tmp_pa
     lay(tmp_path / "a", plain(1, b"x" * 11))
     lay(tmp_path / "a", plain(2))
     told: list[str] = []
-    assert archive.export_to(tmp_path / "a", io.BytesIO(), tell=told.append) == archive.Exported(1, 0, 1)
+    assert transfer.export_to(tmp_path / "a", io.BytesIO(), tell=told.append) == transfer.Exported(1, 0, 1)
     assert "11 bytes" in told[0]

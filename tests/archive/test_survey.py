@@ -11,12 +11,13 @@ import pytest
 from making import exported, ids_on_disk, imported, lay, make, plain, rows, sealed
 
 import mailq
-from mailq import archive, names
-from mailq.archive import survey as surveys
-from mailq.archive.ids import Ids
-from mailq.archive.watch import watch
-from mailq.engines.disk import Disk
+from mailq import transfer
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
+from mailq.transfer import snapshot as surveys
+from mailq.transfer.ids import Ids
+from mailq.transfer.watch import watch
 
 COUNT = 20
 
@@ -136,8 +137,8 @@ def test_messages_that_slip_away_when_they_are_reached_for_are_caught_later(
 def test_messages_that_slip_away_for_ever_are_told_of(mover: Mover, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surveys, "_MOST", 5)
     told: list[str] = []
-    done = archive.export_to(mover.path, io.BytesIO(), disk=Elusive(mover, -1), tell=told.append)
-    assert done == archive.Exported(0, 0, COUNT)
+    done = transfer.export_to(mover.path, io.BytesIO(), disk=Elusive(mover, -1), tell=told.append)
+    assert done == transfer.Exported(0, 0, COUNT)
     assert sorted(line.split()[1] for line in told) == ids_on_disk(mover.path)
 
 
@@ -210,7 +211,7 @@ def test_a_rename_within_a_directory_has_it_listed_again(mover: Mover, monkeypat
 def test_an_import_knows_what_moves_while_it_looks(mover: Mover, monkeypatch: pytest.MonkeyPatch) -> None:
     data = exported(mover.path)
     before_each_listing(monkeypatch, lambda listed: mover.to("cur" if listed == "new" else "new"))
-    assert imported(mover.path, data) == archive.Imported(already_there=COUNT)
+    assert imported(mover.path, data) == transfer.Imported(already_there=COUNT)
 
 
 def test_a_queue_in_which_too_much_moves_is_told_of(mover: Mover, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,10 +226,10 @@ def test_a_queue_in_which_too_much_moves_is_told_of(mover: Mover, monkeypatch: p
 
     before_each_listing(monkeypatch, shuffle)
     told: list[str] = []
-    done = archive.export_to(mover.path, io.BytesIO(), tell=told.append)
-    assert done == archive.Exported(COUNT, certain=False)
+    done = transfer.export_to(mover.path, io.BytesIO(), tell=told.append)
+    assert done == transfer.Exported(COUNT, certain=False)
     assert "pause the queue" in told[0]
-    with pytest.raises(archive.ImportStopped, match="pause it meanwhile"):
+    with pytest.raises(transfer.ImportStopped, match="pause it meanwhile"):
         imported(mover.path, data)
 
 
@@ -240,7 +241,7 @@ def test_what_disappears_is_no_empty_queue(mover: Mover) -> None:
             return super().open_to_read(path)
 
     with pytest.raises(mailq.QueueNotFound):
-        archive.export_to(mover.path, io.BytesIO(), disk=Unmounted())
+        transfer.export_to(mover.path, io.BytesIO(), disk=Unmounted())
 
 
 def test_a_million_ids_would_take_little(tmp_path: Path) -> None:
@@ -331,9 +332,9 @@ def test_what_somebody_left_who_died_re_making_a_directory_is_there(tmp_path: Pa
     os.mkdir(f"{path}/{state}")
     data = exported(path)
     assert ids_on_disk(path) == []
-    assert imported(path, data) == archive.Imported(0, already_there=1)
+    assert imported(path, data) == transfer.Imported(0, already_there=1)
     other = make(tmp_path / "other")
-    assert imported(other, data) == archive.Imported(1)
+    assert imported(other, data) == transfer.Imported(1)
     assert len(os.listdir(f"{other}/{state}")) == 1
 
 
@@ -343,5 +344,5 @@ def test_a_directory_that_is_left_half_made_anew_meanwhile_is_told_of(
     spare = f"{mover.path}/.dead.1a2b3c4d"
     before_each_listing(monkeypatch, lambda _: os.makedirs(f"{spare}/something", exist_ok=True))
     told: list[str] = []
-    assert not archive.export_to(mover.path, io.BytesIO(), tell=told.append).certain
+    assert not transfer.export_to(mover.path, io.BytesIO(), tell=told.append).certain
     assert "not certain" in told[0]

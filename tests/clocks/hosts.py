@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mailq
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock
 

@@ -14,11 +14,11 @@ from hosts import HOUR, MINUTE, Host
 from together import wait_until
 
 import mailq
-from mailq.engine import Claim
-from mailq.engines.disk import Disk
+from mailq.engines.base import Claim
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
-from mailq.testing.base import bodies
+from mailq.testing.contract.base import bodies
 
 DAY = 24 * HOUR
 

@@ -9,7 +9,7 @@ import pytest
 from hosts import HOUR, Host
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.testing import ManualClock, take
 
 LEASE = 60.0

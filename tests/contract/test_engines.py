@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.layout import Layout, create
 from mailq.engines.memory import MemoryEngine

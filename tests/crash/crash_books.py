@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from recovery import Content, Found, Observation
 
-from mailq import names
+from mailq.engines.maildir import names
 
 
 class Fate(NamedTuple):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 
 
 class Op(NamedTuple):

@@ -11,12 +11,12 @@ from unittest import mock
 from scenarios import HOME, ROOT, Run, Scenario
 
 import mailq
+from mailq.engines.maildir import compaction, dead_letters
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import remaking, sharing
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.settings import Settings
 
-QUIET: Final = mock.patch.object(remaking, "_QUIET", 0)
+QUIET: Final = mock.patch.object(compaction, "_QUIET", 0)
 
 
 def mend(run: Run) -> None:
@@ -75,7 +75,7 @@ def remade_by_halves(run: Run) -> None:
 @contextlib.contextmanager
 def swollen() -> Iterator[None]:
     """Every directory is taken for a swollen one."""
-    with mock.patch.object(remaking, "_SWOLLEN", -1), mock.patch.object(remaking, "REMADE", ("new",)):
+    with mock.patch.object(compaction, "_SWOLLEN", -1), mock.patch.object(compaction, "REMADE", ("new",)):
         yield
 
 
@@ -142,7 +142,7 @@ def create_and_push(run: Run, settings: Settings) -> None:
     run.create = True
     layout = layouts.Layout(f"{run.base}/{run.roots[0]}")
     if not os.path.exists(layout.marker):
-        sharing.require_home(layout, settings, run.disk)
+        dead_letters.require_home(layout, settings, run.disk)
         layouts.create(layout, settings, run.disk)
         _promise(run, settings)
     run.queue = mailq.Queue(MaildirEngine(layout.root, disk=run.disk, clock=run.clock))

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mailq import names
-from mailq.doctor import Finding, examine
-from mailq.doctor.machine import Machine
+from mailq.engines.maildir import names
+from mailq.engines.maildir.doctor import Finding, examine
+from mailq.engines.maildir.doctor.machine import Machine
 
 MOUNTED = "36 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n"
 

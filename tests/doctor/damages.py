@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.engines.maildir.journal import encode
 
 NOW: Final = 1_795_225_925_123_456_789

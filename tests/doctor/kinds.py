@@ -44,7 +44,7 @@ from damages import (
 )
 
 import mailq
-from mailq.doctor.around import BENCH
+from mailq.engines.maildir.doctor.leftovers import BENCH
 
 DAMAGES: Final = [
     Damage("nothing there", shutil.rmtree, "marker", "error", "nothing at this place", after="error"),

@@ -14,7 +14,7 @@ from damages import owner
 from together import Child, ahead, owner_of
 
 import mailq
-from mailq.doctor import examine
+from mailq.engines.maildir.doctor import examine
 
 HOUR: Final = 3600.0
 MOST: Final = 300

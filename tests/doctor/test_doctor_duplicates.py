@@ -17,11 +17,10 @@ from damages import copy_to, died, held, owner, push
 from together import Child
 
 import mailq
-from mailq import names
-from mailq.doctor import duplicates, listing
-from mailq.doctor.machine import Machine
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import layout
+from mailq.engines.maildir import layout, names
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.doctor import duplicates, listing
+from mailq.engines.maildir.doctor.machine import Machine
 from mailq.message import checksum
 
 SOON = 3600 * names.NS
@@ -218,7 +217,7 @@ def test_moves_are_durable(queue: mailq.Queue, path: Path) -> None:
 
 
 def test_more_ids_than_are_looked_into_at_once(queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailq.doctor.duplicates._AT_ONCE", 7)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates._AT_ONCE", 7)
     for id in queue.push_many(range(40)):
         copy_to(Path(queue.get(id).name), "later")
     (finding,) = look(path, fix=True)["duplicates"]
@@ -288,7 +287,7 @@ def test_a_message_that_moves_on_while_it_is_listed_is_one(
             file.rename(moved)
         return listed(directory)
 
-    monkeypatch.setattr("mailq.doctor.duplicates.messages", move_then_list)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates.messages", move_then_list)
     (finding,) = look(path)["duplicates"]
     assert finding.level == "ok"
 
@@ -321,7 +320,9 @@ def test_a_file_that_is_listed_twice_is_one(queue: mailq.Queue, path: Path, monk
     file = push(path)
     os.link(file, path.parent / "backup")
     listed = listing.messages
-    monkeypatch.setattr("mailq.doctor.duplicates.messages", lambda directory: [*listed(directory), *listed(directory)])
+    monkeypatch.setattr(
+        "mailq.engines.maildir.doctor.duplicates.messages", lambda directory: [*listed(directory), *listed(directory)]
+    )
     (finding,) = look(path, fix=True)["duplicates"]
     assert finding.level == "ok"
     assert file.exists()

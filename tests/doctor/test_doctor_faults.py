@@ -12,7 +12,7 @@ from clinic import level, look
 from damages import copy_to, died, held, litter, lose_the_marker, ours, owner, push, tear
 
 import mailq
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 
 HOUR = 3600.0
 AHEAD = 48 * HOUR
@@ -95,7 +95,7 @@ def messages_in(path: Path) -> int:
 
 @pytest.mark.parametrize("how", ["before", "after", "error"])
 def test_at_every_change(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailq.doctor.room._PROBES", 1)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.resources._PROBES", 1)
     wreck(tmp_path / "wreck")
     count = messages_in(tmp_path / "wreck")
     at = 0

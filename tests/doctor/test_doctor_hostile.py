@@ -19,7 +19,7 @@ from ordered import journal_of, kill, left, opened
 from together import PATIENCE
 
 import mailq as library
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 
 DIRECTORIES = (
     "tmp",
@@ -131,7 +131,7 @@ def test_a_huge_sparse_file_is_not_read_into_memory(path: Path) -> None:
     assert level(found, "torn") == "ok", "above the budget: not read"
     assert "2 messages of the right length; 1 of them read" in found["torn"][0].what
     code = (
-        "import resource, sys; from mailq.doctor import examine\n"
+        "import resource, sys; from mailq.engines.maildir.doctor import examine\n"
         "resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))\n"
         "print([f.affected for f in examine(sys.argv[1], full=True) if f.check == 'torn'])"
     )
@@ -142,7 +142,7 @@ def test_a_huge_sparse_file_is_not_read_into_memory(path: Path) -> None:
 def test_the_newest_are_read_first_and_full_reads_all(
     queue: library.Queue, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailq.doctor.contents._BUDGET_FILES", 3)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.messages._BUDGET_FILES", 3)
     files = [push(path) for _ in range(10)]
     zero(files[0])
     for file in files[7:]:
@@ -198,7 +198,7 @@ def test_a_million_entries_are_counted_in_bounded_memory(path: Path, tmp_path: P
         name = ours(place=begun, id=f"{n:012x}70008{n * 2654435761 % (1 << 60):015x}", size=1)
         os.link(one, path / ("new", "later", "dead")[n % 3] / name)
     code = (
-        "import resource, sys; from mailq.doctor import examine\n"
+        "import resource, sys; from mailq.engines.maildir.doctor import examine\n"
         "found = list(examine(sys.argv[1]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, *[f.what for f in found if f.check == 'torn'])"
     )

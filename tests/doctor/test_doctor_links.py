@@ -13,7 +13,7 @@ from clinic import level, look, troubles
 from damages import lose_the_marker, old, ours
 
 import mailq
-from mailq.names import new_id
+from mailq.engines.maildir.names import new_id
 
 DIRECTORIES = (
     *("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies"),
@@ -74,7 +74,7 @@ def test_a_link_that_comes_while_it_looks_is_not_followed(
     there = outside(tmp_path / "outside")
     for directory in ("tmp", "errors", "replies"):
         put_a_link(path, directory, there)
-    monkeypatch.setattr("mailq.doctor.ground.linked", lambda layout: None)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.structure.linked", lambda layout: None)
     before = [name for name, _ in snapshot(there)]
     found = look(path, fix=True, ahead=2 * 86_400)
     assert level(found, "replies") == "error"

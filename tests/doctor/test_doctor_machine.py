@@ -16,8 +16,8 @@ from clinic import MOUNTED, level, look, machine, proc, troubles
 from command import Shell
 
 import mailq as library
-from mailq.doctor.machine import Inotify, Machine, Space
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.doctor.machine import Inotify, Machine, Space
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to mount")
 

@@ -10,7 +10,7 @@ from clinic import look
 from kinds import DAMAGES
 
 import mailq
-from mailq.doctor import examine
+from mailq.engines.maildir.doctor import examine
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 

@@ -11,7 +11,7 @@ import pytest
 from clinic import level, look
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.testing import take
 
 
@@ -103,7 +103,7 @@ def test_dead_letters_that_are_only_there_are_no_duplicates(path: Path, home: Pa
 def test_one_that_moves_between_the_two_queues_while_it_is_listed_is_one(
     path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mailq.doctor import listing  # noqa: PLC0415 - what is replaced
+    from mailq.engines.maildir.doctor import listing  # noqa: PLC0415 - what is replaced
 
     letter = die(path)
     back = path / "new" / letter.name
@@ -116,7 +116,7 @@ def test_one_that_moves_between_the_two_queues_while_it_is_listed_is_one(
             back.rename(letter)
         return listed(directory)
 
-    monkeypatch.setattr("mailq.doctor.duplicates.messages", move_then_list)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates.messages", move_then_list)
     (finding,) = look(path, fix=True)["duplicates"]
     assert finding.level == "ok"
 

@@ -14,7 +14,7 @@ import pytest
 from clinic import look, machine
 
 import mailq
-from mailq.doctor import Finding
+from mailq.engines.maildir.doctor import Finding
 
 SOMEBODY, ANOTHER = 2001, 2002
 

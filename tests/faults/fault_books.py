@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.engines.maildir.names import NS
 from mailq.message import is_whole
-from mailq.names import NS
 
 MONTH: Final = 30 * 86_400 * NS
 """After so long every lease has run out, every delayed message is due, and what lies in tmp/ is litter."""

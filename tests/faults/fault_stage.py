@@ -67,7 +67,7 @@ class Stage:
 
     def open(self, **settings: Any) -> None:
         """What ``mailq.open`` does, on this disk."""
-        with mock.patch("mailq.engines.disk.Disk", return_value=self.disk):
+        with mock.patch("mailq.engines.maildir.disk.Disk", return_value=self.disk):
             queue = mailq.open(self.path, **settings)
         if self._queue is not None:
             self._queue.close()

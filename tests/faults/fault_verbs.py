@@ -12,7 +12,7 @@ from fault_journals import JOURNALED
 from fault_stage import Stage
 
 import mailq
-from mailq.names import NS
+from mailq.engines.maildir.names import NS
 
 # Making and opening
 

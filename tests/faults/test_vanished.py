@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mailq
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 

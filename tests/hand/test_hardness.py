@@ -15,10 +15,9 @@ from faulty import Fault, FaultyDisk, fault
 from together import PATIENCE, wait_until
 
 import mailq
-from mailq import names
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import later, reaper
+from mailq.engines.maildir import later, names, reaper
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import STATES
 from mailq.testing import ManualClock
@@ -389,12 +388,12 @@ def test_an_owner_whose_file_was_removed_begins_anew(path: Path) -> None:
 
 
 def test_opening_many_queues_leaks_nothing() -> None:
-    from mailq.engines.maildir import forks  # noqa: PLC0415 - looks inside
+    from mailq.engines.maildir import at_fork  # noqa: PLC0415 - looks inside
 
-    before = len(forks._alive)
+    before = len(at_fork._alive)
     for _ in range(50):
         mailq.open("memory://").push("x")
-    assert len(forks._alive) <= before
+    assert len(at_fork._alive) <= before
 
 
 def test_changes_of_settings_at_once_are_all_kept(queue: mailq.Queue, path: Path) -> None:

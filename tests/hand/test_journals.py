@@ -17,9 +17,8 @@ import pytest
 from ordered import Ordered, bodies, journal_of, kill, left, opened
 
 import mailq
-from mailq.engines import mounts
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import journal
+from mailq.engines.maildir import filesystems, journal
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode
 from mailq.engines.maildir.layout import Layout
@@ -290,7 +289,7 @@ def test_a_child_that_another_thread_forks_while_one_is_made_has_no_part_in_its_
 def test_a_program_that_does_not_close_its_queue_leaves_none(path: Path) -> None:
     code = (
         "import sys, mailq\n"
-        "from mailq.engines.disk import Disk\n"
+        "from mailq.engines.maildir.disk import Disk\n"
         "Disk.keeps_order = lambda self, path: True\n"
         "queue = mailq.open(sys.argv[1])\n"
         "for number in range(20): queue.push(number)\n"
@@ -327,7 +326,7 @@ def test_a_program_that_ends_in_the_midst_of_a_push_has_it_done_first(path: Path
 
 LATE = """\
 import atexit, os, sys, mailq
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 
 Disk.keeps_order = lambda self, path: True
 
@@ -398,6 +397,6 @@ def test_where_names_come_to_disk_in_order(
         (proc / "fs" / "jbd2").mkdir()
         for name in journals:
             (proc / "fs" / "jbd2" / name).mkdir()
-    assert mounts.keeps_order("/srv", proc=str(proc), sys=str(sys_)) == (expected == "kept")
-    monkeypatch.setattr(mounts, "mount_of", lambda path, proc: None)
-    assert not mounts.keeps_order("/srv")
+    assert filesystems.keeps_order("/srv", proc=str(proc), sys=str(sys_)) == (expected == "kept")
+    monkeypatch.setattr(filesystems, "mount_of", lambda path, proc: None)
+    assert not filesystems.keeps_order("/srv")

@@ -13,14 +13,14 @@ import pytest
 from together import PATIENCE
 
 import mailq
-from mailq.engines.disk import Disk
 from mailq.engines.maildir import arrivals
+from mailq.engines.maildir.disk import Disk
 from mailq.testing import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mailq.engine import Claim
+    from mailq.engines.base import Claim
 
     Start = Callable[[], Callable[[], str]]
 

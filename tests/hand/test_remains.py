@@ -19,7 +19,7 @@ from beside import ForkBeside
 from ordered import Ordered, bodies, journal_of, kill, left, opened
 
 import mailq
-from mailq.engines.maildir import replay
+from mailq.engines.maildir import recovery
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.remains import dead
 
@@ -46,7 +46,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         clock.meanwhile()
         time.sleep(seconds)
 
-    monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
+    monkeypatch.setattr(recovery, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
     return clock
 
 
@@ -116,7 +116,7 @@ def test_one_that_another_is_at_who_is_stopped_is_left_and_others_are_replayed(
         queue = mailq.open(path)
         assert left(path) == [stopped]
         assert ready(path) == 1
-        assert patience.now >= replay._PATIENCE
+        assert patience.now >= recovery._PATIENCE
         waits = patience.waits
         queue.reap()
         queue.pop()
@@ -224,12 +224,12 @@ def test_a_torn_message_is_not_given_up_on_as_long_as_its_journal_cannot_be_repl
 def test_who_meets_torn_messages_waits_for_a_stopped_replay_but_now_and_then(
     path: Path, patience: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "_SHARE", 10.0)
+    monkeypatch.setattr(recovery, "_SHARE", 10.0)
     consumer, _, name = a_torn_one_and_a_whole_one(path)
     with locked(path / "journal" / f"{name}.mark"):
         assert [delivery.raw for delivery in consumer.pop_many(2)] == [b"whole"]
         waits = patience.waits
-        assert waits == replay._PATIENCE
+        assert waits == recovery._PATIENCE
         for _ in range(3):
             with pytest.raises(mailq.StorageError):
                 consumer.pop()

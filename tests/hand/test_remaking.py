@@ -18,9 +18,9 @@ from ordered import Ordered
 from together import Child
 
 import mailq
-from mailq.engines.disk import Disk
 from mailq.engines.inotify import Event
-from mailq.engines.maildir import arrivals, remaking
+from mailq.engines.maildir import arrivals, compaction
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="directories are exchanged on Linux only")
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="directori
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every directory counts as swollen, and every old one as quiet."""
-    monkeypatch.setattr(remaking, "_SWOLLEN", -1)
-    monkeypatch.setattr(remaking, "_QUIET", 0)
+    monkeypatch.setattr(compaction, "_SWOLLEN", -1)
+    monkeypatch.setattr(compaction, "_QUIET", 0)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every old directory counts as quiet."""
-    monkeypatch.setattr(remaking, "_QUIET", 0)
+    monkeypatch.setattr(compaction, "_QUIET", 0)
 
 
 def number_of(path: Path) -> int:
@@ -144,7 +144,7 @@ def test_an_old_directory_is_not_listed_again_before_something_comes_there(
         listed.append(directory)
         return os.listdir(directory)
 
-    monkeypatch.setattr(remaking, "os", SimpleNamespace(**{**vars(os), "listdir": listdir}))
+    monkeypatch.setattr(compaction, "os", SimpleNamespace(**{**vars(os), "listdir": listdir}))
     for _ in range(3):
         queue.reap()
     assert listed == [str(old)]
@@ -155,7 +155,7 @@ def test_an_old_directory_is_not_listed_again_before_something_comes_there(
 
 
 def test_producers_and_consumers_do_not_notice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remaking, "_SWOLLEN", -1)
+    monkeypatch.setattr(compaction, "_SWOLLEN", -1)
     mailq.open(path, lease=3600)
     disk = Exchanging()
     queue = mailq.Queue(MaildirEngine(str(path), disk=disk))
@@ -171,8 +171,8 @@ def test_producers_and_consumers_do_not_notice(path: Path, monkeypatch: pytest.M
     assert sorted(got) == sorted(pushed)
     assert disk.exchanged > 5
     # Not before: a producer may be in the midst of a rename into one for as long as others have the processor.
-    monkeypatch.setattr(remaking, "_SWOLLEN", 1 << 20)
-    monkeypatch.setattr(remaking, "_QUIET", 0)
+    monkeypatch.setattr(compaction, "_SWOLLEN", 1 << 20)
+    monkeypatch.setattr(compaction, "_QUIET", 0)
     queue.reap()
     assert not spares(path)
 
@@ -312,7 +312,7 @@ def test_who_has_the_old_directory_open_may_go_on_moving_files_there(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``mv a b new/`` does: it opens the directory once."""
-    monkeypatch.setattr(remaking, "_SWOLLEN", -1)
+    monkeypatch.setattr(compaction, "_SWOLLEN", -1)
     ahead = 0
     mailq.open(path)
     queue = mailq.Queue(MaildirEngine(str(path), clock=lambda: time.time_ns() + ahead))

@@ -19,8 +19,7 @@ from ordered import Ordered, bodies, journal_of, kill, left, opened
 from together import Child
 
 import mailq
-from mailq import names
-from mailq.engines.maildir import journal
+from mailq.engines.maildir import journal, names
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode, encode
 from mailq.message import Draft, checksum

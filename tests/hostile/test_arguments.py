@@ -197,7 +197,7 @@ headers = st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=4
 @given(headers)
 @settings(max_examples=200)
 def test_any_headers_arrive_as_they_were_and_fit_into_an_environment(given_headers: dict[str, str]) -> None:
-    from mailq.workers.commands import environment  # noqa: PLC0415 - what 'mailq run' and 'mailq work' tell commands
+    from mailq.workers.command import environment  # noqa: PLC0415 - what 'mailq run' and 'mailq work' tell commands
 
     queue = library.open("memory://")
     if any(key.lower() == "content-type" for key in given_headers):

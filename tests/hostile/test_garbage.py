@@ -13,8 +13,8 @@ import pytest
 from together import wait_until
 
 import mailq
-from mailq import names
-from mailq.engines.disk import Disk
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 DIRECTORIES = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")

@@ -17,7 +17,7 @@ from janitor import memory
 from users import become  # noqa: F401 - loads what a child needs, so that it does not count
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.engines.maildir.listing import Front
 from mailq.engines.maildir.window import SIZE
 from mailq.message import STATES

@@ -18,7 +18,7 @@ from bait import NAMES, Bait
 from command import MAILQ
 
 import mailq as library
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import STATES
 from mailq.testing import ManualClock

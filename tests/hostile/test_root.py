@@ -17,10 +17,9 @@ from command import MAILQ
 from users import CONSUMER, OTHER, become, only_root
 
 import mailq
-from mailq.doctor import examine
-from mailq.engines import mounts
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import remaking
+from mailq.engines.maildir import compaction, filesystems
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.doctor import examine
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import take
 
@@ -177,7 +176,7 @@ def remake(jobs: Path) -> None:
     ready.unlink()
     before = (jobs / "new").stat().st_ino
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remaking, "_SWOLLEN", -1)
+        patch.setattr(compaction, "_SWOLLEN", -1)
         run("reap", jobs)
     assert (jobs / "new").stat().st_ino != before
 
@@ -243,7 +242,7 @@ ACTS: dict[str, Callable[[Path], object]] = {
 def test_what_root_does_in_the_queue_of_another_leaves_it_all_to_that_user(
     jobs: Path, act: Callable[[Path], object], at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounts, "keeps_order", lambda _: True)
+    monkeypatch.setattr(filesystems, "keeps_order", lambda _: True)
     kept = act(jobs)
     assert of_others(jobs) == {}
     become(CONSUMER, lambda: use_everything(jobs))

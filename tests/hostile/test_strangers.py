@@ -20,9 +20,9 @@ from janitor import memory
 from users import CONSUMER, OTHER, PRODUCER, become, only_root
 
 import mailq
-from mailq import names
-from mailq.doctor import examine
-from mailq.engines.disk import Disk, can_syncfs
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk, can_syncfs
+from mailq.engines.maildir.doctor import examine
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock
 

@@ -68,7 +68,7 @@ BACKLOGS: Final = (
     ),
     Mutant(
         "a worker takes a queue for dry whose claim was cut short",
-        "mailq/workers/jobs.py",
+        "mailq/workers/job.py",
         "        self.dry = deliveries is not None and len(deliveries) < limit\n",
         "        self.dry = not deliveries or len(deliveries) < limit\n",
         (f"{_BACKLOGS}test_a_worker_comes_back_at_once_and_is_not_done_before_all_are_buried",),

@@ -17,11 +17,11 @@ _DEADLINES: Final = "tests/unit/test_deadlines.py::"
 _LINKS: Final = "tests/clocks/test_hard_links.py::"
 _STANDING: Final = "tests/unit/test_standing_in.py::"
 _HARDNESS: Final = "tests/hand/test_hardness.py::"
-_STORE: Final = "mailq/engines/maildir/store.py"
+_STORE: Final = "mailq/engines/maildir/files.py"
 _ENGINE: Final = "mailq/engines/maildir/engine.py"
-_DISK: Final = "mailq/engines/disk.py"
+_DISK: Final = "mailq/engines/maildir/disk.py"
 _LAYOUT: Final = "mailq/engines/maildir/layout.py"
-_OWNERS: Final = "mailq/engines/maildir/owners.py"
+_OWNERS: Final = "mailq/engines/maildir/leases.py"
 _MESSAGE: Final = "mailq/message.py"
 _QUEUE: Final = "mailq/queue.py"
 
@@ -323,7 +323,7 @@ DELIVERIES: Final = (
     ),
     Mutant(
         "a lapsed lease is not counted",
-        "mailq/lifecycle.py",
+        "mailq/policy.py",
         """        return Step("dead", envelope.buried("retries", letter=letter))
     if""",
         """        return Step("dead", envelope.buried("retries", letter=letter))

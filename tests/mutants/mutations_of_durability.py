@@ -11,10 +11,10 @@ _STATES: Final = "tests/crash/test_crash_states.py::test_no_power_cut_breaks_a_p
 _DEATHS: Final = "tests/faults/test_each_call_is_the_last.py::test_each_call_is_the_last"
 _CRASH: Final = "tests/crash/test_crash_states.py::"
 _UNIT_DISK: Final = "tests/unit/test_disk.py::"
-_STORE: Final = "mailq/engines/maildir/store.py"
-_DISK: Final = "mailq/engines/disk.py"
+_STORE: Final = "mailq/engines/maildir/files.py"
+_DISK: Final = "mailq/engines/maildir/disk.py"
 _ADMIN: Final = "mailq/engines/maildir/admin.py"
-_REMAKING: Final = "mailq/engines/maildir/remaking.py"
+_REMAKING: Final = "mailq/engines/maildir/compaction.py"
 
 DURABILITY: Final = (
     Mutant(

@@ -19,7 +19,7 @@ INTERRUPTS: Final = (
     ),
     Mutant(
         "a file is opened a step before its descriptor is kept",
-        "mailq/engines/disk.py",
+        "mailq/engines/maildir/disk.py",
         "        (fd,) = map(os.open, (path,), (flags,), (mode,))\n        return fd\n",
         "        return os.open(path, flags, mode)\n",
         (f"{_STEPS}[unsynced]",),

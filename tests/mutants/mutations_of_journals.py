@@ -11,9 +11,9 @@ _HAND: Final = "tests/hand/test_journals.py::"
 _REPLAYING: Final = "tests/hand/test_replaying.py::"
 _WHOSE: Final = "tests/hand/test_remains.py::"
 _JOURNAL: Final = "mailq/engines/maildir/journal.py"
-_REPLAY: Final = "mailq/engines/maildir/replay.py"
+_REPLAY: Final = "mailq/engines/maildir/recovery.py"
 _REMAINS: Final = "mailq/engines/maildir/remains.py"
-_STORE: Final = "mailq/engines/maildir/store.py"
+_STORE: Final = "mailq/engines/maildir/files.py"
 
 JOURNALS: Final = (
     Mutant(
@@ -200,7 +200,7 @@ JOURNALS: Final = (
     ),
     Mutant(
         "the doctor gives up on what is torn though its journal could not be replayed",
-        "mailq/doctor/contents.py",
+        "mailq/engines/maildir/doctor/messages.py",
         "not self._patient.fix or not self._patient.torn_for_good",
         "not self._patient.fix",
         (
@@ -244,7 +244,7 @@ JOURNALS: Final = (
     ),
     Mutant(
         "there are journals where commits are fast, which keep some names and lose others",
-        "mailq/engines/mounts.py",
+        "mailq/engines/maildir/filesystems.py",
         "not is_fast and ",
         "",
         (f"{_HAND}test_where_names_come_to_disk_in_order",),

@@ -10,9 +10,9 @@ _TEST_SURVEY: Final = "tests/archive/test_survey.py::"
 _TEST_IMPORT: Final = "tests/archive/test_import.py::"
 _LIVE: Final = "tests/archive/test_live.py::"
 _TEST_DUPLICATES: Final = "tests/doctor/test_doctor_duplicates.py::"
-_IMPORT: Final = "mailq/archive/importing.py"
-_SURVEY: Final = "mailq/archive/survey.py"
-_DUPLICATES: Final = "mailq/doctor/duplicates.py"
+_IMPORT: Final = "mailq/transfer/import_.py"
+_SURVEY: Final = "mailq/transfer/snapshot.py"
+_DUPLICATES: Final = "mailq/engines/maildir/doctor/duplicates.py"
 _TEST_STREAMS: Final = "tests/shell/test_streams.py::"
 _STREAMS: Final = "mailq/cli/streams.py"
 
@@ -62,14 +62,14 @@ ARCHIVES: Final = (
     ),
     Mutant(
         "zeros up to the end of an export pass for its end",
-        "mailq/archive/tar.py",
+        "mailq/transfer/tar.py",
         "        if self._announced:\n",
         "        if False:\n",
         ("tests/archive/test_import_stopped.py::test_no_block_of_an_export_can_be_zeroed_in_silence",),
     ),
     Mutant(
         "a torn message is exported as whole",
-        "mailq/archive/exporting.py",
+        "mailq/transfer/export.py",
         "        if is_whole(envelope, item.data):\n",
         "        if True:\n",
         ("tests/archive/test_round_trip.py::test_a_torn_message_is_dead_in_the_archive_and_told_of",),
@@ -121,14 +121,14 @@ DOCTOR: Final = (
     ),
     Mutant(
         "the doctor replaces what was put aside before",
-        "mailq/doctor/aside.py",
+        "mailq/engines/maildir/doctor/quarantine.py",
         "        while os.path.lexists(target):",
         "        while False:",
         (f"{_TEST_DUPLICATES}test_what_is_aside_is_never_replaced_delivered_or_purged",),
     ),
     Mutant(
         "the doctor asks what ext4 makes of a sync before there was one",
-        "mailq/doctor/examine.py",
+        "mailq/engines/maildir/doctor/examine.py",
         """    yield from _carefully("fsync", room.examine(patient))
     # After a sync: only then does ext4 say what it makes of one.
     yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
@@ -142,7 +142,7 @@ DOCTOR: Final = (
     ),
     Mutant(
         "the doctor does not name a torn message",
-        "mailq/doctor/contents.py",
+        "mailq/engines/maildir/doctor/messages.py",
         '            self._judge(seen, "torn")\n',
         "            pass\n",
         ("tests/doctor/test_doctor_damage.py::test_it_is_named",),

@@ -13,11 +13,11 @@ _ELSEWHERE: Final = "tests/workers/test_elsewhere.py::"
 _SOFT: Final = "tests/workers/test_soft_limits.py::"
 _HANDLERS: Final = "tests/workers/test_handlers.py::"
 _SUPERVISOR: Final = "mailq/workers/supervisor.py"
-_FAMILY: Final = "mailq/workers/family.py"
-_HEART: Final = "mailq/workers/heart.py"
-_NURSERY: Final = "mailq/workers/nursery.py"
-_CREW: Final = "mailq/workers/crew.py"
-_HANDLING: Final = "mailq/workers/handling.py"
+_FAMILY: Final = "mailq/workers/process_tree.py"
+_HEART: Final = "mailq/workers/heartbeat.py"
+_NURSERY: Final = "mailq/workers/forkserver.py"
+_CREW: Final = "mailq/workers/processes.py"
+_HANDLING: Final = "mailq/workers/handler.py"
 _OUTCOMES: Final = "mailq/workers/outcomes.py"
 _CALLABLES: Final = "mailq/workers/callables.py"
 
@@ -68,7 +68,7 @@ PROCESSES: Final = (
     ),
     Mutant(
         "a command does not die with the nursery",
-        "mailq/workers/commands.py",
+        "mailq/workers/command.py",
         "                preexec_fn=die_with_parent,",
         "                preexec_fn=None,",
         (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments1]",),
@@ -171,7 +171,7 @@ JOBS: Final = (
     ),
     Mutant(
         "what comes during a look is forgotten",
-        "mailq/workers/jobs.py",
+        "mailq/workers/job.py",
         """        self._rung = False  # before the look: what comes during it must be looked for again
         deliveries = self.queue.poll(limit, lease=lease)
 """,
@@ -206,7 +206,7 @@ JOBS: Final = (
     ),
     Mutant(
         "an unknown task is given back at once",
-        "mailq/workers/app.py",
+        "mailq/tasks.py",
         "delay=_UNKNOWN_DELAY",
         "delay=0.0",
         ("tests/workers/test_app.py::test_an_unknown_task_is_given_back_with_a_delay_and_told",),
@@ -221,7 +221,7 @@ JOBS: Final = (
     ),
     Mutant(
         "a process is interrupted in the middle of what it says",
-        "mailq/workers/slot.py",
+        "mailq/workers/child.py",
         "            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))\n",
         "            pass\n",
         ("tests/workers/test_slot.py::test_an_interruption_waits_for_the_end_of_a_line",),
@@ -235,7 +235,7 @@ JOBS: Final = (
     ),
     Mutant(
         "an owner's story hides who tells it",
-        "mailq/cli/owners.py",
+        "mailq/cli/workers.py",
         '{**known.pop("story"), **known}',
         '{**known, **known.pop("story")}',
         (f"{_ABUSE}test_a_foreign_story_cannot_pass_itself_off_as_another",),

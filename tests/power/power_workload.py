@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 import mailq
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 SIZES: Final = (20, 100, 100, 400, 400, 3000, 20_000)

@@ -22,9 +22,9 @@ from power_shutdown import shut_down
 from power_trials import CONTROLS, TRIALS, Trial
 
 import mailq
-from mailq.doctor import examine
-from mailq.engines.disk import Disk
 from mailq.engines.maildir import journal
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.doctor import examine
 from mailq.engines.maildir.engine import MaildirEngine
 
 

@@ -15,8 +15,8 @@ from unittest import mock
 
 import mailq
 from mailq import message
-from mailq.engines.disk import Disk
 from mailq.engines.maildir import journal, later, line
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 SINGLES: Final = 8

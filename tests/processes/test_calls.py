@@ -23,7 +23,7 @@ import pytest
 from calling import CLASSES
 from together import Child
 
-from mailq.engines import disk
+from mailq.engines.maildir import disk
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -15,11 +15,10 @@ import pytest
 from together import Child, ahead, wait_until
 
 import mailq
-from mailq import names
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import waking
+from mailq.engines.maildir import names, waking
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.testing.base import bodies
+from mailq.testing.contract.base import bodies
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

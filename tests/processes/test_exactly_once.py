@@ -9,8 +9,8 @@ import pytest
 from together import SPAWN, Child, wait_until
 
 import mailq
-from mailq.engines.disk import Disk
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.disk import Disk
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -17,11 +17,10 @@ import pytest
 from together import Child, wait_until
 
 import mailq
-from mailq.engines import mounts
-from mailq.engines.disk import Disk
 from mailq.engines.inotify import Event
-from mailq.engines.maildir import arrivals, line, listing, waking
+from mailq.engines.maildir import arrivals, filesystems, line, listing, waking
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of arrivals on Linux only")
@@ -126,8 +125,8 @@ def test_a_directory_that_is_gone_is_missed_until_it_is_there_again(
 def test_where_others_may_be_behind_the_disk_the_word_is_never_all(
     tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    mount = None if kind == "not known" else mounts.Mount("/", kind, "host:/srv", "0:50", frozenset())
-    monkeypatch.setattr(mounts, "mount_of", lambda *_, **__: mount)
+    mount = None if kind == "not known" else filesystems.Mount("/", kind, "host:/srv", "0:50", frozenset())
+    monkeypatch.setattr(filesystems, "mount_of", lambda *_, **__: mount)
     watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
     (tmp_path / "x").touch()
     assert not watch.hear()

@@ -13,9 +13,8 @@ import pytest
 from together import fast_directory
 
 import mailq
-from mailq import names
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import arrivals, line, listing
+from mailq.engines.maildir import arrivals, line, listing, names
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
 

@@ -13,9 +13,8 @@ import pytest
 from together import Child, owner_of
 
 import mailq
-from mailq.engines import mounts
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import owners
+from mailq.engines.maildir import filesystems, leases
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import Draft
 from mailq.testing import take
@@ -249,7 +248,7 @@ MACHINE, ANOTHER = "4f8a0d62c1b94e7f9a3d5c6b7e8f9012", "00112233445566778899aabb
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine has an id, whatever the tests run on."""
-    monkeypatch.setattr(owners, "machine_id", lambda: MACHINE)
+    monkeypatch.setattr(leases, "machine_id", lambda: MACHINE)
 
 
 def test_an_owner_says_on_which_machine_and_since_which_start_it_runs(
@@ -258,7 +257,7 @@ def test_an_owner_says_on_which_machine_and_since_which_start_it_runs(
     queue.tell({})
     (file,) = (path / "owners").iterdir()
     told = json.loads(file.read_text())
-    assert (told["host"], told["machine"], told["boot"]) == (platform.node(), MACHINE, owners.boot_id())
+    assert (told["host"], told["machine"], told["boot"]) == (platform.node(), MACHINE, leases.boot_id())
 
 
 def held_elsewhere(path: Path, **story: Any) -> MaildirEngine:
@@ -268,7 +267,7 @@ def held_elsewhere(path: Path, **story: Any) -> MaildirEngine:
     engine.claim(1, lease=None, detached=False)
     token = engine._owner.token()
     engine._owner.abandon()
-    here = {"host": platform.node(), "machine": MACHINE, "boot": owners.boot_id(), "pid": 1, "since": 0.0}
+    here = {"host": platform.node(), "machine": MACHINE, "boot": leases.boot_id(), "pid": 1, "since": 0.0}
     told = {key: value for key, value in (here | story).items() if value is not None}
     (path / "owners" / token).write_text(json.dumps(told) + "\n")
     return engine
@@ -303,7 +302,7 @@ def test_a_lease_of_a_process_that_may_live_elsewhere_is_left_to_it(
     shared: bool,
 ) -> None:
     """Its lock can be had, since a disk without shared locks knows of none that another machine has taken."""
-    monkeypatch.setattr(mounts, "is_all_here", lambda _: not shared)
+    monkeypatch.setattr(filesystems, "is_all_here", lambda _: not shared)
     engine = held_elsewhere(path, **story)
     assert queue.reap() == (0, 0, 0)
     assert [owner.alive for owner in queue.owners()] == [True]
@@ -322,7 +321,7 @@ def test_a_lease_of_a_process_that_died_here_is_given_back_at_once(
     *,
     shared: bool,
 ) -> None:
-    monkeypatch.setattr(mounts, "is_all_here", lambda _: not shared)
+    monkeypatch.setattr(filesystems, "is_all_here", lambda _: not shared)
     held_elsewhere(path, **story)
     assert queue.reap() == (1, 0, 0)
     assert os.listdir(path / "owners") == []
@@ -334,7 +333,7 @@ def test_a_file_that_says_nothing_is_a_dead_owners_where_nobody_else_can_be_writ
     path: Path, queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch, text: str, *, shared: bool
 ) -> None:
     """A worker rewrites its file in place, and another machine may read half of it."""
-    monkeypatch.setattr(mounts, "is_all_here", lambda _: not shared)
+    monkeypatch.setattr(filesystems, "is_all_here", lambda _: not shared)
     held_elsewhere(path)
     (file,) = (path / "owners").iterdir()
     file.write_text(text)
@@ -346,8 +345,8 @@ def test_where_the_system_does_not_tell_one_start_from_another_the_name_tells_th
     path: Path, queue: mailq.Queue, machine: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """macOS: a process that was killed is found dead at once."""
-    monkeypatch.setattr(owners, "boot_id", lambda: "")
-    monkeypatch.setattr(mounts, "is_all_here", lambda _: False)
+    monkeypatch.setattr(leases, "boot_id", lambda: "")
+    monkeypatch.setattr(filesystems, "is_all_here", lambda _: False)
     held_elsewhere(path, boot="", host="elsewhere")
     held_elsewhere(path, boot="")
     assert queue.reap() == (1, 0, 0)

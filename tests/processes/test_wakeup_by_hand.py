@@ -16,8 +16,7 @@ import pytest
 from together import Child, asleep, assert_at_once, wait_until
 
 import mailq
-from mailq import names
-from mailq.engines.maildir import arrivals, waking
+from mailq.engines.maildir import arrivals, names, waking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -23,9 +23,9 @@ from janitor import memory
 from queue_model import Model
 
 import mailq
-from mailq.engine import Engine
-from mailq.engines.disk import Disk
+from mailq.engines.base import Engine
 from mailq.engines.maildir import line
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.layout import Layout, create
 from mailq.engines.memory import MemoryEngine

@@ -19,8 +19,8 @@ import pytest
 from command import MAILQ, Shell
 
 import mailq as library
-from mailq.cli import drawing, watching
-from mailq.engine import Owner, Stats
+from mailq.cli import top_data, top_view
+from mailq.engines.base import Owner, Stats
 
 PATIENCE = 60.0
 
@@ -34,12 +34,12 @@ def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> Owne
     return Owner(token, "vm", 123, 0.0, alive, told)
 
 
-def worker(told: dict[str, Any], token: str = "t") -> watching.Worker:
-    return watching.read_owner("jobs", owner(told, token))
+def worker(told: dict[str, Any], token: str = "t") -> top_data.Worker:
+    return top_data.read_owner("jobs", owner(told, token))
 
 
-def texts(views: tuple[watching.View, ...], width: int | None = None, height: int | None = None) -> list[str]:
-    return [line.text for line in drawing.screen(watching.Look(1.0, views), None, width=width, height=height)]
+def texts(views: tuple[top_data.View, ...], width: int | None = None, height: int | None = None) -> list[str]:
+    return [line.text for line in top_view.screen(top_data.Look(1.0, views), None, width=width, height=height)]
 
 
 # One screen
@@ -87,10 +87,10 @@ def test_it_does_not_look_all_the_time(mailq: Shell) -> None:
 
 def test_a_queue_that_goes_is_gone_until_it_is_back(queue: library.Queue, path: Path) -> None:
     queue.push("x")
-    watch = watching.Watch(str(path))
+    watch = top_data.Watch(str(path))
     assert watch.look().stats is not None
     path.rename(path.with_name("away"))
-    assert watch.look() == watching.View(str(path), note="gone")
+    assert watch.look() == top_data.View(str(path), note="gone")
     path.with_name("away").rename(path)
     stats = watch.look().stats
     assert stats is not None
@@ -98,15 +98,15 @@ def test_a_queue_that_goes_is_gone_until_it_is_back(queue: library.Queue, path: 
 
 
 def test_the_newest_of_the_dead_come_first(queue: library.Queue, path: Path) -> None:
-    queue.push_many(range(watching.SHOWN + 5))
+    queue.push_many(range(top_data.SHOWN + 5))
     deliveries = queue.pop_many(100)
     for number, delivery in enumerate(reversed(deliveries)):
         delivery.reject(f"number {number}")
     for number, message in enumerate(queue.peek("dead", None)):  # the first in line died last
         os.utime(message.name, (1000 - number, 1000 - number))
-    letters = watching.Watch(str(path)).look().letters
-    assert [letter.id for letter in letters] == [delivery.id for delivery in deliveries[: watching.SHOWN]]
-    assert letters[0].error == f"number {watching.SHOWN + 4}"
+    letters = top_data.Watch(str(path)).look().letters
+    assert [letter.id for letter in letters] == [delivery.id for delivery in deliveries[: top_data.SHOWN]]
+    assert letters[0].error == f"number {top_data.SHOWN + 4}"
 
 
 def test_the_dead_are_listed_again_only_when_there_are_others(
@@ -122,7 +122,7 @@ def test_the_dead_are_listed_again_only_when_there_are_others(
     now = time.monotonic()
     monkeypatch.setattr(library.Queue, "peek", counted)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watch = watching.Watch(str(path))
+    watch = top_data.Watch(str(path))
     for count, listed in ((0, 0), (1, 1), (1, 1), (2, 2), (2, 2)):
         while queue.stats().dead < count:
             queue.push("x")
@@ -131,9 +131,9 @@ def test_the_dead_are_listed_again_only_when_there_are_others(
             delivery.reject()
         assert len(watch.look().letters) == count
         assert len(limits) == listed
-    now += watching._RELIST
+    now += top_data._RELIST
     watch.look()
-    assert limits == [watching.LISTED] * 3
+    assert limits == [top_data.LISTED] * 3
 
 
 def test_a_killed_worker_stays_a_while(path: Path, queue: library.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +141,10 @@ def test_a_killed_worker_stays_a_while(path: Path, queue: library.Queue, monkeyp
     monkeypatch.setattr(time, "monotonic", lambda: now)
     script = f"import mailq, os; mailq.open({str(path)!r}).tell({story()!r}); os._exit(9)"
     subprocess.run([Path(MAILQ).with_name("python"), "-c", script], check=False)
-    watch = watching.Watch(str(path))
+    watch = top_data.Watch(str(path))
     for _ in range(3):
         assert [worker.state for worker in watch.look().workers] == ["dead"]
-    now += watching._LINGER
+    now += top_data._LINGER
     assert watch.look().workers == ()
 
 
@@ -154,28 +154,28 @@ def test_a_killed_worker_stays_a_while(path: Path, queue: library.Queue, monkeyp
 def test_rates_are_of_the_workers_seen_at_both_looks() -> None:
     before = [worker(story(done=10, failed=1), "a"), worker(story(done=5, failed=5), "gone")]
     after = [worker(story(done=30, failed=2), "a"), worker(story(done=1000, failed=9), "new")]
-    assert watching.rates(before, after, 4.0) == (5.0, 0.25)
-    assert watching.rates(before, before, 4.0) == (0.0, 0.0)
+    assert top_data.rates(before, after, 4.0) == (5.0, 0.25)
+    assert top_data.rates(before, before, 4.0) == (0.0, 0.0)
 
 
 def test_rates_are_not_made_up() -> None:
     one, other = [worker(story(), "a")], [worker(story(), "b")]
-    assert watching.rates(one, other, 1.0) is None
-    assert watching.rates([], [], 1.0) is None
-    assert watching.rates(one, one, 0.0) is None
-    assert watching.rates(one, [worker(story(done="many"), "a")], 1.0) is None
-    assert watching.rates([worker({}, "a")], one, 1.0) is None
-    assert watching.rates(one, [worker(story(done=0, failed=0), "a")], 1.0) == (0.0, 0.0)
+    assert top_data.rates(one, other, 1.0) is None
+    assert top_data.rates([], [], 1.0) is None
+    assert top_data.rates(one, one, 0.0) is None
+    assert top_data.rates(one, [worker(story(done="many"), "a")], 1.0) is None
+    assert top_data.rates([worker({}, "a")], one, 1.0) is None
+    assert top_data.rates(one, [worker(story(done=0, failed=0), "a")], 1.0) == (0.0, 0.0)
 
 
 def test_rates_are_on_the_screen() -> None:
     looks = [
-        watching.Look(
-            at, (watching.View("jobs", Stats(), (worker(story(done=done)),)), watching.View("mails", Stats()))
+        top_data.Look(
+            at, (top_data.View("jobs", Stats(), (worker(story(done=done)),)), top_data.View("mails", Stats()))
         )
         for at, done in ((10.0, 0), (14.0, 50))
     ]
-    lines = [line.text.split() for line in drawing.screen(looks[1], looks[0])]
+    lines = [line.text.split() for line in top_view.screen(looks[1], looks[0])]
     assert [line[-2:] for line in lines[2:4]] == [["12.5", "0.0"], ["-", "-"]]
 
 
@@ -202,9 +202,9 @@ GARBAGE: list[Any] = [
 def test_garbage_in_a_story_is_passed_over(key: str, value: object) -> None:
     read = worker(story(**{key: value}))
     stats = Stats(ready=1)
-    lines = texts((watching.View("jobs", stats, (read,)),), width=80, height=24)
+    lines = texts((top_data.View("jobs", stats, (read,)),), width=80, height=24)
     assert all(line.isprintable() and len(line) <= 80 for line in lines)
-    assert watching.rates([read], [read], 1.0) in (None, (0.0, 0.0))
+    assert top_data.rates([read], [read], 1.0) in (None, (0.0, 0.0))
 
 
 @pytest.mark.parametrize("key", ["id", "since"])
@@ -212,7 +212,7 @@ def test_garbage_in_a_story_is_passed_over(key: str, value: object) -> None:
 def test_garbage_in_a_job_is_passed_over(key: str, value: object) -> None:
     read = worker(story(jobs=[{"id": "good", "since": 1, key: value}, {"id": "other", "since": 2}, value]))
     assert read.jobs[-1] == ("other", 2)
-    assert all(line.isprintable() for line in texts((watching.View("jobs", Stats(), (read,)),)))
+    assert all(line.isprintable() for line in texts((top_data.View("jobs", Stats(), (read,)),)))
 
 
 def test_strange_files_of_owners_do_no_harm(mailq: Shell, queue: library.Queue, path: Path) -> None:
@@ -226,10 +226,10 @@ def test_strange_files_of_owners_do_no_harm(mailq: Shell, queue: library.Queue, 
 # Little room
 
 
-def crowd(count: int, jobs: int = 5) -> watching.View:
+def crowd(count: int, jobs: int = 5) -> top_data.View:
     told = story(jobs=[{"id": f"{number:032}", "since": 0} for number in range(jobs)])
-    letters = tuple(watching.Letter("jobs", f"{number:032}", 0.0, "retries", "e" * 400) for number in range(10))
-    return watching.View("a/long/way/to/" * 9 + "jobs", Stats(dead=10), (worker(told),) * count, letters)
+    letters = tuple(top_data.Letter("jobs", f"{number:032}", 0.0, "retries", "e" * 400) for number in range(10))
+    return top_data.View("a/long/way/to/" * 9 + "jobs", Stats(dead=10), (worker(told),) * count, letters)
 
 
 @pytest.mark.parametrize("width", [1, 5, 20, 40, 80, 200])
@@ -266,10 +266,10 @@ def test_at_80_columns_the_end_of_a_path_and_all_numbers_are_there() -> None:
 
 
 def test_room_is_shared() -> None:
-    assert drawing.share(9, [2, 3, 4]) == [2, 3, 4]
-    assert drawing.share(8, [1, 100, 3]) == [1, 4, 3]
-    assert drawing.share(1, [5, 5]) == [1, 0]
-    assert drawing.share(0, [5]) == [0]
+    assert top_view.share(9, [2, 3, 4]) == [2, 3, 4]
+    assert top_view.share(8, [1, 100, 3]) == [1, 4, 3]
+    assert top_view.share(1, [5, 5]) == [1, 0]
+    assert top_view.share(0, [5]) == [0]
 
 
 # The terminal

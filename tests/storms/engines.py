@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 
 import mailq
-from mailq import names
-from mailq.engine import Claim
-from mailq.engines.disk import Disk
+from mailq.engines.base import Claim
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import WARM
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from together import ahead
 
-from mailq.doctor import examine
+from mailq.engines.maildir.doctor import examine
 
 _DAYS = 2 * 86_400.0
 _LOCKS = (".reap.lock", ".settings.lock", ".import.lock")

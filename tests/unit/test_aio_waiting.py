@@ -14,7 +14,7 @@ from aio_queues import LONG, Gate, Looks, cancel_at, run, take
 
 import mailq
 from mailq import aio
-from mailq.engine import Claim
+from mailq.engines.base import Claim
 
 # Waiting
 

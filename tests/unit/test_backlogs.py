@@ -17,16 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mailq
-from mailq import aio, lifecycle, names
+from mailq import aio, policy
 from mailq.engines import budget
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import expired, line, listing
+from mailq.engines.maildir import expired, line, listing, names
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.window import Window
 from mailq.engines.memory import MemoryEngine
 from mailq.settings import Settings
 from mailq.testing import ManualClock, take
-from mailq.workers.jobs import Options, Source
+from mailq.workers.job import Options, Source
 from mailq.workers.signals import Wakeup
 from mailq.workers.supervisor import Supervisor
 
@@ -429,7 +429,7 @@ def test_a_listing_tells_the_expired_by_their_names_as_a_claim_does(name: str, t
     key = names.sort_key(name)
     is_live = list(known.sift([key])) == [key]
     envelope = names.parse(name)
-    assert is_live is not (envelope is not None and lifecycle.has_expired(envelope, store.settings, now))
+    assert is_live is not (envelope is not None and policy.has_expired(envelope, store.settings, now))
 
 
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:

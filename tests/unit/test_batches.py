@@ -8,7 +8,7 @@ import pytest
 from faulty import FaultyDisk
 
 import mailq
-from mailq.engines.disk import Disk, can_syncfs
+from mailq.engines.maildir.disk import Disk, can_syncfs
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import WARM
 from mailq.testing import take

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq import codecs, names
+from mailq import codecs
+from mailq.engines.maildir import names
 from mailq.errors import CodecError
 
 json_values = st.recursive(

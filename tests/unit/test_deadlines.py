@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mailq
-from mailq.engines.disk import Disk
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
 

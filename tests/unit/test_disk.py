@@ -12,8 +12,8 @@ from faulty import Fault, FaultyDisk, fault
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.engines import mounts
-from mailq.engines.disk import Disk, can_syncfs
+from mailq.engines.maildir import filesystems
+from mailq.engines.maildir.disk import Disk, can_syncfs
 
 DATA = b"message" * 1000
 
@@ -226,7 +226,7 @@ class Fast(Disk):
         self.calls: list[str] = []
         self._slow = slow
         monkeypatch.setattr(os, "fsync", lambda _: self.calls.append("fsync"))
-        monkeypatch.setattr(mounts, "makes_fast_commits", self._look)
+        monkeypatch.setattr(filesystems, "makes_fast_commits", self._look)
 
     def _look(self, device: str) -> bool | None:
         assert device == f"{os.major(os.stat('.').st_dev)}:{os.minor(os.stat('.').st_dev)}"
@@ -257,7 +257,7 @@ def test_what_a_fast_commit_may_lose_is_synced_another_way_and_from_then_on_all(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nobody looks")
 def test_whoever_cannot_make_good_for_it_does_what_he_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailq.engines.disk.can_syncfs", lambda: False)
+    monkeypatch.setattr("mailq.engines.maildir.disk.can_syncfs", lambda: False)
     assert synced(Fast(monkeypatch, 0), 3) == ["fsync", "look"] * 3
 
 
@@ -299,10 +299,10 @@ def test_ext4_tells_of_its_fast_commits(tmp_path: Path, told: str | None, *, exp
     (proc / "fs" / "ext4" / "sda1").mkdir(parents=True)
     if told is not None:
         (proc / "fs" / "ext4" / "sda1" / "fc_info").write_bytes(told.encode("latin-1"))
-    assert mounts.makes_fast_commits("8:1", proc=str(proc), sys=str(sys_)) is expected
-    assert mounts.makes_fast_commits("8:2", proc=str(proc), sys=str(sys_)) is None
+    assert filesystems.makes_fast_commits("8:1", proc=str(proc), sys=str(sys_)) is expected
+    assert filesystems.makes_fast_commits("8:2", proc=str(proc), sys=str(sys_)) is None
 
 
 def test_what_cannot_be_looked_at_for_now_is_looked_at_again(tmp_path: Path) -> None:
     (tmp_path / "fs" / "ext4" / "8:1" / "fc_info").mkdir(parents=True)
-    assert mounts.makes_fast_commits("8:1", proc=str(tmp_path), sys=str(tmp_path)) is False
+    assert filesystems.makes_fast_commits("8:1", proc=str(tmp_path), sys=str(tmp_path)) is False

@@ -5,8 +5,9 @@ from envelopes import durations, instants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq import lifecycle, names
-from mailq.names import NS, Envelope
+from mailq import policy
+from mailq.engines.maildir import names
+from mailq.engines.maildir.names import NS, Envelope
 from mailq.settings import Backoff, Settings
 
 PUSHED = 1_795_225_925_123_456_789
@@ -21,11 +22,11 @@ def held(**fields: object) -> Envelope:
 
 def test_a_push_goes_to_the_end_of_the_line() -> None:
     envelope = Envelope(NOW, names.new_id(NOW))
-    assert lifecycle.pushed(envelope, now=NOW, delay=0.0) == ("ready", envelope)
+    assert policy.pushed(envelope, now=NOW, delay=0.0) == ("ready", envelope)
 
 
 def test_a_delayed_push_waits_under_its_due_time_and_keeps_the_time_of_its_push() -> None:
-    state, envelope = lifecycle.pushed(Envelope(NOW, names.new_id(NOW)), now=NOW, delay=1.5)
+    state, envelope = policy.pushed(Envelope(NOW, names.new_id(NOW)), now=NOW, delay=1.5)
     assert (state, envelope.place, envelope.pushed) == ("delayed", NOW + 1_500_000_000, NOW)
 
 
@@ -33,19 +34,19 @@ def test_a_delayed_push_waits_under_its_due_time_and_keeps_the_time_of_its_push(
 
 
 def test_a_failed_message_goes_to_its_first_place() -> None:
-    step = lifecycle.failed(held(), "N", Settings(), now=NOW, end=NOW, delay=0)
+    step = policy.failed(held(), "N", Settings(), now=NOW, end=NOW, delay=0)
     assert (step.state, step.envelope.place, step.envelope.tries) == ("ready", PUSHED, "N")
     assert (step.envelope.until, step.envelope.owner, step.envelope.claim) == (None, "", "")
 
 
 def test_a_failed_message_goes_to_the_end_if_so_set() -> None:
-    step = lifecycle.failed(held(), "N", Settings(retry_order="back"), now=NOW, end=NOW, delay=0)
+    step = policy.failed(held(), "N", Settings(retry_order="back"), now=NOW, end=NOW, delay=0)
     assert (step.state, step.envelope.place) == ("ready", NOW)
 
 
 @pytest.mark.parametrize("order", ["front", "back"])
 def test_a_failed_message_waits_out_its_delay(order: str) -> None:
-    step = lifecycle.failed(held(), "E", Settings(retry_order=order), now=NOW, end=NOW, delay=2.0)
+    step = policy.failed(held(), "E", Settings(retry_order=order), now=NOW, end=NOW, delay=2.0)
     assert (step.state, step.envelope.place, step.envelope.tries) == ("delayed", NOW + 2 * NS, "E")
 
 
@@ -66,7 +67,7 @@ def test_a_failed_message_waits_out_its_delay(order: str) -> None:
 def test_a_message_dies_when_its_retries_are_used_up(
     of_the_queue: int, of_the_message: int | None, tries: str, state: str
 ) -> None:
-    step = lifecycle.failed(
+    step = policy.failed(
         held(tries=tries, max_retries=of_the_message),
         "N",
         Settings(max_retries=of_the_queue),
@@ -85,7 +86,7 @@ def test_a_message_dies_when_its_retries_are_used_up(
 def test_a_message_is_delivered_once_and_once_a_retry(most: int, letters: list[str]) -> None:
     envelope = Envelope(PUSHED, names.new_id(PUSHED))
     for deliveries, letter in enumerate(letters, start=1):
-        step = lifecycle.failed(envelope, letter, Settings(max_retries=most), now=NOW, end=NOW, delay=0)
+        step = policy.failed(envelope, letter, Settings(max_retries=most), now=NOW, end=NOW, delay=0)
         envelope = step.envelope
         if step.state == "dead":
             assert deliveries == most + 1
@@ -97,13 +98,13 @@ def test_a_message_is_delivered_once_and_once_a_retry(most: int, letters: list[s
 
 
 def test_a_released_message_stands_where_it_stood() -> None:
-    step = lifecycle.released(held(tries="E"), now=NOW, delay=0)
+    step = policy.released(held(tries="E"), now=NOW, delay=0)
     assert (step.state, step.envelope.place, step.envelope.tries) == ("ready", PUSHED + 5, "E")
     assert (step.envelope.until, step.envelope.owner, step.envelope.claim) == (None, "", "")
 
 
 def test_a_released_message_waits_out_its_delay() -> None:
-    step = lifecycle.released(held(), now=NOW, delay=2.0)
+    step = policy.released(held(), now=NOW, delay=2.0)
     assert (step.state, step.envelope.place, step.envelope.tries) == ("delayed", NOW + 2 * NS, "")
 
 
@@ -118,7 +119,7 @@ def test_a_retry_comes_due_in_its_first_place_if_so_set_and_all_else_by_its_due_
     order: str, tries: str, place: int
 ) -> None:
     delayed = Envelope(NOW, names.new_id(PUSHED), tries=tries)
-    assert lifecycle.came_due(delayed, Settings(retry_order=order)) == ("ready", delayed._replace(place=place))
+    assert policy.came_due(delayed, Settings(retry_order=order)) == ("ready", delayed._replace(place=place))
 
 
 # Expiry
@@ -133,18 +134,18 @@ def test_a_message_expires_at_the_end_of_its_time_to_live_and_not_before(
 ) -> None:
     envelope = Envelope(NOW, names.new_id(PUSHED), ttl=of_the_message)
     settings = Settings(ttl=of_the_queue)
-    assert not lifecycle.has_expired(envelope, settings, PUSHED + ends_after * NS - 1)
-    assert lifecycle.has_expired(envelope, settings, PUSHED + ends_after * NS)
+    assert not policy.has_expired(envelope, settings, PUSHED + ends_after * NS - 1)
+    assert policy.has_expired(envelope, settings, PUSHED + ends_after * NS)
 
 
 def test_a_message_without_a_time_to_live_never_expires() -> None:
-    assert not lifecycle.has_expired(Envelope(PUSHED, names.new_id(PUSHED)), Settings(), PUSHED + 10**18)
+    assert not policy.has_expired(Envelope(PUSHED, names.new_id(PUSHED)), Settings(), PUSHED + 10**18)
 
 
 @pytest.mark.parametrize("why", names.DEATHS.values())
 def test_a_message_that_died_once_never_expires_again(why: str) -> None:
     envelope = Envelope(PUSHED, names.new_id(PUSHED), ttl=1.0).buried(why).redriven(place=NOW)
-    assert not lifecycle.has_expired(envelope, Settings(ttl=1.0), PUSHED + 10**18)
+    assert not policy.has_expired(envelope, Settings(ttl=1.0), PUSHED + 10**18)
 
 
 # Leases
@@ -159,13 +160,13 @@ def test_the_calls_lease_comes_first_then_the_messages_then_the_queues(
 ) -> None:
     now = PUSHED // 1_000_000 * 1_000_000
     envelope = Envelope(PUSHED, names.new_id(PUSHED), lease=of_the_message)
-    assert lifecycle.lease_end(envelope, Settings(), now=now, lease=of_the_call) == now + seconds * NS
+    assert policy.lease_end(envelope, Settings(), now=now, lease=of_the_call) == now + seconds * NS
 
 
 @given(instants, durations)
 def test_a_lease_is_never_shorter_than_asked_for_and_its_end_can_be_spelled(now: int, lease: float) -> None:
-    end = lifecycle.lease_end(Envelope(0, names.new_id(0)), Settings(), now=now, lease=lease)
-    assert 0 <= end - (now + lifecycle.ns(lease)) < 1_000_000
+    end = policy.lease_end(Envelope(0, names.new_id(0)), Settings(), now=now, lease=lease)
+    assert 0 <= end - (now + policy.ns(lease)) < 1_000_000
     assert names.parse_instant(names.format_instant(end)) == end
 
 

@@ -18,10 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mailq
-from mailq import names
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import later, layout
+from mailq.engines.maildir import later, layout, names
 from mailq.engines.maildir import listing as listings
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
 

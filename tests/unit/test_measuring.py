@@ -10,9 +10,9 @@ import pytest
 
 import mailq
 from mailq import measuring
-from mailq.doctor.machine import Machine, Space
-from mailq.engines.disk import Disk
-from mailq.engines.mounts import Mount
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.doctor.machine import Machine, Space
+from mailq.engines.maildir.filesystems import Mount
 
 EXT4 = Mount("/", "ext4", "/dev/vda", "1:1", frozenset({"rw"}))
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailq import names
+from mailq.engines.maildir import names
+from mailq.engines.maildir.names import Envelope, new_id
 from mailq.errors import CodecError, UsageError
 from mailq.message import MAX_HEADERS, Stamps, checksum, is_whole, seal, unseal
-from mailq.names import Envelope, new_id
 
 texts = st.text(st.characters(codec=None), max_size=40)
 headers = st.dictionaries(texts, texts, max_size=5)

@@ -20,8 +20,8 @@ from envelopes import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailq import names
-from mailq.names import MAX_NAME, NS, Envelope
+from mailq.engines.maildir import names
+from mailq.engines.maildir.names import MAX_NAME, NS, Envelope
 
 NOW = 1_795_225_925_123_456_789
 ID = "01936f0c2b7d7a3e9c41b6d07f52e811"

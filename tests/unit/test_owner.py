@@ -10,10 +10,10 @@ import pytest
 from beside import Beside, ForkBeside
 
 import mailq
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import owners
+from mailq.engines.maildir import leases
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.layout import Layout
-from mailq.engines.maildir.owners import Owner
+from mailq.engines.maildir.leases import Owner
 
 
 def owner_of(path: Path, disk: Disk | None = None) -> Owner:
@@ -21,7 +21,7 @@ def owner_of(path: Path, disk: Disk | None = None) -> Owner:
 
 
 def is_dead(path: Path, token: str) -> bool:
-    return owners.is_dead(Layout(str(path)), Disk(), token)
+    return leases.is_dead(Layout(str(path)), Disk(), token)
 
 
 @pytest.mark.parametrize("how", ["a file", "a loop"])
@@ -198,5 +198,5 @@ def test_the_machine_has_the_id_that_its_system_gives_it(
 ) -> None:
     if content is not None:
         (tmp_path / "machine-id").write_bytes(content)
-    monkeypatch.setattr(owners, "_MACHINE_ID", str(tmp_path / "machine-id"))
-    assert owners.machine_id.__wrapped__() == told
+    monkeypatch.setattr(leases, "_MACHINE_ID", str(tmp_path / "machine-id"))
+    assert leases.machine_id.__wrapped__() == told

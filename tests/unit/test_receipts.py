@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mailq
-from mailq import names
-from mailq.engines.maildir import receipts
+from mailq.engines.maildir import names, receipts
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.engines.maildir.names import Envelope
 from mailq.engines.maildir.receipts import Receipts
 from mailq.errors import InvalidReceipt
-from mailq.names import Envelope
 from mailq.testing import take
 
 held = st.builds(

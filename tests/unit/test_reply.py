@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 import mailq
-from mailq import names, reply
-from mailq.engine import Record
-from mailq.engines.disk import Disk
+from mailq import reply
+from mailq.engines.base import Record
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
 

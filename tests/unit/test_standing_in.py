@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import mailq
-from mailq import names
-from mailq.engines.disk import Disk
+from mailq.engines.maildir import names
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.message import State
 from mailq.testing import ManualClock, take

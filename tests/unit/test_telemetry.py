@@ -11,8 +11,8 @@ import pytest
 
 import mailq
 from mailq import telemetry
-from mailq.engine import Engine
-from mailq.engines.disk import Disk
+from mailq.engines.base import Engine
+from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.layout import Layout, create
 from mailq.engines.memory import MemoryEngine

@@ -7,8 +7,8 @@ from envelopes import events, stories, tell
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailq import names
-from mailq.names import Envelope, RestingState
+from mailq.engines.maildir import names
+from mailq.engines.maildir.names import Envelope, RestingState
 
 ID = names.new_id(0)
 

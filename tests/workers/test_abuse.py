@@ -20,7 +20,7 @@ from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, le
 
 import mailq
 from mailq.engines.maildir import arrivals
-from mailq.workers import crew, jobs, supervisor, threads
+from mailq.workers import job, processes, supervisor, threads
 
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 
@@ -331,7 +331,7 @@ def test_a_handler_may_settle_early_and_work_on(path: Path) -> None:
 def test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_lost(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, crew: str
 ) -> None:
-    monkeypatch.setattr(jobs, "_BEATS", OFTEN)
+    monkeypatch.setattr(job, "_BEATS", OFTEN)
     monkeypatch.setattr(supervisor, "_MOMENT", 3600.0)
     monkeypatch.setattr(threads, "_has_heart", lambda job: False)  # another process's heartbeats are not seen here
     missed = threading.Event()
@@ -478,7 +478,7 @@ def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:
 def test_code_that_takes_its_process_with_it_does_not_start_for_ever(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "_FIRST_REST", 0.05)
+    monkeypatch.setattr(processes, "_FIRST_REST", 0.05)
     mailq.open(path)
     (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\ndef handle(body): pass\n")
     with pytest.raises(mailq.WorkerFailed, match="died while it was starting: killed by SIGKILL"):

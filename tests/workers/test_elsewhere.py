@@ -13,7 +13,7 @@ from together import children, wait_until
 from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, letters
 
 import mailq
-from mailq.workers import jobs
+from mailq.workers import job
 
 THREADS = """
 os.O_NONBLOCK = 0  # for filelock, whose part for this system is what is loaded
@@ -50,7 +50,7 @@ def test_processes_on_windows_are_refused_in_one_clear_line(path: Path) -> None:
 def test_without_processes_the_worker_itself_keeps_the_leases_of_threads(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_BEATS", OFTEN)
+    monkeypatch.setattr(job, "_BEATS", OFTEN)
     queue = mailq.open(path, max_retries=0)
     go = path.parent / "go"
     reply = queue.request([str(path.parent / "run"), str(go)])

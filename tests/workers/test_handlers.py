@@ -14,7 +14,7 @@ from command import Shell
 from working import HERE
 
 import mailq
-from mailq.workers.handling import Handler
+from mailq.workers.handler import Handler
 
 ALONE = "cannot be called with a message alone: "
 UNFIT = {

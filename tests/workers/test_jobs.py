@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mailq
-from mailq.workers.jobs import Source
+from mailq.workers.job import Source
 
 
 def test_what_comes_during_a_look_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from together import children, is_alive, wait_until
 from working import OFTEN, Work, assert_the_lease_is_kept, letters
 
 import mailq
-from mailq.workers import jobs
+from mailq.workers import job
 
 FAST: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 LONG_CALL = 60_000_000
@@ -24,7 +24,7 @@ LONG_CALL = 60_000_000
 @pytest.fixture
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The heartbeats of workers in this process come often."""
-    monkeypatch.setattr(jobs, "_BEATS", OFTEN)
+    monkeypatch.setattr(job, "_BEATS", OFTEN)
 
 
 @pytest.mark.usefixtures("_often")

@@ -13,9 +13,9 @@ import pytest
 from together import Child
 
 import mailq
-from mailq.workers.handling import Input
+from mailq.workers.child import Slot
+from mailq.workers.handler import Input
 from mailq.workers.outcomes import Interrupted
-from mailq.workers.slot import Slot
 
 LONG = 2_000_000
 """More than a socket takes at once."""

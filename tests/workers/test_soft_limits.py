@@ -15,7 +15,7 @@ from working import Work, all_settled, letters
 
 import mailq
 from mailq.workers.coroutines import Loop
-from mailq.workers.handling import Input
+from mailq.workers.handler import Input
 from mailq.workers.threads import _class_of
 
 ERROR = "mailq.errors.TimeLimit: the job has run for its soft time limit of 0.1 s; it is to end now"

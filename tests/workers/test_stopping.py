@@ -13,7 +13,7 @@ from together import PATIENCE, family, is_alive, wait_until
 from working import HERE, Work, all_settled
 
 import mailq
-from mailq.workers.lines import spawn
+from mailq.workers.channel import spawn
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,7 +13,7 @@ from together import wait_until
 from working import Work
 
 import mailq
-from mailq import names
+from mailq.engines.maildir import names
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -10,19 +10,19 @@ import heapq
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from mailq import lifecycle, names, telemetry
-from mailq.engine import Record, Stats
+from mailq import policy, telemetry
+from mailq.engines.base import Record, Stats
+from mailq.engines.maildir import compaction, dead_letters, error_texts, names, reaper
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import reaper, remaking, sharing, texts
 from mailq.errors import MessageNotFound, StorageError
 from mailq.message import STATES, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mailq.engines.maildir.store import Store
+    from mailq.engines.maildir.files import Store
+    from mailq.engines.maildir.names import Envelope
     from mailq.message import Draft, State
-    from mailq.names import Envelope
 
 
 _T = TypeVar("_T")
@@ -52,14 +52,14 @@ def _files(store: Store, state: State, id: str | None = None) -> Iterator[Found]
     Dead letters that went to a shared queue are there among the ready, and count
     as dead here.
     """
-    for directory in remaking.with_spares(store.layout, store.layout.directory(state)):
+    for directory in compaction.with_spares(store.layout, store.layout.directory(state)):
         for entry in layouts.entries(directory):
             if id is not None and names.looks_ours(entry.name) and id not in entry.name:
                 continue  # without parsing each name of a long queue
             envelope = layouts.envelope_of(directory, entry.name)
             if envelope is not None:
                 yield Found(directory, entry.name, envelope)
-    shared = sharing.home_of(store.layout, store.settings) if state == "dead" else None
+    shared = dead_letters.home_of(store.layout, store.settings) if state == "dead" else None
     if shared is not None:
         ours = store.mark
         for entry in layouts.entries(shared.new):
@@ -142,7 +142,7 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     """
     place = os.path.dirname(record.name)
     sealed = record.envelope._replace(size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext)
-    until = store.clock() + lifecycle.ns(max(_EDIT_LEASE, store.settings.lease))
+    until = store.clock() + policy.ns(max(_EDIT_LEASE, store.settings.lease))
     held = sealed._replace(size=None, crc=None).claimed(until=until, owner=owner, claim=os.urandom(3).hex())
     held = held._replace(edit=record.state)  # type: ignore[arg-type] # never leased: Queue.edit refuses that
     hold = f"{store.layout.cur}/{names.format_name(held)}"
@@ -285,9 +285,9 @@ def _redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
             continue  # somebody else redrove or purged it
         count += 1
         telemetry.emit("redrive", store.layout.root, again.id)
-        home = sharing.home_of(store.layout, store.settings)
+        home = dead_letters.home_of(store.layout, store.settings)
         if home is not None and directory == home.new:
-            texts.move(store.disk, home.errors, store.layout.errors, again)
+            error_texts.move(store.disk, home.errors, store.layout.errors, again)
     return count
 
 
@@ -303,5 +303,5 @@ def purge(store: Store, state: State) -> int:
         except OSError as error:
             raise StorageError("purge", error) from error
         count += 1
-        texts.remove(store.disk, f"{os.path.dirname(found.directory)}/errors", found.envelope)
+        error_texts.remove(store.disk, f"{os.path.dirname(found.directory)}/errors", found.envelope)
     return count

@@ -18,8 +18,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.alarm import Alarm
-from mailq.engines import mounts
 from mailq.engines.inotify import CREATE, MOVED_TO, Event, Inotify
+from mailq.engines.maildir import filesystems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ class _Inotify:
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._hearing = threading.RLock()
         self._is_hearing = False
-        self._is_all_here = mounts.is_all_here(directories[0])
+        self._is_all_here = filesystems.is_all_here(directories[0])
         self._inotify: Inotify | None = Inotify(MOVED_TO | CREATE, directories)
 
     def hear(self) -> bool:

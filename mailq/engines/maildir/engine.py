@@ -14,29 +14,29 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mailq import lifecycle, names
-from mailq.engine import Claim, Reaped, Record, Stats
-from mailq.engine import Owner as OwnerRecord
+from mailq import policy
+from mailq.engines.base import Claim, Reaped, Record, Stats
+from mailq.engines.base import Owner as OwnerRecord
 from mailq.engines.budget import Budget
-from mailq.engines.disk import Disk
-from mailq.engines.maildir import admin, forks, layout, owners, sharing, texts
+from mailq.engines.maildir import admin, at_fork, dead_letters, error_texts, layout, leases, names
+from mailq.engines.maildir.disk import Disk
+from mailq.engines.maildir.files import Store, Unfit
+from mailq.engines.maildir.leases import Owner
 from mailq.engines.maildir.line import Line
-from mailq.engines.maildir.owners import Owner
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
-from mailq.engines.maildir.replay import Mending, replay
+from mailq.engines.maildir.recovery import Mending, replay
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
-from mailq.engines.maildir.store import Store, Unfit
 from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.message import Stamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mailq.engines.maildir.names import Envelope
     from mailq.engines.maildir.window import Tried
     from mailq.message import Attempt, Draft, State
-    from mailq.names import Envelope
     from mailq.settings import Settings
 
 
@@ -73,7 +73,7 @@ class MaildirEngine:
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
         self._origin_told = False
-        forks.follow(self)
+        at_fork.follow(self)
 
     @property
     def settings(self) -> Settings:
@@ -92,7 +92,7 @@ class MaildirEngine:
         now = self._clock()
         if not self._looked <= now < self._next_look:  # who only pushes does not tend
             self._reload()
-            self._looked, self._next_look = now, now + lifecycle.ns(self.settings.reap_interval)
+            self._looked, self._next_look = now, now + policy.ns(self.settings.reap_interval)
         self._room.take(len(drafts))
         try:
             placed = self._store.put(drafts)
@@ -179,10 +179,10 @@ class MaildirEngine:
             if envelope is None:
                 return None
             now, settings = self._clock(), self.settings
-            if lifecycle.has_expired(envelope, settings, now):
+            if policy.has_expired(envelope, settings, now):
                 self._line.expired.add(name)
                 return None
-            until = lifecycle.lease_end(envelope, settings, now=now, lease=lease)
+            until = policy.lease_end(envelope, settings, now=now, lease=lease)
             owner = "" if detached else self._owner.token()
             claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims) & 0xFFFFFF:06x}")
             # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
@@ -202,7 +202,7 @@ class MaildirEngine:
                 return Claim(receipt, claimed, self._read(held, claimed, until), until)
             except Unfit as verdict:
                 is_unfit = True
-                step = lifecycle.Step("dead", claimed.buried(verdict.why))
+                step = policy.Step("dead", claimed.buried(verdict.why))
                 self._store.settle(held, step, error=verdict.text, attempt=0, buried=buried)
                 return None
         except FileNotFoundError:
@@ -210,7 +210,7 @@ class MaildirEngine:
         except BaseException as error:  # an interrupt too, also right after the rename: nobody will have the receipt
             if not (is_unfit and isinstance(error, StorageError)):  # what cannot be buried now, cannot be at once
                 with contextlib.suppress(OSError, MailqError):
-                    self._store.settle(held, lifecycle.released(claimed, now=self._clock(), delay=0))
+                    self._store.settle(held, policy.released(claimed, now=self._clock(), delay=0))
             raise
 
     def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
@@ -262,27 +262,27 @@ class MaildirEngine:
         except OSError as error:
             self._lost(receipt, "ack", error)
         if envelope.tries:
-            texts.remove(self._disk, self._layout.errors, envelope)
+            error_texts.remove(self._disk, self._layout.errors, envelope)
 
     def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
         """Count the attempt in the name, and rename it back."""
         envelope = self._receipts.read_last(receipt)
         now, end = self._clock(), self._stamps.next()
-        step = lifecycle.failed(envelope, letter, self.settings, now=now, end=end, delay=delay)
+        step = policy.failed(envelope, letter, self.settings, now=now, end=end, delay=delay)
         self._settle(receipt, "nack", step, error)
 
     def release(self, receipt: str, *, delay: float) -> None:
         """Rename it back to the name that it had."""
         envelope = self._receipts.read_last(receipt)
-        self._settle(receipt, "release", lifecycle.released(envelope, now=self._clock(), delay=delay), None)
+        self._settle(receipt, "release", policy.released(envelope, now=self._clock(), delay=delay), None)
 
     def reject(self, receipt: str, *, reason: str | None) -> None:
         """Rename it into ``dead/``."""
         envelope = self._receipts.read_last(receipt)
-        step = lifecycle.Step("dead", envelope.buried("rejected", letter=names.REJECT))
+        step = policy.Step("dead", envelope.buried("rejected", letter=names.REJECT))
         self._settle(receipt, "reject", step, reason)
 
-    def _settle(self, receipt: str, verb: str, step: lifecycle.Step, error: str | None) -> None:
+    def _settle(self, receipt: str, verb: str, step: policy.Step, error: str | None) -> None:
         try:
             path = self._store.settle(f"{self._layout.cur}/{receipt}", step, error=error)
         except OSError as failure:
@@ -306,7 +306,7 @@ class MaildirEngine:
         if old is None or now >= old:
             layout.require_marker(self._layout)
             raise LeaseLost(receipt, "extend")
-        new = max(now + lifecycle.ns(seconds), old)
+        new = max(now + policy.ns(seconds), old)
         try:
             self._store.set_mtime(path, new, before=old)
             if self._clock() >= old:
@@ -368,12 +368,12 @@ class MaildirEngine:
         self._reload()
         self._owner.check()
         if not self._origin_told:
-            sharing.tell_origin(self._store)
+            dead_letters.tell_origin(self._store)
             self._origin_told = True
         try:
             self._next_tending = self._reaper.reap_if_due(budget)
         except StorageError as error:  # reaping must not keep a consumer from its own work
-            self._next_tending = now + lifecycle.ns(self.settings.reap_interval)
+            self._next_tending = now + policy.ns(self.settings.reap_interval)
             layout.log().warning("reaping failed: %s", error)
 
     def _reload(self) -> None:
@@ -395,8 +395,8 @@ class MaildirEngine:
         """Change ``mailq.toml``; other processes notice within their reap interval."""
         changes = dict(changes)
         if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
-            changes["dead_letters"] = sharing.relative_path(self._layout.root, target)
-            sharing.require_home(self._layout, self.settings.changed(changes), self._disk)
+            changes["dead_letters"] = dead_letters.relative_path(self._layout.root, target)
+            dead_letters.require_home(self._layout, self.settings.changed(changes), self._disk)
         self._store.use(layout.change(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
@@ -424,11 +424,11 @@ class MaildirEngine:
 
     def history(self, envelope: Envelope) -> list[Attempt]:
         """See texts.read."""
-        return texts.read(self._disk, self._layout.errors, envelope)
+        return error_texts.read(self._disk, self._layout.errors, envelope)
 
     def origin(self, envelope: Envelope) -> str:
         """See sharing.origin_of."""
-        return sharing.origin_of(self._store, envelope)
+        return dead_letters.origin_of(self._store, envelope)
 
     def stats(self) -> Stats:
         """See admin.stats."""
@@ -436,7 +436,7 @@ class MaildirEngine:
 
     def owners(self) -> list[OwnerRecord]:
         """See owners.look."""
-        return owners.look(self._layout, self._disk)
+        return leases.look(self._layout, self._disk)
 
     def tell(self, story: Mapping[str, Any]) -> None:
         """See Owner.tell."""

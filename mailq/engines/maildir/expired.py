@@ -7,8 +7,9 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Final
 
-from mailq import lifecycle, names, telemetry
+from mailq import policy, telemetry
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import names
 from mailq.engines.maildir.window import MOST
 from mailq.errors import StorageError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mailq.engines.budget import Budget
-    from mailq.engines.maildir.store import Store
+    from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.window import Window
 
 _TTL: Final = re.compile(r",ttl=([0-9]{1,9}(?:\.[0-9]{1,3})?)[,.]")
@@ -56,13 +57,13 @@ class Expired:
         found = _TTL.search(name)
         if found is None and ",tries=" in name:  # it may have died before
             envelope = names.parse(name)
-            return envelope is not None and lifecycle.has_expired(envelope, self._store.settings, now)
+            return envelope is not None and policy.has_expired(envelope, self._store.settings, now)
         ttl = default if found is None else float(found[1])
         try:
             pushed = names.id_time(name.split(",", 2)[1]) or names.parse_time(name)
         except (IndexError, ValueError):
             return False  # a file that was dropped in by hand; the claim that takes it sees how old it is
-        return ttl is not None and pushed is not None and now >= pushed + lifecycle.ns(ttl)
+        return ttl is not None and pushed is not None and now >= pushed + policy.ns(ttl)
 
     def add(self, name: str) -> None:
         """Keep one that a claim found, which has expired since the listing."""
@@ -96,14 +97,14 @@ class Expired:
         envelope = layouts.envelope_of(new, name)
         if envelope is None:
             return
-        if not lifecycle.has_expired(envelope, store.settings, store.clock()):
+        if not policy.has_expired(envelope, store.settings, store.clock()):
             # The settings have changed, or only the beginning of the name looks like one of ours.
             if (key := layouts.sort_key(new, name)) is not None:
                 self._window.put_back(key)
                 budget.left_some = True
             return
         try:
-            store.settle(f"{new}/{name}", lifecycle.Step("dead", envelope.buried("expired")), buried=buried)
+            store.settle(f"{new}/{name}", policy.Step("dead", envelope.buried("expired")), buried=buried)
         except FileNotFoundError:
             return  # another consumer was faster
         telemetry.emit("expire", store.layout.root, envelope.id, ttl=envelope.ttl or store.settings.ttl)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from mailq.engines.disk import can_syncfs
+from mailq.engines.maildir.disk import can_syncfs
 
 if TYPE_CHECKING:
-    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.disk import Disk
 
 _CLOSED: Final = -1
 

@@ -23,9 +23,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from mailq import names
-from mailq.engines.disk import can_syncfs
-from mailq.engines.maildir import forks
+from mailq.engines.maildir import at_fork, names
+from mailq.engines.maildir.disk import can_syncfs
 from mailq.engines.maildir.layout import directory_mode, log
 from mailq.message import checksum, is_whole
 
@@ -37,11 +36,11 @@ except ImportError:  # Windows: no journals there
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.disk import Disk
+    from mailq.engines.maildir.files import Placed
     from mailq.engines.maildir.layout import Layout
-    from mailq.engines.maildir.store import Placed
+    from mailq.engines.maildir.names import Envelope
     from mailq.message import State
-    from mailq.names import Envelope
     from mailq.settings import Settings
 
 _T = TypeVar("_T")
@@ -117,7 +116,7 @@ class Journal:
         self._pushes = 0
         self._is_possible: bool | None = None
         self._end: weakref.finalize[..., Journal] | None = None
-        forks.follow(self)
+        at_fork.follow(self)
 
     def use(self, messages: Sequence[Placed], settings: Settings, store: Callable[[File | None], _T]) -> _T:
         """Call ``store`` with the journal, which no other push uses meanwhile; with None if this push goes without.
@@ -204,9 +203,9 @@ class File:
         self._mark = f"{self._path}{MARK}"
         temporary = f"{layout.tmp}/.journal.{self._token}"
         try:
-            with forks.no_fork:  # a child that another thread forks must know what to close
+            with at_fork.no_fork:  # a child that another thread forks must know what to close
                 self._fd = disk.create(temporary, os.O_RDWR, mode)
-                forks.follow(self)
+                at_fork.follow(self)
             # Locked before it can be seen: whoever met it unlocked would replay it.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             disk.write_in_place(self._fd)

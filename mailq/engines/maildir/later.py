@@ -6,15 +6,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from mailq import lifecycle, names
+from mailq import policy
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import names
 from mailq.engines.maildir.listing import due_key, first_due
 from mailq.engines.maildir.window import Window
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
     from mailq.engines.budget import Budget
-    from mailq.engines.maildir.store import Store
+    from mailq.engines.maildir.files import Store
 
 _LISTING_SHARE: Final = 20.0
 """Listing ``later/`` takes at most a twentieth of the time."""
@@ -97,7 +98,7 @@ def _readied(store: Store, name: str) -> str | None:
     if envelope is None:
         return None
     try:
-        return store.settle(f"{store.layout.later}/{name}", lifecycle.came_due(envelope, store.settings))
+        return store.settle(f"{store.layout.later}/{name}", policy.came_due(envelope, store.settings))
     except FileNotFoundError:
         pass  # another consumer was faster
     except StorageError as error:  # one bad message must not keep the others

@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.errors import QueueNotFound, SettingsError, StorageError
 from mailq.settings import Marker, Settings, decode, edit, new_marker, parse, render
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from filelock import FileLock
 
-    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.disk import Disk
     from mailq.message import State
 
     Sieve = Callable[[Iterable[os.DirEntry[str]]], Iterable[os.DirEntry[str]]]

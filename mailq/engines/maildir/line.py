@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mailq.engines.budget import Budget
     from mailq.engines.inotify import Event
-    from mailq.engines.maildir.store import Store
+    from mailq.engines.maildir.files import Store
 
 # The line is listed anew after this many seconds even if some of it is left, for what others
 # pushed with priority; but never so often that listing takes more than such a part of the time. Where

@@ -9,8 +9,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mailq import names
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import names
 from mailq.engines.maildir.window import END, SIZE
 
 if TYPE_CHECKING:

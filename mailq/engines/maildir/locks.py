@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from mailq.engines.maildir import forks
+from mailq.engines.maildir import at_fork
 
 try:
     import fcntl
@@ -16,7 +16,7 @@ except ImportError:  # Windows: nobody asks for such a lock there
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.disk import Disk
 
 _CLOSED: Final = -1
 
@@ -32,8 +32,8 @@ class LockFile:
 
     def __init__(self, disk: Disk, path: str, flags: int | None = None, mode: int = 0o600) -> None:
         self._disk = disk
-        forks.follow(self)
-        with forks.no_fork:  # a child that is forked before this is written down would not know what to close
+        at_fork.follow(self)
+        with at_fork.no_fork:  # a child that is forked before this is written down would not know what to close
             self.fd = disk.open_to_read(path) if flags is None else disk.create(path, flags, mode)
 
     def is_locked(self, how: int) -> bool:

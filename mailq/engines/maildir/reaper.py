@@ -14,13 +14,13 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from mailq import lifecycle, names, telemetry
-from mailq.engine import Reaped
+from mailq import policy, telemetry
+from mailq.engines.base import Reaped
 from mailq.engines.budget import Budget
+from mailq.engines.maildir import dead_letters, leases, names
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import owners, sharing
-from mailq.engines.maildir.remaking import Remaking
-from mailq.engines.maildir.replay import replay
+from mailq.engines.maildir.compaction import Remaking
+from mailq.engines.maildir.recovery import replay
 from mailq.errors import StorageError
 from mailq.message import OUTCOMES
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from filelock import BaseFileLock
 
+    from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.line import Line
-    from mailq.engines.maildir.store import Store
-    from mailq.names import Envelope, RestingState
+    from mailq.engines.maildir.names import Envelope, RestingState
 
 LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
@@ -66,7 +66,7 @@ class Reaper:
             self._give_back(budget)
         else:
             self._make_good()
-            self._next_turn = self._store.clock() + lifecycle.ns(self._store.settings.reap_interval)
+            self._next_turn = self._store.clock() + policy.ns(self._store.settings.reap_interval)
             if time.monotonic() < self._rests_until or self._is_idle():
                 return self._next_turn
             self._reap_in_turn(budget)
@@ -111,7 +111,7 @@ class Reaper:
         except OSError:  # no locks on this file system: several may reap at once, which is harmless
             return True
         now = self._store.clock()
-        interval = lifecycle.ns(self._store.settings.reap_interval)
+        interval = policy.ns(self._store.settings.reap_interval)
         # A stamp from the future is one from before the clock stepped back.
         stamp = os.stat(path).st_mtime_ns
         if not first and 0 <= now - stamp < interval:
@@ -126,7 +126,7 @@ class Reaper:
         """Whether who reaps has been at it for so long that he may be stopped, and must not keep the others from it."""
         now = self._store.clock()
         status = layouts.status_of(path)
-        if status is None or 0 <= now - status.st_mtime_ns < _STUCK * lifecycle.ns(self._store.settings.reap_interval):
+        if status is None or 0 <= now - status.st_mtime_ns < _STUCK * policy.ns(self._store.settings.reap_interval):
             return False
         with suppress(OSError):  # so that not everybody does at once
             self._store.disk.utime(path, now)
@@ -173,7 +173,7 @@ class Reaper:
             letter = self._verdict(name, envelope, now, alive)
             if not letter:
                 continue
-            step = lifecycle.failed(
+            step = policy.failed(
                 envelope, letter, self._store.settings, now=now, end=self._store.stamps.next(), delay=0
             )
             try:
@@ -201,7 +201,7 @@ class Reaper:
     def _end_edit(self, name: str, envelope: Envelope, state: RestingState) -> str:
         """Put back a message whose editor died: uncounted, with the content that it has. Returns its new path."""
         layout = self._store.layout
-        home = sharing.home_of(layout, self._store.settings) if envelope.origin == self._store.mark else None
+        home = dead_letters.home_of(layout, self._store.settings) if envelope.origin == self._store.mark else None
         # An edit of a dead letter of ours in the shared queue; if that is not there any more, it stays at home.
         there = layout.directory(state) if home is None or not os.path.isdir(home.new) else home.new
         back = f"{there}/{names.format_name(envelope.at_rest(state))}"
@@ -215,7 +215,7 @@ class Reaper:
 
     def _lives(self, token: str, alive: dict[str, bool]) -> bool:
         if token not in alive:
-            alive[token] = not owners.is_dead(self._store.layout, self._store.disk, token)
+            alive[token] = not leases.is_dead(self._store.layout, self._store.disk, token)
         return alive[token]
 
     def _verdict(self, name: str, envelope: Envelope, now: int, alive: dict[str, bool]) -> str:
@@ -230,7 +230,7 @@ class Reaper:
     def _sweep(self, now: int) -> None:
         """Remove the files of dead owners and what dead producers left half written."""
         layout, disk = self._store.layout, self._store.disk
-        owners.sweep(layout, disk)
+        leases.sweep(layout, disk)
         horizon = now / names.NS - LITTER_AGE
         for entry in _unfinished(layout):
             status = layouts.status_of(entry.path) if is_litter(entry.name) else None
@@ -265,4 +265,4 @@ def deadline(store: Store, name: str, envelope: Envelope) -> int | None:
         return None
     if envelope.until is not None:
         return max(envelope.until, status.st_mtime_ns)
-    return max(lifecycle.lease_end(envelope, store.settings, now=status.st_ctime_ns, lease=None), status.st_mtime_ns)
+    return max(policy.lease_end(envelope, store.settings, now=status.st_ctime_ns, lease=None), status.st_mtime_ns)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mailq import names
+from mailq.engines.maildir import names
 from mailq.errors import InvalidReceipt
 
 if TYPE_CHECKING:
-    from mailq.names import Envelope
+    from mailq.engines.maildir.names import Envelope
 
 _MOST: Final = 1024
 """So many receipts are remembered; about a megabyte."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from mailq.engines.maildir.journal import MARK, decode, opening
 from mailq.engines.maildir.layout import GONE, is_regular
 from mailq.engines.maildir.locks import LockFile
-from mailq.names import is_token
+from mailq.engines.maildir.names import is_token
 
 try:
     import fcntl
@@ -26,7 +26,7 @@ except ImportError:  # Windows: no journals there
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailq.engines.disk import Disk
+    from mailq.engines.maildir.disk import Disk
     from mailq.engines.maildir.layout import Layout
 
 LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)

@@ -6,12 +6,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from mailq import names
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import names
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
-    from mailq.engines.maildir.store import Store
+    from mailq.engines.maildir.files import Store
 
 _SWEEPS: Final = 10
 """Old replies are looked for so often in the time that one is kept, or once a minute if that is less often."""

@@ -10,7 +10,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.errors import QueueFull
 
 if TYPE_CHECKING:
-    from mailq.engines.maildir.store import Store
+    from mailq.engines.maildir.files import Store
 
 # A count of the waiting messages lets this producer fill a tenth of the room that it found, for a second.
 _SHARE: Final = 10

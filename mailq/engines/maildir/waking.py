@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from mailq.alarm import Alarm
-from mailq.engines.maildir import arrivals, forks
+from mailq.engines.maildir import arrivals, at_fork
 from mailq.engines.maildir.layout import log
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Waking:
         self._waiting: set[Alarm] = set()
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
-        forks.follow(self)
+        at_fork.follow(self)
 
     def hear(self) -> bool:
         """Tell the listener of all that the kernel tells of. False if that may not be all that has come."""

@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Final
 
-from mailq.engines.maildir import forks
+from mailq.engines.maildir import at_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +55,7 @@ class Window:
         self._is_listed = False
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
-        forks.follow(self)
+        at_fork.follow(self)
 
     def take(self, before: str | None = None) -> str | None:
         """Take the first key if it sorts before another; None else, or when the window is dry."""

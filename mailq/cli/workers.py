@@ -1,0 +1,54 @@
+"""workers: the processes that are at work on a queue."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mailq.cli import output
+from mailq.cli.options import open_queue, queue_argument
+from mailq.message import is_instant
+
+if TYPE_CHECKING:
+    from mailq.engines.base import Owner
+
+
+@click.command()
+@queue_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a process.")
+def workers(queue: str, *, as_json: bool) -> None:
+    """List the workers, and other processes that hold messages.
+
+    One that was killed is shown once more, as dead; what it held is given back.
+
+    \b
+        mailq workers jobs
+    """
+    with open_queue(queue) as source:
+        owners = source.owners()
+    if as_json:
+        for owner in owners:
+            known = owner._asdict()  # last: a story may hold anything, also names that are not its own
+            click.echo(json.dumps({**known.pop("story"), **known}))
+        return
+    columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
+    output.table(columns, (_row(owner) for owner in owners))
+
+
+def _row(owner: Owner) -> tuple[str, ...]:
+    story = owner.story
+    told = story.get("jobs")
+    # The file is its owner's, who may write anything.
+    jobs = [job for job in told if _is_job(job)] if isinstance(told, list) else []
+    state = str(story.get("stage", "consumer")) if owner.alive else "dead"
+    shown = ", ".join(f"{job['id']} ({output.since(job['since'])})" for job in jobs)
+    counts = (str(story.get(name, "")) for name in ("slots", "done", "failed"))
+    slots, done, failed = counts
+    running = str(len(jobs)) if isinstance(told, list) else ""
+    return state, owner.host, str(owner.pid), output.moment(owner.since), slots, running, done, failed, shown
+
+
+def _is_job(job: Any) -> bool:  # noqa: ANN401 - whatever JSON can be
+    return isinstance(job, dict) and isinstance(job.get("id"), str) and is_instant(job.get("since"))

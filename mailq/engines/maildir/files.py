@@ -1,0 +1,498 @@
+"""One message file at a time: written, taken, moved, given up on.
+
+What the verbs and the reaper share. Each move is one rename, and the target's
+name is unique: rename replaces in silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from mailq import policy, telemetry
+from mailq.engines.maildir import dead_letters, error_texts, names
+from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir.disk import can_syncfs
+from mailq.engines.maildir.held import Held
+from mailq.engines.maildir.journal import Journal
+from mailq.engines.maildir.layout import GONE
+from mailq.errors import StorageError
+from mailq.message import checksum, is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mailq.engines.maildir.disk import Disk
+    from mailq.engines.maildir.journal import File
+    from mailq.engines.maildir.layout import Layout
+    from mailq.engines.maildir.names import Envelope
+    from mailq.message import Draft, Stamps, State
+    from mailq.policy import Step
+    from mailq.settings import Marker
+
+_T = TypeVar("_T")
+
+_BATCH: Final = 16
+"""From this many messages on one syncfs is cheaper than an fsync each."""
+
+_MANY: Final = 1024
+"""So many dead letters are synced together at most."""
+
+
+class Unfit(Exception):
+    """A claimed message cannot be delivered; ``why`` is a word of :data:`mailq.engines.maildir.names.DEATHS`."""
+
+    def __init__(self, why: str, text: str) -> None:
+        self.why = why
+        self.text = text
+        super().__init__(text)
+
+
+class Placed(NamedTuple):
+    """A draft that has its name and directory."""
+
+    id: str
+    name: str
+    directory: str
+    data: bytes
+
+
+def _gone_or_refused(error: OSError, path: str) -> OSError:
+    if error.errno in GONE:
+        return FileNotFoundError(error.errno, error.strerror, path)
+    return StorageError("move the message", error)
+
+
+class Store:
+    """Moves single messages through a queue's directories."""
+
+    def __init__(self, layout: Layout, disk: Disk, clock: Callable[[], int], stamps: Stamps, marker: Marker) -> None:
+        self.layout = layout
+        self.disk = disk
+        self.clock = clock
+        self.stamps = stamps
+        self.journal = Journal(layout, disk)
+        self._rooted: set[str] = set()
+        self.use(marker)
+
+    def use(self, marker: Marker) -> None:
+        """Go by these settings from now on.
+
+        ``mark`` is what tells this queue's dead letters from others' in a shared
+        dead-letter queue, ``durable`` whether a finished push must survive a power cut.
+        """
+        self.mark = marker.queue[:8]
+        self.settings = marker.settings
+        self.durable = marker.settings.durability == "power-loss"
+        self._mode = int(marker.settings.file_mode, 8)
+
+    # In
+
+    def put(self, drafts: Sequence[Draft]) -> list[Placed]:
+        """Store new messages: durable, if the settings promise that, when they are returned.
+
+        All or nothing on return; whatever a failure may have left is named by it.
+        """
+        placed = [self._place(draft) for draft in drafts]
+        one = len(placed) == 1
+
+        def store(journal: File | None = None) -> list[Placed]:
+            at_the_end = self._born_at_the_end if journal is None else self._at_the_end
+            return self._store("push", placed, (lambda message: message) if one else at_the_end, journal)
+
+        return self.journal.use(placed, self.settings, store) if self.durable else store()
+
+    def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
+        """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
+
+        The caller has made sure that no message with such an id is in the queue:
+        rename replaces in silence.
+        """
+        # What a killed import has left in tmp/ must not be in the way of the next.
+        claim = os.urandom(4).hex()
+        placed = [
+            Placed(e.id, names.format_name(e._replace(claim=claim)), self.layout.directory(state), data)
+            for state, e, data in messages
+        ]
+        final = {e.id: names.format_name(e) for _, e, _ in messages}
+        stored = self._store("import", placed, lambda message: message._replace(name=final[message.id]))
+        return [f"{message.directory}/{message.name}" for message in stored]
+
+    def _store(
+        self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed], journal: File | None = None
+    ) -> list[Placed]:
+        """Write each message, then rename it to the name that it gets only then."""
+        written: list[Placed] = []
+        renamed: list[Placed] = []
+
+        def rename() -> None:
+            for message in placed:
+                target = named(message)
+                renamed.append(target)
+                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
+
+        try:
+            if journal:  # durable there before the files get names; they are not synced
+                self._write(placed, written, sync=False)
+                journal.append(placed)
+                rename()
+                if not journal.settle():
+                    self.journal.leave()
+            elif self.durable:
+                self._store_synced(placed, written, rename)
+            else:
+                self._write(placed, written, sync=False)
+                rename()
+        except BaseException as error:
+            maybe = self._withdraw(written, renamed)
+            if journal and not self.journal.leave():
+                maybe = [message.id for message in placed]
+            if isinstance(error, OSError):
+                raise StorageError(verb, error, maybe_pushed=maybe) from error
+            if maybe:
+                error.add_note(f"mailq: these may be in the queue all the same: {', '.join(maybe)}")
+            raise
+        return renamed
+
+    def _store_synced(self, placed: Sequence[Placed], written: list[Placed], rename: Callable[[], None]) -> None:
+        """The files are synced before they get their names; then, after the renames, the directories are."""
+        together = len(placed) >= _BATCH and can_syncfs()
+        # syncfs reports the write errors since its descriptor was opened: so before the first write.
+        fd = self._open_for_syncfs() if together else None
+        try:
+            self._write(placed, written, sync=not together)
+            if fd is not None:
+                self.disk.syncfs(fd)
+        finally:
+            if fd is not None:
+                self.disk.drop(fd)
+        self.synced({message.directory for message in placed}, rename)
+
+    def _write(self, placed: Sequence[Placed], written: list[Placed], *, sync: bool) -> None:
+        mode = self._mode
+        for message in placed:
+            written.append(message)
+            self.disk.write_file(f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
+
+    def synced(self, directories: Iterable[str], rename: Callable[[], _T]) -> _T:
+        """Sync the directories that ``rename()`` renames messages into, also those that are exchanged meanwhile."""
+        if os.name == "nt":  # there is no such call, and none is needed
+            return rename()
+        held = [Held(self.disk, directory, self.layout.marker) for directory in directories]
+        try:
+            done = rename()
+            for one in held:
+                one.sync()
+            self._sync_root(self.layout.root)
+            return done
+        finally:
+            for one in held:
+                one.close()
+
+    def _sync_root(self, root: str) -> None:
+        """Make a queue's own directories and marker durable, once: the process that made them may have died before it did."""
+        if root not in self._rooted:
+            with contextlib.suppress(PermissionError):  # then others make directories there
+                self.disk.sync_directory(root)
+            self._rooted.add(root)
+
+    def _at_the_end(self, message: Placed) -> Placed:
+        """Give a message of a batch its place in line when it comes there, not when the batch began to be written.
+
+        A consumer takes what is older than its listing for complete. A batch of which
+        it sees the second message, and by bad luck not the first, must look younger.
+        """
+        if message.directory != self.layout.new:
+            return message
+        name = names.placed_at(message.name, self.stamps.next())
+        return Placed(message.id, name, message.directory, message.data)
+
+    def _born_at_the_end(self, message: Placed) -> Placed:
+        """The same with the id too, which no journal has yet: it carries the time of the push, where a retry stands again."""
+        if message.directory != self.layout.new:
+            return message
+        now = self.stamps.next()
+        id = self.stamps.new_id(now)
+        return Placed(id, names.born_at(message.name, now, id), message.directory, message.data)
+
+    def _place(self, draft: Draft) -> Placed:
+        now = self.stamps.next()
+        data, ext, head, file, delay, priority, lease, retries, ttl = draft
+        id = self.stamps.new_id(now)
+        envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
+        state, envelope = policy.pushed(envelope, now=self.clock(), delay=delay)
+        return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
+
+    def _open_for_syncfs(self) -> int:
+        """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
+        try:
+            return self.disk.open(self.layout.tmp, os.O_RDONLY)
+        except PermissionError:
+            return self.disk.open_to_read(self.layout.marker)
+
+    def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
+        """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
+        maybe = []
+        for message, target in itertools.zip_longest(written, renamed):
+            try:
+                self.disk.unlink(f"{self.layout.tmp}/{message.name}")
+            except OSError:
+                # A rename that reported an error may have happened all the same.
+                if target is not None and not self._unlinked(f"{target.directory}/{target.name}"):
+                    maybe.append(target.id)
+        return maybe
+
+    def _unlinked(self, path: str) -> bool:
+        try:
+            self.disk.unlink(path)
+        except OSError:
+            return False
+        return True
+
+    # Along
+
+    def move(self, source: str, target: str, *, unique: bool = False) -> None:
+        """Rename a message. Raises FileNotFoundError if somebody else was faster.
+
+        ``unique`` says that nobody else could have made the target: then its being
+        there proves that the rename happened, whatever it reported. NFS may carry
+        out a rename and report an error.
+        """
+        try:
+            self.disk.rename(source, target)
+        except OSError as error:
+            if unique and os.path.lexists(target):
+                return
+            # Not: is the source gone? It may be back already under the same name, released by whoever was faster.
+            if error.errno in GONE and os.path.isdir(os.path.dirname(target)):
+                raise FileNotFoundError(error.errno, error.strerror, source) from error
+            raise StorageError("move the message", error) from error
+
+    def stand_in(self, ours: str, path: str) -> None:
+        """Put a file of ours in a message's place. Raises FileNotFoundError if that is gone.
+
+        The two are exchanged: a rename would succeed all the same, and bring back a message
+        that was acked a moment ago, or double one that was reaped. What was there has our
+        file's name then, for the caller to remove. Without that call, a look before must do.
+        """
+        try:
+            self.disk.exchange(ours, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            os.lstat(path)
+            self.disk.rename(ours, path)
+
+    def settle(
+        self,
+        path: str,
+        step: Step,
+        *,
+        error: str | None = None,
+        attempt: int | None = None,
+        buried: list[str] | None = None,
+    ) -> str:
+        """Move a message to where its next step says. Returns its new path.
+
+        A dead letter is synced; if it is put into a list of those ``buried``, when there are many, or
+        when the caller has those synced together. Raises FileNotFoundError if it is gone. The error text, of the last attempt
+        unless ``attempt`` says otherwise, is written after the rename, which decides
+        whose message it is: a stale holder must not write.
+        """
+        state, envelope = step
+        number = envelope.attempts_ever if attempt is None else attempt
+        if state == "dead":
+            target = self._bury(path, envelope, error, number)
+            letters = [] if buried is None else buried
+            letters.append(target)
+            if buried is None or len(letters) >= _MANY:
+                self.sync_buried(letters)
+            telemetry.emit("dead", self.layout.root, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
+            return target
+        # A deadline that was extended by mtime would count for the next lease too. Not quite to the
+        # present: a reaper that looks before the rename would find the lease run out, and the holder
+        # would lose the race.
+        self.shorten(path, self.clock() + names.NS)
+        target = f"{self.layout.directory(state)}/{names.format_name(envelope)}"
+        self.move(path, target)
+        if error is not None:
+            error_texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
+        return target
+
+    def mtime(self, path: str) -> int:
+        """The mtime of a message, in nanoseconds. Raises FileNotFoundError if it is gone, or no file but something else."""
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _gone_or_refused(error, path) from error
+        if not layouts.is_regular(status):  # the kernel tells of directories and links, too
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return status.st_mtime_ns
+
+    def shorten(self, path: str, most: int) -> None:
+        """Take back an mtime beyond ``most``, in nanoseconds. Raises FileNotFoundError if the message is gone.
+
+        Of another user's file, and of one with several names, it stays until a claim reads the
+        message: see ``own``. A message that comes back is worth more than its next lease's end.
+        """
+        if self.mtime(path) > most:
+            self.take_back(path, most)
+
+    def take_back(self, path: str, most: int) -> None:
+        """The same, of one that is known to be beyond."""
+        try:
+            if os.lstat(path).st_nlink > 1:
+                return  # the claim that reads it makes a copy
+            try:
+                self.disk.utime(path, most)
+            except PermissionError:
+                with contextlib.suppress(PermissionError):
+                    self.disk.touch(path)
+        except OSError as error:
+            raise _gone_or_refused(error, path) from error
+
+    def set_mtime(self, path: str, ns: int, *, before: int | None = None) -> None:
+        """Set the mtime of a message; where only a copy may have another, put one in its place: see ``own``."""
+        if os.lstat(path).st_nlink <= 1:
+            with contextlib.suppress(PermissionError):
+                self.disk.utime(path, ns)
+                return
+        self.own(path, ns, before=before)
+
+    def _bury(self, path: str, envelope: Envelope, error: str | None, number: int) -> str:
+        """Move a message to the dead; to the shared dead-letter queue if there is one."""
+        target = ""
+        home = dead_letters.home_of(self.layout, self.settings)
+        if home is not None and self.durable and not self._is_synced(path):
+            home = None  # no journal of ours would mend it there
+        if home is not None:
+            sent = envelope._replace(origin=self.mark)
+            target = f"{home.new}/{names.format_name(sent)}"
+            try:
+                self.move(path, target)
+            except StorageError:
+                home = None  # it is not there any more, or not on this file system: keep the message at home
+        if home is None:
+            home = self.layout
+            target = f"{self.layout.dead}/{names.format_name(envelope)}"
+            self.move(path, target)
+        with contextlib.suppress(OSError):
+            self.set_mtime(target, self.clock())  # when it died; an extended deadline must not stay either
+        if error is not None:
+            error_texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
+        if home is not self.layout:
+            error_texts.move(self.disk, self.layout.errors, home.errors, envelope)
+        return target
+
+    def sync_buried(self, letters: list[str]) -> None:
+        """Make dead letters durable where they were moved to, and empty the list."""
+        try:
+            if self.durable and len(letters) >= _BATCH and can_syncfs():
+                fd = self._open_for_syncfs()
+                try:
+                    self.disk.syncfs(fd)
+                finally:
+                    self.disk.drop(fd)
+            elif self.durable:
+                self._sync_each(letters)
+        except OSError as error:
+            # They are dead, synced or not: raising would have the caller believe otherwise.
+            layouts.log().warning("%d messages are dead, but that is not synced: %s", len(letters), error)
+        letters.clear()
+
+    def _sync_each(self, letters: Iterable[str]) -> None:
+        # The files too: their pushes may have synced a journal only; and to sync nothing but the
+        # directory brings btrfs to keep them under their old names as well.
+        for path in letters:
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # somebody has it, or it is another user's
+                self.disk.sync_file(path)
+        for directory in {os.path.dirname(path) for path in letters}:
+            self.disk.sync_directory(directory)
+            self._sync_root(os.path.dirname(directory))
+
+    def _is_synced(self, path: str) -> bool:
+        """Sync a file that may be durable only in a journal; before it goes where no journal can mend it."""
+        try:
+            self.disk.sync_file(path)
+        except OSError:
+            return False
+        return True
+
+    # Out
+
+    def read(self, path: str, envelope: Envelope, *, until: int | None = None) -> bytes:
+        """Read a message whole. Raises FileNotFoundError, or Unfit if it is not fit to be delivered.
+
+        ``until`` is given by a claim: an mtime beyond it would lengthen the lease. Where
+        it could not be taken back before the claim, a copy takes the file's place.
+        """
+        try:
+            fd = self.disk.open_to_read(path)
+        except OSError as error:
+            raise self._verdict(error, path) from error
+        try:
+            status = os.fstat(fd)
+            if (status.st_mode & 0o170000) != 0o100000:  # noqa: PLR2004 - S_ISREG, without importing stat
+                raise Unfit("unreadable", "this is not a regular file")
+            if status.st_size > self.settings.max_message_bytes:
+                raise Unfit(
+                    "too-large",
+                    f"the file has {status.st_size} bytes, the queue delivers {self.settings.max_message_bytes}; "
+                    f"raise max_message_bytes and redrive it",
+                )
+            data = self.disk.read_all(fd, status.st_size)
+            if until is not None and status.st_mtime_ns > until:
+                with contextlib.suppress(OSError):  # no room for a copy: then the lease is longer
+                    self.own(path, self.clock(), before=until)
+        except OSError as error:
+            raise self._verdict(error, path) from error
+        finally:
+            try:
+                self.disk.close(fd)
+            except OSError:  # nothing was written through it
+                pass
+        if not is_whole(envelope, data):
+            raise Unfit(
+                "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"
+            )
+        return data
+
+    def own(self, path: str, ns: int, *, before: int | None = None) -> None:
+        """Replace a file by a copy with this mtime: another user's, who alone may set it, or one with several names.
+
+        By another name it may be leased in another queue. Raises FileNotFoundError if the message was settled
+        meanwhile, or its lease has ended (``before``) and it may be reaped: the copy would be a second message.
+        """
+        fd = self.disk.open_to_read(path)
+        try:
+            size = os.fstat(fd).st_size
+            if size > self.settings.max_message_bytes:  # it has grown since it was claimed
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            data = self.disk.read_all(fd, size)
+        finally:
+            self.disk.drop(fd)
+        copy = f"{self.layout.tmp}/.copy.{os.urandom(8).hex()}"
+        self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
+        try:
+            self.disk.utime(copy, ns)
+            if before is not None and self.clock() >= before:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            self.stand_in(copy, path)
+        finally:
+            # The copy, or what was there. In a sticky tmp/ only its owner, or that of tmp/, may: else it is litter.
+            with contextlib.suppress(OSError):
+                self.disk.unlink(copy)
+
+    def _verdict(self, error: OSError, path: str) -> Exception:
+        """Whose fault it is that a file cannot be read: nobody's, the machine's for now, or the file's."""
+        if error.errno in GONE:
+            return FileNotFoundError(error.errno, error.strerror, path)
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+            return StorageError("read the message", error)
+        remedy = "; as root: chown -R --reference=QUEUE QUEUE; then redrive it" if error.errno == errno.EACCES else ""
+        return Unfit("unreadable", f"the file cannot be read: {error.strerror}{remedy}")

@@ -1,0 +1,200 @@
+"""A command for each message: the body on its standard input, the rest in its environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO, TYPE_CHECKING, Final, TextIO
+
+from mailq import reply
+from mailq.codecs import read_json
+from mailq.errors import UsageError
+from mailq.workers.outcomes import Report
+from mailq.workers.process_tree import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mailq.delivery import Delivery
+
+TAIL: Final = 16_384
+"""So many bytes of what a command wrote last are kept, of stdout and of stderr each."""
+
+_LINGER: Final = 0.2
+"""The output of a command that has ended is read for so many seconds more, if something still holds it open."""
+
+_MISSING_DELAY: Final = 10.0
+"""A message whose command cannot be started is given back for so many seconds."""
+
+
+class Command:
+    """Runs one command line for each message.
+
+    Exit 0 acks; with a reply asked for, it is what the command printed: JSON if it
+    is that, else text. Anything else nacks, with the end of stdout and stderr as
+    the error. With ``echo`` what it prints passes through, but for a reply. It runs
+    in the process group of its slot: what kills that ends it, too.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, echo: bool = True) -> None:
+        if not arguments or shutil.which(arguments[0]) is None:
+            raise UsageError(
+                f"there is no command {next(iter(arguments), '')!r}; see its path, and whether it is executable"
+            )
+        self._arguments = list(arguments)
+        self._echo = echo
+        self.queues: list[str] = []
+        self._terminated = False
+        self._waiting: Callable[[], object] | None = None
+
+    def terminate(self, _number: int, _frame: object) -> None:
+        """The handler of SIGUSR2: the command gets SIGTERM as well, so there is only to wait for its end."""
+        self._terminated = True
+        if self._waiting is not None:
+            self._waiting()
+
+    def __call__(self, delivery: Delivery, tell: Callable[[str], object]) -> Report:
+        """Run it to its end.
+
+        When it is told to end, ``tell`` is called with what it wrote last: it may never
+        end.
+        """
+        self._terminated = False
+        try:
+            process = self._start(delivery)
+        except (OSError, ValueError) as error:
+            return Report("release", delay=_MISSING_DELAY, error=f"cannot start {self._arguments[0]!r}: {error}")
+        if process.stdout is None or process.stderr is None:
+            raise AssertionError
+        if delivery.wants_reply:  # what it prints is for who asked
+            stdout = Tail(process.stdout, reply.LONGEST + 1)
+        else:
+            stdout = Tail(process.stdout, echo=_stream(sys.stdout) if self._echo else None)
+        stderr = Tail(process.stderr, echo=_stream(sys.stderr) if self._echo else None)
+        self._waiting = lambda: tell(written(stdout.data[-TAIL:], stderr.data))
+        code = process.wait()
+        self._waiting = None
+        stdout.finish()
+        stderr.finish()
+        if code == 0:
+            return Report("ack", reply=_reply(stdout.data) if delivery.wants_reply else None)
+        text = describe(code, stdout.data[-TAIL:], stderr.data)
+        if self._terminated or code == -signal.SIGTERM:  # by whom else, the supervisor may know: systemd, that stops it
+            return Report("interrupted", error=text)
+        return Report("nack", error=text, outcome="killed" if code < 0 else "error")
+
+    def _start(self, delivery: Delivery) -> subprocess.Popen[bytes]:
+        with tempfile.TemporaryFile() as body:
+            body.write(delivery.raw)
+            body.seek(0)
+            return subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
+                self._arguments,
+                stdin=body,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **environment(delivery)},
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process does nothing else when it forks
+            )
+
+
+def _stream(stream: TextIO | None) -> IO[bytes] | None:
+    """The bytes beneath a standard stream; None where it was closed."""
+    return getattr(stream, "buffer", None)
+
+
+class Tail:
+    """Reads a stream to its end in a thread, and keeps the end of it."""
+
+    def __init__(self, stream: IO[bytes], limit: int = TAIL, echo: IO[bytes] | None = None) -> None:
+        self.data = b""
+        self._stream = stream
+        self._limit = limit
+        self._echo = echo
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # The main thread must get them: only there can they be handled, and it waits in a system call.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while chunk := os.read(self._stream.fileno(), 65_536):
+            self.data = (self.data + chunk)[-self._limit :]
+            try:
+                if self._echo is not None:
+                    self._echo.write(chunk)
+                    self._echo.flush()
+            except OSError:
+                # Whoever read our output is gone. Go on reading, or the command would block on a full pipe.
+                self._echo = None
+
+    def finish(self) -> None:
+        """Wait for the end. A grandchild may hold the stream open for ever: what the command itself wrote is there."""
+        self._thread.join(timeout=_LINGER)
+        if not self._thread.is_alive():
+            self._stream.close()
+
+
+def written(stdout: bytes, stderr: bytes) -> str:
+    """What a command wrote last, as its error text begins."""
+    parts = []
+    for title, data in (("stdout", stdout), ("stderr", stderr)):
+        if text := data.decode(errors="backslashreplace").rstrip("\n"):
+            parts.append(f"{text}\n" if title == "stderr" and not stdout.strip() else f"--- {title}\n{text}\n")
+    return "".join(parts)
+
+
+def describe(code: int, stdout: bytes, stderr: bytes) -> str:
+    """The error text of a command that failed: what it wrote last, and how it ended."""
+    return written(stdout, stderr) + how_it_ended(code)
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words; negative ones are signals."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _reply(data: bytes) -> str:
+    """What a command printed, as a reply."""
+    if len(data) > reply.LONGEST:
+        return reply.encode_failure(f"the command printed more than {reply.LONGEST} bytes").decode()
+    text = data.decode(errors="backslashreplace")
+    try:
+        return reply.encode(read_json(text)).decode()
+    except (ValueError, RecursionError):
+        return reply.encode(text.rstrip("\n")).decode()
+
+
+def environment(delivery: Delivery) -> dict[str, str]:
+    """What a command is told of its message."""
+    told = {
+        "MAILQ_QUEUE": delivery.queue.location,
+        "MAILQ_ID": delivery.id,
+        "MAILQ_ATTEMPT": str(delivery.attempt),
+        "MAILQ_RECEIPT": delivery.receipt,
+        "MAILQ_CONTENT_TYPE": _spell(delivery.content_type),
+        "MAILQ_PUSHED_AT": f"{delivery.pushed_at:.6f}",
+    }
+    for name, value in delivery.headers.items():
+        key = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).upper()
+        told[f"MAILQ_HEADER_{key}"] = _spell(value)
+    return told
+
+
+def _spell(value: str) -> str:
+    """A header as an environment can hold it."""
+    value = value.replace("\0", "")
+    with contextlib.suppress(UnicodeEncodeError):
+        os.fsencode(value)
+        return value
+    return value.encode(errors="backslashreplace").decode()
