@@ -24,6 +24,7 @@ from bench.results import Plan, Result
 from bench.sides import Mailq, sync_disk
 from mailq.connect import preload
 from mailq.engines.maildir import names
+from mailq.ids import NS, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,9 +52,9 @@ def fill(path: str, count: int) -> None:
     """Make a queue with a backlog: files under well-formed names, as a push would leave them."""
     mailq.open(path, durability="process-crash").close()
     crc = zlib.crc32(_BODY)
-    begun = time.time_ns() - names.NS - count * 1000
+    begun = time.time_ns() - NS - count * 1000
     for place in range(begun, begun + count * 1000, 1000):
-        name = names.format_name(names.Envelope(place, names.new_id(place), size=len(_BODY), crc=crc))
+        name = names.format_name(names.MessageName(place, new_id(place), size=len(_BODY), crc=crc))
         fd = os.open(f"{path}/new/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(fd, _BODY)
         os.close(fd)
@@ -103,7 +104,7 @@ class _Bare(Floor):
 
     def name_next(self) -> str:
         now = time.time_ns()
-        return names.format_name(names.Envelope(now, names.new_id(now), size=len(_BODY), crc=zlib.crc32(_BODY)))
+        return names.format_name(names.MessageName(now, new_id(now), size=len(_BODY), crc=zlib.crc32(_BODY)))
 
     def count(self) -> None:
         """There is nothing to count with."""

@@ -106,7 +106,7 @@ class Worker:
     def has_begun(self) -> bool:
         """Whether it listens to signals by now: before that, one ends it like any program that is only starting."""
         with mailq.open(self.location, create=False) as queue:
-            return any(owner.pid == self.process.pid for owner in queue.owners())
+            return any(owner.pid == self.process.pid for owner in queue.workers())
 
     def is_gone(self) -> bool:
         """Whether no process of it is left."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from mailq.delivery import Delivery, Message
-    from mailq.engines.base import Owner, Reaped, Stats
+    from mailq.engines.base import LeaseHolder, Reaped, Stats
     from mailq.message import Attempt, State
     from mailq.queue import Queue
     from mailq.reply import Reply
@@ -83,7 +83,7 @@ class AsyncQueue:
         self._threads = _Threads()
         self._run = self._threads.run
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
-        self._bell = self._ring  # kept, for the queue knows a bell again by its identity
+        self._callback = self._ring  # kept, for the queue knows a bell again by its identity
 
     def __repr__(self) -> str:
         """Name the queue."""
@@ -164,9 +164,9 @@ class AsyncQueue:
         """Claim until there is something; no thread is held in between."""
 
         def look() -> tuple[list[Delivery] | None, float]:
-            self.queue.listen(self._bell)  # before the claim: what comes during it must ring
+            self.queue.subscribe(self._callback)  # before the claim: what comes during it must ring
             deliveries = claim()
-            return deliveries, self.queue.listen(self._bell) if deliveries == [] else 0.0
+            return deliveries, self.queue.subscribe(self._callback) if deliveries == [] else 0.0
 
         with self._waiter() as rung:
             while True:
@@ -270,8 +270,8 @@ class AsyncQueue:
     async def purge(self, state: State) -> int:
         return await self._run(lambda: self.queue.purge(state))
 
-    async def owners(self) -> list[Owner]:
-        return await self._run(self.queue.owners)
+    async def workers(self) -> list[LeaseHolder]:
+        return await self._run(self.queue.workers)
 
     async def reap(self) -> Reaped:
         return await self._run(self.queue.reap)

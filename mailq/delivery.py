@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mailq import codecs, reply
 from mailq.engines.base import Record
-from mailq.engines.maildir.names import NS
-from mailq.errors import CodecError, MailqError, UsageError, shown
-from mailq.message import CONTENT_TYPE, FILENAME, REPLY, unseal
+from mailq.errors import CodecError, LeaseLost, MailqError, UsageError, shown
+from mailq.ids import NS
+from mailq.message import CONTENT_TYPE, FILENAME, REPLY, split_headers
 from mailq.settings import seconds
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mailq.engines.base import Claim, Opened
-    from mailq.engines.maildir.names import Envelope
-    from mailq.message import Attempt, State
+    from mailq.message import Attempt, Envelope, State
     from mailq.queue import Queue
 
 
@@ -89,7 +88,7 @@ class Message:
         self._queue = queue
         self._record = record
         self._data: bytes | None = None
-        self._parts: tuple[dict[str, str] | None, bytes] | None = None
+        self._split: tuple[dict[str, str] | None, bytes] | None = None
 
     def __repr__(self) -> str:
         """Name the message and where it stands."""
@@ -104,15 +103,15 @@ class Message:
             self._data = self._queue.engine.read(self._record)
         return self._data
 
-    def _unsealed(self) -> tuple[dict[str, str] | None, bytes]:
+    def _parts(self) -> tuple[dict[str, str] | None, bytes]:
         """Headers and body. Where the headers are damaged: None, and all the bytes there are."""
-        if self._parts is None:
+        if self._split is None:
             data = self._read()
             try:
-                self._parts = unseal(data, self._envelope.head)
+                self._split = split_headers(data, self._envelope.header_bytes)
             except CodecError:
-                self._parts = None, data
-        return self._parts
+                self._split = None, data
+        return self._split
 
     @property
     def id(self) -> str:
@@ -125,19 +124,19 @@ class Message:
         return self._record.state
 
     @property
-    def name(self) -> str:
-        """What the engine calls it: the path of its file, if it has one."""
-        return self._record.name
+    def location(self) -> str:
+        """Where the engine has it: the path of its file, if it is in one."""
+        return self._record.location
 
     @property
     def raw(self) -> bytes:
         """The body as it was stored; everything, where damaged headers leave no telling where it begins."""
-        return self._unsealed()[1]
+        return self._parts()[1]
 
     @property
     def body(self) -> Any:  # noqa: ANN401 - any JSON value is a body
         """The body decoded as the content type says: a JSON value, str or bytes. Raises CodecError."""
-        headers, raw = self._unsealed()
+        headers, raw = self._parts()
         if headers is None:
             raise CodecError("the headers in front of the body are damaged", content_type=self.content_type, raw=raw)
         return codecs.decode(raw, self.content_type)
@@ -145,15 +144,15 @@ class Message:
     @property
     def headers(self) -> dict[str, str]:
         """The headers; ``filename`` is the name of a file that was pushed or dropped in by hand."""
-        headers = {key: value for key, value in (self._unsealed()[0] or {}).items() if key != CONTENT_TYPE}
-        if self._envelope.file:
-            headers.setdefault(FILENAME, self._envelope.file)
+        headers = {key: value for key, value in (self._parts()[0] or {}).items() if key != CONTENT_TYPE}
+        if self._envelope.file_name:
+            headers.setdefault(FILENAME, self._envelope.file_name)
         return headers
 
     @property
     def content_type(self) -> str:
         """The content type: as it was pushed, else what the file's extension stands for."""
-        stored = self._unsealed()[0] if self._envelope.head else None
+        stored = self._parts()[0] if self._envelope.header_bytes else None
         return (stored or {}).get(CONTENT_TYPE) or codecs.type_of(self._envelope.ext)
 
     @property
@@ -174,22 +173,22 @@ class Message:
     @property
     def history(self) -> list[Attempt]:
         """The finished attempts of the whole life, first to last, with their error texts."""
-        return self._queue.engine.history(self._envelope)
+        return self._queue.engine.history(self._record).attempts
 
     @property
     def reason(self) -> str:
         """Why it was last given up on: retries, rejected, expired, torn, unreadable, too-large; else empty."""
-        return self._envelope.why
+        return self._envelope.reason
 
     @property
     def origin(self) -> str:
         """The queue it was pushed to; another one than this for a dead letter in a shared queue."""
-        return self._queue.engine.origin(self._envelope)
+        return self._queue.engine.history(self._record).source_queue
 
     @property
     def pushed_at(self) -> float:
         """When it was pushed."""
-        return self._envelope.pushed / NS
+        return self._envelope.pushed_at / NS
 
     @property
     def due_at(self) -> float | None:
@@ -225,8 +224,9 @@ class Delivery(Message):
     _queue: Queue
 
     def __init__(self, queue: Queue, claim: Claim) -> None:
-        super().__init__(queue, Record("leased", claim.receipt, claim.envelope, len(claim.data), claim.deadline))
+        super().__init__(queue, Record("leased", claim.envelope, len(claim.data), claim.deadline, claim.receipt))
         self._data = claim.data
+        self._receipt = claim.receipt
         self._settled = False
         self.on_settled: Callable[[], object] | None = None
         self.in_worker = False
@@ -238,7 +238,7 @@ class Delivery(Message):
     @property
     def receipt(self) -> str:
         """What proves that the message is yours: pass it to another process to settle it there."""
-        return self._record.name
+        return self._receipt
 
     @property
     def queue(self) -> Queue:
@@ -248,7 +248,13 @@ class Delivery(Message):
     @property
     def lost(self) -> bool:
         """Whether the lease is gone, looked up now: stop working, another may have the message."""
-        return not self._settled and self._queue.engine.deadline(self.receipt) is None
+        if self._settled:
+            return False
+        try:
+            self._queue.engine.extend(self.receipt, 0.0)  # never shortens a lease
+        except LeaseLost:
+            return True
+        return False
 
     @property
     def settled(self) -> bool:
@@ -264,7 +270,7 @@ class Delivery(Message):
     @property
     def wants_reply(self) -> bool:
         """Whether somebody asked for a reply."""
-        return REPLY in (self._unsealed()[0] or {})
+        return REPLY in (self._parts()[0] or {})
 
     def reply(self, result: Any) -> None:  # noqa: ANN401 - any JSON value is a result
         """Keep a JSON value as the reply to this message, durably. A worker does so with what the handler returns."""
@@ -272,7 +278,7 @@ class Delivery(Message):
 
     def put_reply(self, data: bytes) -> None:
         """Keep an encoded reply (docs/disk-format.md) to this message, durably."""
-        self._queue.engine.put_reply(self.id, data)
+        self._queue.replies.put_reply(self.id, data)
 
     def ack(self) -> None:
         """Remove the message for good: it is done."""

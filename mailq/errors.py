@@ -6,6 +6,7 @@
     ├── UsageError (ValueError)        the call: change it
     │   ├── InvalidReceipt             that text is not a receipt
     │   ├── QueueClosed                the queue is closed: open it again
+    │   ├── Unsupported                this kind of queue cannot do that
     │   └── SettingsError              a setting has an impossible value
     │       └── SettingsConflict       the queue exists with other settings
     ├── CodecError (ValueError)        the body does not fit its content type
@@ -82,6 +83,15 @@ class QueueClosed(UsageError):
     def __init__(self, location: str) -> None:
         self.location = location
         super().__init__(f"the queue {location} is closed; open it again, or close it later")
+
+
+class Unsupported(UsageError):
+    """The engine at ``location`` cannot do ``what``; nothing was changed."""
+
+    def __init__(self, location: str, what: str) -> None:
+        self.location = location
+        self.what = what
+        super().__init__(f"the queue {location} cannot {what}; use a queue in a directory")
 
 
 class SettingsError(UsageError):

@@ -1,34 +1,45 @@
-"""What a message is made of, before anybody names a disk or a codec.
+"""What a message is made of, whatever engine stores it.
 
-A message is a sealed run of bytes: one line of JSON with the headers, if there
-are any, then the body. Its envelope (:mod:`mailq.engines.maildir.names`) says how long both
-are and what they sum up to.
+A stored message is one run of bytes: one line of JSON with the headers, if there
+are any, then the body. Its envelope says how long the headers are.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
-import zlib
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+import re
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, get_args
 
-from mailq.engines.maildir import names
 from mailq.errors import CodecError, MessageTooLarge, UsageError, shown
+from mailq.ids import END_OF_TIME, NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import BinaryIO
-
-    from mailq.engines.maildir.names import Envelope
 
 State = Literal["ready", "delayed", "leased", "dead"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 
+RestingState = Literal["ready", "delayed", "dead"]
+"""The states of a message that nobody holds."""
+
+FailedOutcome = Literal["error", "nack", "timeout", "killed"]
+FAILED_OUTCOMES: Final[tuple[FailedOutcome, ...]] = get_args(FailedOutcome)
+"""How an attempt may end that is counted, and made again."""
+
+Outcome = Literal["error", "nack", "timeout", "killed", "rejected"]
+"""How an attempt may end that is counted."""
+
+Reason = Literal["retries", "rejected", "expired", "torn", "unreadable", "too-large"]
+"""Why a message may die."""
+
+MAX_PRIORITY: Final = 9
 MAX_HEADERS: Final = 65_536
 """The headers of a message take at most this many bytes."""
 
 _CHUNK: Final = 1 << 20
+_EXT: Final = re.compile(r"[a-z0-9]{1,7}")
 
 CONTENT_TYPE: Final = "content-type"
 FILENAME: Final = "filename"
@@ -48,23 +59,49 @@ class Attempt(NamedTuple):
     at: float | None = None
 
 
-OUTCOMES: Final = {
-    names.ERROR: "error",
-    names.NACK: "nack",
-    names.TIMEOUT: "timeout",
-    names.KILLED: "killed",
-    names.REJECT: "rejected",
-}
-"""The word for each letter of ``tries=``."""
+class Envelope(Protocol):
+    """What an engine knows of a message without reading it. Times are nanoseconds since 1970, durations seconds.
+
+    ``visible_at`` is the place in line of a ready message, and the due time of a delayed
+    one. ``ext`` is a file extension: it stands for the content type, unless a header tells another.
+    ``attempts`` are finished since the message was pushed or last died, ``total_attempts`` in
+    its whole life. ``reason`` says why it last died, and is empty if it never did.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def pushed_at(self) -> int: ...
+    @property
+    def visible_at(self) -> int: ...
+    @property
+    def ext(self) -> str: ...
+    @property
+    def header_bytes(self) -> int: ...
+    @property
+    def file_name(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def lease(self) -> float | None: ...
+    @property
+    def max_retries(self) -> int | None: ...
+    @property
+    def ttl(self) -> float | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def total_attempts(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
 
 
-class Draft(NamedTuple):
-    """A message on its way in: sealed bytes, and what its name shall say."""
+class NewMessage(NamedTuple):
+    """A message to be pushed: its bytes, the first ``header_bytes`` of which are its headers, and its options."""
 
     data: bytes
     ext: str
-    head: int = 0
-    file: str = ""
+    header_bytes: int = 0
     delay: float = 0.0
     priority: int = 0
     lease: float | None = None
@@ -72,52 +109,19 @@ class Draft(NamedTuple):
     ttl: float | None = None
 
 
-_SALTS: Final = 64
-"""So many random numbers are drawn at a time."""
-
-
-class Stamps:
-    """Hands out instants that never repeat or go backwards, whatever the clock does, and ids for them.
-
-    ``clock`` is read for each; a clock that stands still or steps back yields
-    the next nanosecond. Safe to share between threads.
-    """
-
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
-        self._last = 0
-        self._salts: list[int] = []
-        # Reentrant: a signal handler that pushes may interrupt its own thread in here.
-        self._lock = threading.RLock()
-
-    def next(self) -> int:
-        """Take the next instant, in nanoseconds."""
-        with self._lock:
-            self._last = max(self._last + 1, self._clock())
-            return self._last
-
-    def new_id(self, ns: int) -> str:
-        """Make an id for one of the instants; see names.new_id."""
-        try:
-            salt = self._salts.pop()
-        except IndexError:  # drawn many at a time: one by one, each would be a system call
-            salts = memoryview(os.urandom(_SALTS * 8)).cast("Q").tolist()
-            salt, self._salts = salts.pop(), salts
-        return names.new_id(ns, salt)
-
-    def after_fork(self) -> None:
-        """Start in a forked child with a free lock, for the parent's may have been held, and without its salts."""
-        self._lock = threading.RLock()
-        self._salts = []
+def safe_ext(name: str) -> str:
+    """The extension of a file name, in lower case, if a message can have it; else ``bin``."""
+    ext = name.rpartition(".")[2].lower() if "." in name else ""
+    return ext if _EXT.fullmatch(ext) else "bin"
 
 
 def is_instant(value: object) -> bool:
     """Whether a value that others wrote is a time, in seconds since 1970, as any calendar can show it."""
-    return isinstance(value, float) and 0 <= value < names.END_OF_TIME / names.NS
+    return isinstance(value, float) and 0 <= value < END_OF_TIME / NS
 
 
-def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
-    """Put headers in front of a body. Returns the bytes and the length of the headers in them."""
+def join_headers(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
+    """Put headers in front of a body. Returns the bytes, and the number of those that are headers."""
     if not headers:
         return body, 0
     for key, value in headers.items():
@@ -131,43 +135,29 @@ def seal(headers: Mapping[str, str], body: bytes) -> tuple[bytes, int]:
     return head + body, len(head)
 
 
-def unseal(data: bytes, head: int) -> tuple[dict[str, str], bytes]:
-    """Take headers and body apart. Raises CodecError if the headers are not what ``seal`` wrote."""
-    if not head:
+def split_headers(data: bytes, header_bytes: int) -> tuple[dict[str, str], bytes]:
+    """Take headers and body apart. Raises CodecError if the headers are not what join_headers wrote."""
+    if not header_bytes:
         return {}, data
     try:
-        headers = json.loads(data[:head])
+        headers = json.loads(data[:header_bytes])
     except (ValueError, RecursionError):
         headers = None
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise CodecError("the headers in front of the body are damaged", content_type="", raw=data)
-    return headers, data[head:]
-
-
-def checksum(data: bytes) -> int:
-    """The CRC-32 that a name carries for its file."""
-    return zlib.crc32(data)
-
-
-def is_whole(envelope: Envelope, data: bytes) -> bool:
-    """Whether these bytes are what the name promises, as far as it promises anything."""
-    if envelope.size is not None and envelope.size != len(data):
-        return False
-    if envelope.head > len(data):
-        return False
-    return envelope.crc is None or envelope.crc == checksum(data)
+    return headers, data[header_bytes:]
 
 
 def read_body(file: BinaryIO, limit: int) -> bytes:
-    """All of a file. Raises MessageTooLarge if that is more than ``limit`` bytes; it may have no end, so it is not read on."""
+    """Read all of a file. Raises MessageTooLarge if that is more than ``limit`` bytes; it may have no end, so it is not read on."""
     size = os.fstat(file.fileno()).st_size
     parts: list[bytes] = []
     left = limit + 1
     while left > 0:
-        # In parts: to read so many bytes takes room for all of them, however few there are.
+        # In parts: a read makes room for all that it may get, however little there is.
         wanted = min(left, max(size + 1, _CHUNK))
         parts.append(file.read(wanted))
         left -= len(parts[-1])
-        if len(parts[-1]) < wanted:  # the end: a terminal would have to be told of it once more
+        if len(parts[-1]) < wanted:  # the end: a terminal would ask for it once more
             return b"".join(parts)
     raise MessageTooLarge(max(size, limit + 1), limit, or_more=size <= limit)

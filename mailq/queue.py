@@ -6,13 +6,23 @@ import contextlib
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from mailq import codecs, drafts, telemetry
+from mailq import codecs, new_message, telemetry
 from mailq.delivery import Delivery, Message
-from mailq.engines.maildir import names
-from mailq.errors import MailqError, MessageNotFound, MessageTooLarge, QueueClosed, UsageError, shown
-from mailq.message import FILENAME, OUTCOMES, REPLY, STATES, Draft, State, read_body
+from mailq.engines.base import Claimed, Settlement
+from mailq.errors import (
+    MailqError,
+    MessageNotFound,
+    MessageTooLarge,
+    QueueClosed,
+    QueueFull,
+    Unsupported,
+    UsageError,
+    shown,
+)
+from mailq.ids import NS
+from mailq.message import FAILED_OUTCOMES, FILENAME, REPLY, STATES, NewMessage, State, read_body, safe_ext
 from mailq.reply import Reply
 from mailq.settings import LONGEST, MOMENT, seconds, whole
 
@@ -20,11 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from mailq.engines.base import Claim, Engine, Owner, Reaped, Stats
+    from mailq.engines.base import Claim, Editable, Engine, LeaseHolder, Presence, Reaped, Replies, Settled, Stats
+    from mailq.message import Envelope
+    from mailq.policy import Step
     from mailq.settings import Settings
 
 _CLOSED_AFTER: Final = 1.0  # seconds until a pop notices that the queue was closed just as it began to wait
-_LETTERS: Final = {word: letter for letter, word in OUTCOMES.items() if word != "rejected"}
 
 
 class Queue:
@@ -65,6 +76,12 @@ class Queue:
         return self._engine
 
     @property
+    def replies(self) -> Replies:
+        """The engine beneath, as the store of replies. Raises QueueClosed and Unsupported."""
+        self._require("replies", "keep replies")
+        return cast("Replies", self.engine)
+
+    @property
     def settings(self) -> Settings:
         """The queue's settings."""
         return self._engine.settings
@@ -103,9 +120,9 @@ class Queue:
         seconds; ``priority`` 0 to 9, higher first. Raises CodecError, MessageTooLarge,
         QueueFull and UsageError.
         """
-        options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
-        headers, limit = drafts.with_timeout(headers, timeout), self.settings.max_message_bytes
-        return self._push([drafts.encoded(body, content_type, headers, options, limit=limit)])[0]
+        options = new_message.check_options(delay, priority, lease, max_retries, ttl)
+        headers, limit = new_message.with_timeout(headers, timeout), self.settings.max_message_bytes
+        return self._push([new_message.encode(body, content_type, headers, options, limit=limit)])[0]
 
     def push_many(
         self,
@@ -126,17 +143,20 @@ class Queue:
         see the first before the last is stored. The options are those of push, for
         each message.
         """
-        options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
-        headers, limit = drafts.with_timeout(headers, timeout), self.settings.max_message_bytes
-        return self._push([drafts.encoded(body, content_type, headers, options, limit=limit) for body in bodies])
+        options = new_message.check_options(delay, priority, lease, max_retries, ttl)
+        headers, limit = new_message.with_timeout(headers, timeout), self.settings.max_message_bytes
+        return self._push([new_message.encode(body, content_type, headers, options, limit=limit) for body in bodies])
 
-    def _push(self, messages: list[Draft]) -> list[str]:
-        ids = self.engine.push(messages)
+    def _push(self, messages: list[NewMessage]) -> list[str]:
+        try:
+            ids = self.engine.push(messages)
+        except QueueFull as full:
+            self._emit("full", length=full.length, limit=full.limit, asked=full.asked)
+            raise
         self._end_if_closed()
         if telemetry.attached():
-            for id, draft in zip(ids, messages, strict=True):
-                size, delay, priority = len(draft.data), draft.delay, draft.priority
-                telemetry.emit("push", self.location, id, size=size, delay=delay, priority=priority)
+            for id, new in zip(ids, messages, strict=True):
+                self._emit("push", id, size=len(new.data), delay=new.delay, priority=new.priority)
         return ids
 
     def push_file(
@@ -156,13 +176,13 @@ class Queue:
         Its name is in ``headers["filename"]`` on delivery. Raises OSError if the file
         cannot be read; the rest is as for push.
         """
-        options = drafts.checked_options(delay, priority, lease, max_retries, ttl)
-        ext = names.safe_ext(os.path.basename(path))
-        headers = {FILENAME: os.path.basename(path), **drafts.with_timeout(headers, timeout)}
+        options = new_message.check_options(delay, priority, lease, max_retries, ttl)
+        ext = safe_ext(os.path.basename(path))
+        headers = {FILENAME: os.path.basename(path), **new_message.with_timeout(headers, timeout)}
         limit = self.settings.max_message_bytes
         with open(path, "rb") as file:
             body = read_body(file, limit)
-        return self._push([drafts.sealed(body, codecs.type_of(ext), ext, headers, options, limit=limit)])[0]
+        return self._push([new_message.from_bytes(body, codecs.type_of(ext), ext, headers, options, limit=limit)])[0]
 
     def request(
         self,
@@ -177,6 +197,7 @@ class Queue:
         seconds; any other consumer can with Delivery.reply. The options are those of
         push.
         """
+        self._require("replies", "keep replies")
         return self.reply_to(self.push(body, headers={**(headers or {}), REPLY: "1"}, **options))
 
     def reply_to(self, id: str) -> Reply:
@@ -210,19 +231,21 @@ class Queue:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
         engine = self.engine
         until = time.monotonic() + (wait if wait < LONGEST else math.inf)
-        claims: list[Claim] | None = None
+        claimed = Claimed([])
         try:
             while not self._is_closed:
-                claims = engine.claim(limit, lease=lease, detached=detached)
-                if claims is None:  # something may be ready behind what it has moved
-                    continue
-                left = until - time.monotonic()
-                if claims or left <= 0:
+                claimed = engine.claim(limit, lease=lease, detached=detached)
+                self._emit_settled(claimed.settled)
+                if claimed.claims:
                     break
-                engine.wait(min(left, _CLOSED_AFTER))
-            return self._delivered(claims or [])
+                left = until - time.monotonic()
+                if not claimed.more:  # else something may be ready behind what it has moved
+                    if left <= 0:
+                        break
+                    engine.wait(min(left, _CLOSED_AFTER))
+            return self._delivered(claimed.claims)
         except BaseException:  # interrupted, or closed: nobody has them
-            self._give_back(claims)
+            self._give_back(claimed.claims)
             raise
 
     def poll(self, limit: int, *, lease: float | None = None, detached: bool = False) -> list[Delivery] | None:
@@ -235,17 +258,18 @@ class Queue:
         """
         whole(limit, "limit", least=1, most=1_000_000)
         lease = None if lease is None else seconds(lease, "lease", least=MOMENT)
-        claims = self.engine.claim(limit, lease=lease, detached=detached)
+        claimed = self.engine.claim(limit, lease=lease, detached=detached)
         try:
-            return None if claims is None else self._delivered(claims)
+            self._emit_settled(claimed.settled)
+            return None if claimed.more and not claimed.claims else self._delivered(claimed.claims)
         except BaseException:  # as above
-            self._give_back(claims)
+            self._give_back(claimed.claims)
             raise
 
-    def _give_back(self, claims: Sequence[Claim] | None) -> None:
-        for claim in claims or ():
+    def _give_back(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
             with contextlib.suppress(MailqError):
-                self._engine.release(claim.receipt, delay=0)
+                self._engine.settle(claim.receipt, Settlement("release"))
         self._end_if_closed()
 
     def _delivered(self, claims: Sequence[Claim]) -> list[Delivery]:
@@ -254,8 +278,8 @@ class Queue:
         if telemetry.attached():
             now = time.time()
             for _, envelope, _, _ in claims:
-                waited = max(0.0, now - envelope.place / names.NS)
-                telemetry.emit("pop", self.location, envelope.id, attempt=envelope.attempts + 1, waited=waited)
+                waited = max(0.0, now - envelope.visible_at / NS)
+                self._emit("pop", envelope.id, attempt=envelope.attempts + 1, waited=waited)
         return [Delivery(self, claim) for claim in claims]
 
     def delivery(self, receipt: str) -> Delivery:
@@ -264,33 +288,33 @@ class Queue:
         Raises LeaseLost as soon as its deadline has passed, even if nobody else has the
         message yet.
         """
-        return Delivery(self, self.engine.held(receipt))
+        return Delivery(self, self.engine.claimed(receipt))
 
-    def listen(self, bell: Callable[[], None]) -> float:
-        """Have ``bell()`` called, from any thread, whenever a pop may find something new.
+    def subscribe(self, callback: Callable[[], None]) -> float:
+        """Call ``callback()``, from any thread, whenever a pop may find something new.
 
         For programs with an event loop of their own: pop until there is nothing, then
-        listen. Returns for how many seconds the bell may be relied on; pop again then,
-        whether it rang or not. Listening ends with close.
+        subscribe. Returns the poll interval in seconds: pop again after that time in
+        any case. A close ends the subscription.
         """
-        patience = self.engine.listen(bell)
+        interval = self.engine.subscribe(callback)
         self._end_if_closed()
-        return patience
+        return interval
 
-    def silence(self, bell: Callable[[], None]) -> None:
-        """Ring a bell no more that was passed to listen."""
-        self._engine.silence(bell)
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._engine.unsubscribe(callback)
 
     def pause(self) -> None:
-        """Deliver nothing to anybody until resumed; durable, across processes: the file ``paused`` in the queue.
+        """Deliver nothing to any consumer until resumed; durable, across processes: the file ``paused`` in the queue.
 
         Deliveries that are out can be settled, and pushes go on. Consumers notice at once.
         """
-        self.engine.pause()
+        self.engine.configure({"paused": True})
 
     def resume(self) -> None:
         """Deliver again. Waiting consumers in other processes notice within a second."""
-        self.engine.resume()
+        self.engine.configure({"paused": False})
 
     def __iter__(self) -> Iterator[Delivery]:
         """Deliver messages for ever, waiting when there are none.
@@ -315,8 +339,7 @@ class Queue:
 
         Not synced: a power cut may bring an acked message back, never lose one.
         """
-        self.engine.ack(receipt)
-        self._tell("ack", receipt)
+        self._settle(receipt, Settlement("ack"))
 
     def nack(
         self, receipt: str, *, delay: float | None = None, error: str | None = None, outcome: str | None = None
@@ -332,27 +355,35 @@ class Queue:
             raise UsageError(f"error is {shown(error)}; it must be text: str(error), or a formatted traceback")
         if outcome is None:
             outcome = "nack" if error is None else "error"
-        if not isinstance(outcome, str) or outcome not in _LETTERS:
-            raise UsageError(f"outcome is {shown(outcome)}; it must be {', '.join(_LETTERS)}")
-        if delay is None:
-            envelope = names.parse(receipt) if isinstance(receipt, str) else None
-            attempt = 1 if envelope is None else envelope.attempts + 1
-            chance = int.from_bytes(os.urandom(4)) / 2**32
-            delay = self.settings.backoff.delay(attempt, chance)
-        self.engine.nack(receipt, letter=_LETTERS[outcome], delay=seconds(delay, "delay"), error=error)
-        self._tell("nack", receipt, outcome=outcome, delay=delay)
+        if outcome not in FAILED_OUTCOMES:
+            raise UsageError(f"outcome is {shown(outcome)}; it must be {', '.join(FAILED_OUTCOMES)}")
+        delay = None if delay is None else seconds(delay, "delay")
+        self._settle(receipt, Settlement("nack", delay, outcome, error))
 
     def release(self, receipt: str, *, delay: float = 0.0) -> None:
         """Give a message back as if it had never been popped; no attempt is counted. Raises LeaseLost."""
-        self.engine.release(receipt, delay=seconds(delay, "delay"))
-        self._tell("release", receipt, delay=delay)
+        self._settle(receipt, Settlement("release", seconds(delay, "delay")))
 
     def reject(self, receipt: str, reason: str | None = None) -> None:
         """Give up on a message at once: it goes to the dead, with the reason. Raises LeaseLost."""
         if not isinstance(reason, str | None):
             raise UsageError(f"reason is {shown(reason)}; it must be text")
-        self.engine.reject(receipt, reason=reason)
-        self._tell("reject", receipt, reason=reason)
+        self._settle(receipt, Settlement("reject", text=reason))
+
+    def _settle(self, receipt: str, settlement: Settlement) -> None:
+        envelope, step = self.engine.settle(receipt, settlement)
+        if not telemetry.attached():
+            return
+        facts: dict[str, Any] = {}
+        if step is not None:
+            self._emit_death(envelope, step)
+            known: dict[str, dict[str, Any]] = {
+                "nack": {"outcome": step.outcome, "delay": step.delay},
+                "release": {"delay": step.delay},
+                "reject": {"reason": settlement.text},
+            }
+            facts = known[settlement.verb]
+        self._emit(settlement.verb, envelope.id, attempt=envelope.attempts + 1, **facts)
 
     def extend(self, receipt: str, seconds: float) -> float:
         """Hold a message until at least ``seconds`` from now; return the new deadline (seconds since 1970).
@@ -360,13 +391,33 @@ class Queue:
         Never shortens a lease. Raises LeaseLost as soon as the old deadline has
         passed, even if nobody else has the message yet.
         """
-        deadline = self.engine.extend(receipt, _seconds(seconds, "seconds")) / names.NS
-        self._tell("extend", receipt, seconds=seconds)
-        return deadline
+        envelope, deadline = self.engine.extend(receipt, _seconds(seconds, "seconds"))
+        if telemetry.attached():
+            self._emit("extend", envelope.id, attempt=envelope.attempts + 1, seconds=seconds)
+        return deadline / NS
 
-    def _tell(self, verb: str, receipt: str, **facts: Any) -> None:  # noqa: ANN401 - facts are what they are
-        if telemetry.attached() and (envelope := names.parse(receipt)) is not None:
-            telemetry.emit(verb, self.location, envelope.id, attempt=envelope.attempts + 1, **facts)
+    # Events: all of them are emitted here, from what the engine returns
+
+    def _emit(self, name: str, id: str = "", **facts: Any) -> None:  # noqa: ANN401 - facts are what they are
+        telemetry.emit(name, self.location, id, **facts)
+
+    def _emit_settled(self, settled: Iterable[Settled]) -> None:
+        """What became of messages whose leases ended, and of those that could not be delivered."""
+        if not telemetry.attached():
+            return
+        for envelope, step in settled:
+            if step is not None:
+                self._emit_death(envelope, step)
+                if step.outcome:
+                    self._emit("requeue", envelope.id, attempt=envelope.attempts + 1, outcome=step.outcome)
+
+    def _emit_death(self, envelope: Envelope, step: Step) -> None:
+        if step.state != "dead":
+            return
+        attempts = envelope.total_attempts + bool(step.outcome)
+        self._emit("dead", envelope.id, attempts=attempts, reason=step.reason)
+        if step.reason == "expired":
+            self._emit("expire", envelope.id, ttl=envelope.ttl or self.settings.ttl)
 
     # Look and mend
 
@@ -383,11 +434,7 @@ class Queue:
         """Whether a message of this id is in the queue, in whatever state; only looks, as get does."""
         if not isinstance(id, str):
             raise UsageError(f"{shown(id)} is not an id; ask for the text that push returned")
-        try:
-            self.engine.find(id)
-        except MessageNotFound:
-            return False
-        return True
+        return bool(self.engine.look(None, ids=[id], limit=1))
 
     def __bool__(self) -> bool:
         """A queue is true, also an empty one: ``if queue:`` asks whether there is one."""
@@ -400,7 +447,9 @@ class Queue:
 
     def get(self, id: str) -> Message:
         """Look at a message by its id, in whatever state. Raises MessageNotFound."""
-        return Message(self, self.engine.find(id))
+        for record in self.engine.look(None, ids=[id], limit=1) if isinstance(id, str) else ():
+            return Message(self, record)
+        raise MessageNotFound(id, self.location)
 
     def edit(self, message: Message, body: bytes) -> None:
         """Give a ready, delayed or dead message another body, sealed anew; undamaged headers stay.
@@ -408,17 +457,19 @@ class Queue:
         Raises MessageNotFound if somebody took it since it was looked at, and
         MessageTooLarge.
         """
+        self._require("edit", "edit messages")
         if message.state == "leased":
             raise UsageError(f"message {message.id} is leased; edit it when it is ready or dead")
         if not isinstance(body, bytes):
             raise UsageError(f"the body must be bytes, not {type(body).__name__}; encode it first")
         record, former = message._record, message._read()  # noqa: SLF001 - the queue made it
         # The headers stay to the letter. Damaged ones are part of what was edited.
-        head = record.envelope.head if message._unsealed()[0] is not None else 0  # noqa: SLF001
-        data = former[:head] + body
+        header_bytes = record.envelope.header_bytes if message._parts()[0] is not None else 0  # noqa: SLF001
+        data = former[:header_bytes] + body
         if len(data) > self.settings.max_message_bytes:
             raise MessageTooLarge(len(data), self.settings.max_message_bytes)
-        self.engine.replace(record, Draft(data, record.envelope.ext, head))
+        editor = cast("Editable", self.engine)
+        editor.replace(record, NewMessage(data, record.envelope.ext, header_bytes))
 
     def redrive(self, ids: Iterable[str] | None = None, limit: int | None = None) -> int:
         """Put dead messages back in line, oldest first, to be tried afresh from attempt 1.
@@ -430,7 +481,10 @@ class Queue:
             raise UsageError("ids are text: pass those that push returned")
         if limit is not None:
             whole(limit, "limit", least=0, most=1 << 62)
-        return self.engine.redrive(chosen, limit=limit)
+        ids = self.engine.redrive(chosen, limit=limit)
+        for id in ids if telemetry.attached() else ():
+            self._emit("redrive", id)
+        return len(ids)
 
     def purge(self, state: State) -> int:
         """Delete every message in a state for good. Returns how many.
@@ -438,23 +492,31 @@ class Queue:
         Purging ``leased`` takes messages out of their holders' hands.
         """
         _checked_state(state)
-        return self.engine.purge(state)
+        return self.engine.remove(state)
 
-    def owners(self) -> list[Owner]:
-        """The processes that hold leases, and the workers, with what they tell of themselves.
+    def workers(self) -> list[LeaseHolder]:
+        """The processes that hold leases, and the workers, with what they publish of themselves.
 
-        One that is known to be dead is shown once more, and forgotten.
+        One that is known to be dead is listed once more, and forgotten.
         """
-        return self.engine.owners()
+        self._require("presence", "list its workers")
+        return cast("Presence", self.engine).holders()
 
-    def tell(self, story: Mapping[str, Any]) -> None:
-        """Say of this process, to whoever asks for the owners, what it is doing: a small JSON object."""
-        self.engine.tell(story)
-        self._end_if_closed()
+    def publish(self, status: Mapping[str, Any]) -> None:
+        """Publish what this process is doing, for those that list the workers: a small JSON object."""
+        if self.engine.capabilities.presence:
+            cast("Presence", self.engine).publish(status)
+            self._end_if_closed()
 
     def reap(self) -> Reaped:
         """Give back what late and dead consumers hold, now; every consumer does so by itself."""
-        return self.engine.reap()
+        reaped = self.engine.reap()
+        self._emit_settled(reaped.settled)
+        return reaped
+
+    def _require(self, capability: str, what: str) -> None:
+        if not getattr(self.engine.capabilities, capability):
+            raise Unsupported(self.location, what)
 
     # Life
 

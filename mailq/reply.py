@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq.codecs import read_json
-from mailq.errors import CodecError, JobFailed, MessageNotFound, ReplyTimeout, UsageError, shown
+from mailq.errors import CodecError, JobFailed, ReplyTimeout, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Reply:
     @property
     def ready(self) -> bool:
         """Whether result() would return, or raise JobFailed, at once."""
-        return self._queue.engine.get_reply(self.id) is not None
+        return self._queue.replies.get_reply(self.id) is not None
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - any JSON value is a result
         """Wait for what the handler returned: a JSON value. May be asked again, until ``reply_ttl`` has passed.
@@ -59,7 +59,7 @@ class Reply:
         """
         for pause in self.pauses(timeout):
             time.sleep(pause)
-        return self._open(self._queue.engine.get_reply(self.id))
+        return self._open(self._queue.replies.get_reply(self.id))
 
     def pauses(self, timeout: float | None = None) -> Iterator[float]:
         """The pauses to make until result() returns, or raises JobFailed, at once; in seconds.
@@ -88,14 +88,14 @@ class Reply:
 
     def _is_alive(self) -> bool:
         """Whether an answer may still come. Raises JobFailed for a dead letter that nobody could answer."""
-        try:
-            record = self._queue.engine.find(self.id)
-        except MessageNotFound:
+        found = self._queue.engine.look(None, ids=[self.id], limit=1)
+        if not found:
             return False
-        if record.state == "dead" and self._queue.engine.get_reply(self.id) is None:
-            history = self._queue.engine.history(record.envelope)
-            errors = [attempt.error for attempt in history if attempt.error]
-            raise JobFailed(self.id, errors[-1] if errors else f"given up on: {record.envelope.why}")
+        (record,) = found
+        if record.state == "dead" and self._queue.replies.get_reply(self.id) is None:
+            attempts = self._queue.engine.history(record).attempts
+            errors = [attempt.error for attempt in attempts if attempt.error]
+            raise JobFailed(self.id, errors[-1] if errors else f"given up on: {record.envelope.reason}")
         return True
 
     def _open(self, data: bytes | None) -> Any:  # noqa: ANN401 - any JSON value is a result

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mailq.errors import SettingsConflict, SettingsError, shown
@@ -118,6 +118,12 @@ def _path(value: object, what: str) -> str:
     return os.path.normpath(text)
 
 
+def _flag(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{what} is {shown(value)}; it must be true or false", key=what)
+    return value
+
+
 def _mode(value: object, what: str) -> str:
     text = value if isinstance(value, str) else shown(value)
     if not re.fullmatch(r"0?[67][0-7][0-7]", text):
@@ -178,6 +184,8 @@ class Settings:
     file_mode: str = _setting(
         "0600", _mode, 'Permissions of message files, in octal; "0660" shares them with the group.'
     )
+    paused: bool = field(default=False, metadata={"check": _flag, "in_file": False})
+    """Whether nothing is delivered. In a directory it is not in ``mailq.toml``: it is the file ``paused``."""
 
     def changed(self, changes: Mapping[str, object]) -> Settings:
         """These settings with some changed; None puts one back to its default. Raises SettingsError."""
@@ -234,9 +242,13 @@ def render(marker: Marker) -> str:
         f"format = {FORMAT}  # of the files in this directory; do not edit",
         f'queue = "{marker.queue}"  # the identity of this queue; do not edit',
     ]
-    for f in fields(marker.settings):
+    for f in _fields_in_file():
         lines += ["", f"# {f.metadata['help']}", _line(f.name, getattr(marker.settings, f.name), f.metadata["example"])]
     return "\n".join(lines) + "\n"
+
+
+def _fields_in_file() -> list[Field[Any]]:
+    return [f for f in fields(Settings) if f.metadata.get("in_file", True)]
 
 
 def edit(text: str, marker: Marker, changes: Mapping[str, object]) -> str:
@@ -245,7 +257,7 @@ def edit(text: str, marker: Marker, changes: Mapping[str, object]) -> str:
     A value of None puts the setting back to its default.
     """
     changed = marker.settings.changed(changes)
-    for f in fields(changed):
+    for f in _fields_in_file():
         if f.name in changes:
             text = _put(text, f.name, getattr(changed, f.name), f.metadata["example"])
     return text
@@ -328,6 +340,8 @@ def parse(text: str, path: str) -> Marker:
             "queue must be 32 hex digits; put back what was there", key="queue", path=path, line=_line_of(text, "queue")
         )
     try:
+        if "paused" in table:
+            raise SettingsError("paused is no line of this file; use 'mailq pause' and 'mailq resume'", key="paused")
         settings = Settings().merged(table)
     except SettingsError as error:
         raise SettingsError(str(error), key=error.key, path=path, line=_line_of(text, error.key)) from None

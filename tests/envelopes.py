@@ -8,7 +8,9 @@ from functools import reduce
 from hypothesis import strategies as st
 
 from mailq.engines.maildir import names
-from mailq.engines.maildir.names import NS, Envelope
+from mailq.engines.maildir.names import MessageName
+from mailq.ids import NS, new_id
+from mailq.policy import Step
 from mailq.settings import LONGEST, MAX_RETRIES
 
 CENTURY = 4_102_444_800 * NS  # 1 January 2100
@@ -42,16 +44,16 @@ file_names = (
 
 def tell(story: list[str]) -> str:
     """Spell a story as the name of its message would have it."""
-    return reduce(names.add_try, story, "")
+    return reduce(names.add_letters, story, "")
 
 
 @st.composite
-def pushed(draw: st.DrawFn) -> Envelope:
+def pushed(draw: st.DrawFn) -> MessageName:
     """A message as a push names it, any option given or not."""
     place = draw(instants)
-    return Envelope(
+    return MessageName(
         place,
-        names.new_id(place, draw(st.integers(0, 2**54 - 1))),
+        new_id(place, draw(st.integers(0, 2**54 - 1))),
         draw(exts),
         draw(sizes),
         draw(crcs),
@@ -64,20 +66,30 @@ def pushed(draw: st.DrawFn) -> Envelope:
 
 
 @st.composite
-def adopted(draw: st.DrawFn) -> Envelope:
+def adopted(draw: st.DrawFn) -> MessageName:
     """A file dropped in by hand."""
-    return names.adopt(draw(file_names), place=draw(instants), size=draw(sizes), number=2)
+    return names.from_dropped_file(draw(file_names), visible_at=draw(instants), size=draw(sizes), number=2)
+
+
+def died(message: MessageName, reason: str, letter: str = "") -> MessageName:
+    """Its name when it is given up on, after an attempt of this letter, if there was one."""
+    return message.after(Step("dead", message.visible_at, names.ATTEMPTS.get(letter, ""), reason))
+
+
+def returned(message: MessageName, visible_at: int, letter: str = "") -> MessageName:
+    """Its name when it is given back."""
+    return message.after(Step("ready", visible_at, names.ATTEMPTS.get(letter, "")))
 
 
 @st.composite
-def envelopes(draw: st.DrawFn) -> Envelope:
+def envelopes(draw: st.DrawFn) -> MessageName:
     """A message anywhere in its life."""
     envelope = draw(st.one_of(pushed(), adopted()))
     for event in draw(st.lists(events, max_size=12)):
         if event[-1] in names.DEATHS:
-            envelope = envelope.buried(names.DEATHS[event[-1]], letter=event[:-1])
+            envelope = died(envelope, names.DEATHS[event[-1]], event[:-1])
         else:
-            envelope = envelope.returned(place=draw(instants), letter=event)
+            envelope = returned(envelope, draw(instants), event)
     match draw(st.sampled_from(("as it is", "leased", "being edited", "sent to a shared queue", "redriven"))):
         case "leased":
             owner = draw(st.just("") | tokens)
@@ -86,7 +98,7 @@ def envelopes(draw: st.DrawFn) -> Envelope:
             edited = envelope._replace(size=None, crc=None, edit=draw(st.sampled_from(("ready", "delayed", "dead"))))
             envelope = edited._replace(until=draw(milliseconds), owner=draw(tokens), claim=draw(claims), dead=False)
         case "sent to a shared queue":
-            envelope = envelope._replace(origin=draw(tokens))
+            envelope = envelope._replace(source_queue=draw(tokens))
         case "redriven":
-            envelope = envelope.redriven(place=draw(instants))
+            envelope = envelope.redriven(visible_at=draw(instants))
     return envelope

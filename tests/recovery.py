@@ -11,7 +11,7 @@ import mailq
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.message import is_whole
+from mailq.engines.maildir.names import is_intact, parse
 from mailq.settings import Settings
 
 Content = tuple[bytes, tuple[tuple[str, str], ...]]
@@ -57,7 +57,7 @@ def recover(base: str, roots: Sequence[str], *, create: bool, replies: Sequence[
             queue = _open(path, create=create)
             if number == 0:
                 facts += [("settings", queue.settings), ("paused", queue.stats().paused)]
-                facts += [(id, queue._engine.get_reply(id)) for id in replies]
+                facts += [(id, queue.replies.get_reply(id)) for id in replies]
                 queue.resume()
             found += _empty(queue, path, "live" if number == 0 else "dead")
             troubles += _use(queue, path)
@@ -88,7 +88,9 @@ def _empty(queue: mailq.Queue, path: str, place: str) -> list[Found]:
     # Not peek("dead"): that would also show what lies in the other queue, which has its turn.
     for name in os.listdir(f"{path}/dead"):
         message = queue.get(name.split(",")[1])
-        where = "dead" if is_whole(message._envelope, message._read()) else "torn"
+        known = parse(name)
+        assert known is not None
+        where = "dead" if is_intact(known, message._read()) else "torn"
         found.append(Found(where, message.id, content(message.raw, message.headers)))
     return found
 

@@ -19,6 +19,7 @@ from janitor import memory
 import mailq
 from mailq.engines.maildir import names
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.ids import NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,7 +173,7 @@ def is_alive(pid: int) -> bool:
 
 def ahead(path: Path, seconds: float) -> mailq.Queue:
     """The queue as a process sees it whose clock is ahead."""
-    return mailq.Queue(MaildirEngine(str(path), clock=lambda: time.time_ns() + round(seconds * names.NS)))
+    return mailq.Queue(MaildirEngine(str(path), clock=lambda: time.time_ns() + round(seconds * NS)))
 
 
 def owner_of(receipt: str) -> str:

@@ -11,8 +11,8 @@ import click
 
 from mailq.cli.options import open_queue, queue_argument
 from mailq.cli.output import note
-from mailq.engines.maildir.names import safe_ext
 from mailq.errors import MailqError
+from mailq.message import safe_ext
 
 
 @click.command()
@@ -32,7 +32,7 @@ def edit(queue: str, id: str) -> None:
         message = target.get(id)
         if message.state == "leased":
             raise click.ClickException(f"message {id} is leased; edit it when it is ready or dead")
-        suffix = "." + safe_ext(message.name)  # the file may have any name, and a long one
+        suffix = "." + safe_ext(message.location)  # the file may have any name, and a long one
         handle, path = tempfile.mkstemp(prefix="mailq-", suffix=suffix)
         with open(handle, "wb") as file:
             file.write(message.raw)

@@ -75,7 +75,7 @@ def _summary(message: Message) -> dict[str, Any]:
         "deadline_at": message.deadline_at,
         "died_at": message.died_at,
         "reason": message.reason or None,
-        "name": message.name.encode(errors="surrogateescape").decode(errors="backslashreplace"),
+        "name": message.location.encode(errors="surrogateescape").decode(errors="backslashreplace"),
     }
 
 
@@ -126,7 +126,7 @@ def _print(message: Message, content_type: str, headers: dict[str, str]) -> None
             ("size", f"{message.size} bytes"),
             ("headers", json.dumps(headers, ensure_ascii=False) if headers else ""),
             ("origin", message.origin),
-            ("file", message.name),
+            ("file", message.location),
         ]
     )
     for attempt in message.history:

@@ -12,7 +12,7 @@ from mailq.errors import MailqError, QueueNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mailq.engines.base import Owner, Stats
+    from mailq.engines.base import LeaseHolder, Stats
     from mailq.queue import Queue
 
 _LINGER: Final = 10.0
@@ -112,7 +112,7 @@ class Watch:
 
     def _workers(self, queue: Queue) -> tuple[Worker, ...]:
         now = time.monotonic()
-        workers = {owner.token: read_owner(self.queue, owner) for owner in queue.owners()}
+        workers = {owner.token: read_owner(self.queue, owner) for owner in queue.workers()}
         self._killed |= {token: (now, worker) for token, worker in workers.items() if worker.state == "dead"}
         self._killed = {token: (at, worker) for token, (at, worker) in self._killed.items() if now < at + _LINGER}
         return tuple({**{token: worker for token, (_, worker) in self._killed.items()}, **workers}.values())
@@ -143,9 +143,9 @@ def last_line(history: Sequence[Any]) -> str:
     return _text(texts[-1].splitlines()[-1] if texts else history[-1].outcome if history else "")
 
 
-def read_owner(queue: str, owner: Owner) -> Worker:
+def read_owner(queue: str, owner: LeaseHolder) -> Worker:
     """Take from a story what is as it should be; anybody can write one."""
-    story = owner.story
+    story = owner.status
     stage = story.get("stage", "consumer")
     times = story.get("run_times")
     numbers = tuple(map(_seconds, times)) if isinstance(times, list) and len(times) == 3 else ()  # noqa: PLR2004 - p50, p95, p99

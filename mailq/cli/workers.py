@@ -12,7 +12,7 @@ from mailq.cli.options import open_queue, queue_argument
 from mailq.message import is_instant
 
 if TYPE_CHECKING:
-    from mailq.engines.base import Owner
+    from mailq.engines.base import LeaseHolder
 
 
 @click.command()
@@ -27,7 +27,7 @@ def workers(queue: str, *, as_json: bool) -> None:
         mailq workers jobs
     """
     with open_queue(queue) as source:
-        owners = source.owners()
+        owners = source.workers()
     if as_json:
         for owner in owners:
             known = owner._asdict()  # last: a story may hold anything, also names that are not its own
@@ -37,8 +37,8 @@ def workers(queue: str, *, as_json: bool) -> None:
     output.table(columns, (_row(owner) for owner in owners))
 
 
-def _row(owner: Owner) -> tuple[str, ...]:
-    story = owner.story
+def _row(owner: LeaseHolder) -> tuple[str, ...]:
+    story = owner.status
     told = story.get("jobs")
     # The file is its owner's, who may write anything.
     jobs = [job for job in told if _is_job(job)] if isinstance(told, list) else []

@@ -1,23 +1,36 @@
-"""The waist: the verbs that every disk speaks and every door uses.
+"""The waist: what the queue asks of every engine, in neutral words.
 
-Above this line are values, codecs and policy; below it bytes and names. An
-engine exists when it passes the contract suite in :mod:`mailq.testing`.
+Above it are bodies, options and policy; below it are files, rows or keys. An engine
+exists when it passes the contract suite in :mod:`mailq.testing`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from mailq.engines.maildir.names import Envelope
-    from mailq.message import Attempt, Draft, State
+    from mailq.message import Attempt, Envelope, FailedOutcome, NewMessage, State
+    from mailq.policy import Step
     from mailq.settings import Settings
 
 
+class Capabilities(NamedTuple):
+    """What an engine can do besides the verbs of :class:`Engine`. The queue refuses the others with Unsupported.
+
+    ``shared``: other processes can open the queue. ``presence``: it is :class:`Presence`.
+    ``replies``: it is :class:`Replies`. ``edit``: it is :class:`Editable`.
+    """
+
+    shared: bool = True
+    presence: bool = True
+    replies: bool = True
+    edit: bool = True
+
+
 class Claim(NamedTuple):
-    """A message handed to a consumer. ``deadline`` is the end of the lease, in nanoseconds."""
+    """A message that was handed to a consumer. ``deadline`` is the end of the lease, in nanoseconds since 1970."""
 
     receipt: str
     envelope: Envelope
@@ -25,19 +38,67 @@ class Claim(NamedTuple):
     deadline: int
 
 
-class Record(NamedTuple):
-    """A message as somebody finds it who only looks.
+class Settlement(NamedTuple):
+    """What a consumer says of a message that it holds.
 
-    ``at`` is, in nanoseconds: the due time of a delayed message, the deadline of
-    a leased one, the time of death of a dead one. ``name`` tells the engine which
-    file is meant.
+    ``ack``: it is done. ``nack``: the attempt failed, with this ``outcome``; None for ``delay``
+    is the queue's back-off. ``release``: it is given back, and no attempt is counted.
+    ``reject``: it is given up on. ``text`` is the error, or the reason, kept in the history.
+    """
+
+    verb: Literal["ack", "nack", "release", "reject"]
+    delay: float | None = 0.0
+    outcome: FailedOutcome = "nack"
+    text: str | None = None
+
+
+class Settled(NamedTuple):
+    """What became of a message: as it was before, and the step that it took; None if it is done and gone."""
+
+    envelope: Envelope
+    step: Step | None
+
+
+class Claimed(NamedTuple):
+    """What a claim has found: the messages to deliver, and what became of others on the way.
+
+    ``more`` says that nothing may have been found only because a claim takes a bounded time:
+    the next one goes on.
+    """
+
+    claims: list[Claim]
+    settled: Sequence[Settled] = ()
+    more: bool = False
+
+
+class Extended(NamedTuple):
+    """A lease that was extended: the message, and the new deadline in nanoseconds since 1970."""
+
+    envelope: Envelope
+    deadline: int
+
+
+class Record(NamedTuple):
+    """A message as a look finds it.
+
+    ``at`` is, in nanoseconds since 1970: the due time of a delayed message, the deadline of
+    a leased one, the time of death of a dead one. ``size`` is in bytes, with the headers.
+    ``location`` tells the engine where it was seen, and people where to look: a path, if
+    it is in a file.
     """
 
     state: State
-    name: str
     envelope: Envelope
     size: int
-    at: int | None = None
+    at: int | None
+    location: str
+
+
+class History(NamedTuple):
+    """The past of a message: its finished attempts with their error texts, and the queue that it was pushed to."""
+
+    attempts: list[Attempt]
+    source_queue: str
 
 
 class Stats(NamedTuple):
@@ -59,10 +120,24 @@ class Stats(NamedTuple):
     paused: bool = False
 
 
-class Owner(NamedTuple):
+class Reaped(NamedTuple):
+    """What one reaping did, in messages.
+
+    ``returned`` are to be tried again, or were put back where an editor that died had taken
+    them from; ``died`` had used up their retries; ``due`` were delayed and are ready now.
+    ``settled`` tells of those whose leases have ended.
+    """
+
+    returned: int = 0
+    died: int = 0
+    due: int = 0
+    settled: Sequence[Settled] = ()
+
+
+class LeaseHolder(NamedTuple):
     """A process that holds leases, or may. ``since`` is in seconds since 1970.
 
-    ``story`` is what it says of itself; a worker tells what it does
+    ``status`` is what it says of itself; a worker says what it does
     (docs/disk-format.md). ``alive`` is False when it is known to be dead.
     """
 
@@ -71,30 +146,19 @@ class Owner(NamedTuple):
     pid: int
     since: float
     alive: bool
-    story: Mapping[str, Any]
-
-
-class Reaped(NamedTuple):
-    """What one reaping did, in messages.
-
-    ``returned`` went back to be tried again, or to where an editor that died had taken
-    them from, ``died`` had used up their retries, ``due`` were delayed and are ready now.
-    """
-
-    returned: int = 0
-    died: int = 0
-    due: int = 0
+    status: Mapping[str, Any]
 
 
 class Engine(Protocol):
-    """A disk. Receipts are opaque text above this line.
+    """Stores the messages of one queue. Receipts and locations are opaque text above this line.
 
-    Every verb on a receipt raises LeaseLost, and changes nothing, when the
-    message is not in these hands any more; InvalidReceipt when the text cannot
-    be a receipt. Every verb raises StorageError when the disk refuses and
-    QueueNotFound when the queue is gone. All verbs are safe to call from several
-    threads.
+    Every verb on a receipt raises LeaseLost, and changes nothing, when another holds the
+    message, or nobody does; InvalidReceipt when the text cannot be a receipt. Every verb
+    raises StorageError when the disk or the server refuses, and QueueNotFound when the queue
+    is gone. All are safe to call from several threads.
     """
+
+    capabilities: ClassVar[Capabilities]
 
     @property
     def settings(self) -> Settings:
@@ -104,128 +168,115 @@ class Engine(Protocol):
     def location(self) -> str:
         """Where the queue is, as its users would name it."""
 
-    def push(self, drafts: Sequence[Draft]) -> list[str]:
-        """Store messages, durable as a whole on return, in order. Returns their ids.
+    def push(self, messages: Sequence[NewMessage]) -> list[str]:
+        """Store messages in order, durable as a whole on return. Returns their ids.
 
         Raises QueueFull. A StorageError names the ids that may be there all the same.
         """
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
-        """Lease up to ``limit`` ready messages, first in line first; never blocks, and takes a bounded time.
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
+        """Lease up to ``limit`` ready messages, first in line first. Never blocks, and takes a bounded time.
 
-        ``lease`` in seconds overrides the message's and the queue's own. A
-        ``detached`` lease outlives this process, any other ends with it. Whatever
-        is not fit to be delivered goes to the dead on the way. Of many such messages one
-        claim moves only some: None if it has found nothing to lease, and left some to the next
-        claim. An empty list says that nothing is ready.
+        ``lease`` in seconds comes before the message's and the queue's own. A
+        ``detached`` lease outlives this process, any other ends with it. What cannot
+        be delivered dies on the way.
+        """
+
+    def claimed(self, receipt: str) -> Claim:
+        """Return what the claim returned for this receipt. LeaseLost as soon as the deadline has passed."""
+
+    def settle(self, receipt: str, settlement: Settlement) -> Settled:
+        """Ack, nack, release or reject a message. A lease that has run out is good until another has the message."""
+
+    def extend(self, receipt: str, seconds: float) -> Extended:
+        """Hold a message until at least ``seconds`` from now; a lease is never shortened.
+
+        LeaseLost as soon as the deadline has passed, even if nobody else has the message yet.
         """
 
     def wait(self, timeout: float) -> None:
-        """Block until a claim may find something new, or for ``timeout`` seconds.
+        """Block until a claim may find something new, for at most ``timeout`` seconds.
 
-        May return early for no reason; the claim is the truth. Ends also at a close.
+        It may return early for no reason: claim again. It ends also at a close.
         """
 
-    def listen(self, bell: Callable[[], None]) -> float:
-        """Have ``bell()`` called, from any thread, whenever a claim may find something new.
+    def subscribe(self, callback: Callable[[], None]) -> float:
+        """Call ``callback()``, from any thread, whenever a claim may find something new.
 
-        For who has other things to wait for as well. Returns for how many seconds that
-        may be relied on: claim again then, even if it did not ring. The bells end with
-        close.
+        Returns the poll interval in seconds: claim again after that time in any case. A
+        close calls it once more, and ends the subscription.
         """
 
-    def silence(self, bell: Callable[[], None]) -> None:
-        """Ring it no more."""
-
-    def held(self, receipt: str) -> Claim:
-        """The message behind a receipt, as its claim handed it out. LeaseLost as soon as its deadline has passed."""
-
-    def deadline(self, receipt: str) -> int | None:
-        """When the lease behind a receipt ends, in nanoseconds; None when it is gone or has run out."""
-
-    def ack(self, receipt: str) -> None:
-        """Remove a message for good: it is done."""
-
-    def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
-        """Give a message back after a failed attempt, to be ready after ``delay`` seconds.
-
-        ``letter`` says how the attempt ended (:mod:`mailq.engines.maildir.names`). The message dies
-        if its retries are used up.
-        """
-
-    def release(self, receipt: str, *, delay: float) -> None:
-        """Give a message back as if it had never been claimed: no attempt is counted."""
-
-    def reject(self, receipt: str, *, reason: str | None) -> None:
-        """Give up on a message at once."""
-
-    def extend(self, receipt: str, seconds: float) -> int:
-        """Hold a message until at least ``seconds`` from now. Returns the new deadline.
-
-        LeaseLost as soon as the old deadline has passed, even if nobody has taken
-        the message yet.
-        """
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        """Call it no more."""
 
     def reap(self) -> Reaped:
-        """Give back what dead or late consumers hold, and ready what is due, now."""
+        """End the leases that have run out and those of dead processes, and ready what is due, now."""
 
-    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
-        """Put dead messages back in line, oldest first, to be tried afresh. Returns how many."""
+    def look(
+        self, state: State | None, *, ids: Collection[str] | None = None, limit: int | None = None
+    ) -> list[Record]:
+        """List messages in a state, first in line first; None for all states, one after the other.
 
-    def purge(self, state: State) -> int:
-        """Delete every message in a state. Returns how many."""
-
-    def look(self, state: State, *, limit: int | None) -> list[Record]:
-        """List messages in a state, first in line first."""
-
-    def find(self, id: str) -> Record:
-        """Look for a message by its id, in every state. Raises MessageNotFound."""
-
-    def read(self, record: Record) -> bytes:
-        """The sealed bytes of a message, wherever it is by now. Raises MessageNotFound."""
-
-    def replace(self, record: Record, draft: Draft) -> None:
-        """Put other content into a ready, delayed or dead message.
-
-        Only ``data``, ``head`` and ``ext`` of the draft are used. Raises
-        MessageNotFound if somebody took the message meanwhile.
+        Only those with the given ``ids``, and at most ``limit``, if those are given.
         """
 
-    def history(self, envelope: Envelope) -> list[Attempt]:
-        """The finished attempts of a message, first to last, with their error texts."""
+    def read(self, record: Record) -> bytes:
+        """Return the bytes of a message, wherever it is by now. Raises MessageNotFound."""
 
-    def origin(self, envelope: Envelope) -> str:
-        """The queue that a dead letter came from."""
+    def history(self, record: Record) -> History:
+        """Return the past of a message. Apart from read, for a message whose bytes cannot be read."""
+
+    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> list[str]:
+        """Put dead messages back in line, first in line first, to be tried afresh. Returns the ids of those moved."""
+
+    def remove(self, state: State, *, ids: Collection[str] | None = None) -> int:
+        """Delete messages in a state, all of them or those with the given ids. Returns the number."""
 
     def stats(self) -> Stats:
         """Count the queue."""
 
-    def pause(self) -> None:
-        """Have every claim find nothing, in all processes, until resumed."""
+    def configure(self, changes: Mapping[str, object]) -> Settings:
+        """Change settings for every process, durably; None resets one. Returns them all.
 
-    def resume(self) -> None:
-        """Let claims find messages again."""
+        While ``paused`` is true, claims find nothing, in all processes, at once.
+        """
 
-    def tell(self, story: Mapping[str, Any]) -> None:
-        """Say, to whoever asks for the owners, what this process is doing. Never raises: it is a courtesy."""
+    def close(self) -> None:
+        """Release files, locks and threads, and call every subscriber once more. Leases bound to this process end.
 
-    def owners(self) -> list[Owner]:
-        """The processes that hold leases or have told a story; the dead among them go with this look."""
+        A verb that is called after that acquires again what it needs.
+        """
+
+
+class Editable(Protocol):
+    """An engine whose messages can be edited."""
+
+    def replace(self, record: Record, message: NewMessage) -> None:
+        """Put other content into a ready, delayed or dead message: ``data``, ``ext`` and ``header_bytes``.
+
+        Raises MessageNotFound if it is not in that state any more.
+        """
+
+
+class Presence(Protocol):
+    """An engine that shows which processes work on the queue."""
+
+    def publish(self, status: Mapping[str, Any]) -> None:
+        """Publish what this process is doing. Never raises: jobs are worth more than a look at them."""
+
+    def holders(self) -> list[LeaseHolder]:
+        """List the processes that hold leases or have published a status; a dead one is listed once more."""
+
+
+class Replies(Protocol):
+    """An engine that keeps replies."""
 
     def put_reply(self, id: str, data: bytes) -> None:
         """Keep the reply to a message, durably, for ``reply_ttl``."""
 
     def get_reply(self, id: str) -> bytes | None:
-        """The reply to a message, or None if there is none (yet, or any more)."""
-
-    def configure(self, changes: Mapping[str, object]) -> Settings:
-        """Change settings for everybody, durably; None resets one. Returns them all."""
-
-    def close(self) -> None:
-        """Let go of files, locks and threads, and ring every bell once more. Leases bound to this process end.
-
-        A verb that comes after that takes up again what it needs.
-        """
+        """Return the reply to a message; None if there is none, or none any more."""
 
 
 class Opened(Protocol):
@@ -234,3 +285,7 @@ class Opened(Protocol):
     @property
     def engine(self) -> Engine:
         """The engine. Raises QueueClosed."""
+
+    @property
+    def replies(self) -> Replies:
+        """The engine as the store of replies. Raises QueueClosed and Unsupported."""

@@ -1,35 +1,47 @@
 """The queue in memory: for tests, and to be read as the reference of what the verbs mean.
 
-It keeps the same names in the same states as the directories of a maildir
-queue, as keys of dictionaries under one lock. Nothing survives the process.
+A message is one entry of a dictionary, and each change of it one assignment, under one
+lock: an exception that arrives from outside finds it made or not made. Nothing survives the process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import heapq
 import itertools
 import logging
 import math
 import os
 import platform
+import re
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
-from mailq import policy, telemetry
+from mailq import policy
 from mailq.alarm import Alarm
-from mailq.engines.base import Claim, Owner, Reaped, Record, Stats
+from mailq.engines.base import (
+    Capabilities,
+    Claim,
+    Claimed,
+    Extended,
+    History,
+    LeaseHolder,
+    Reaped,
+    Record,
+    Settled,
+    Settlement,
+    Stats,
+)
 from mailq.engines.budget import Budget
-from mailq.engines.maildir import names
 from mailq.errors import InvalidReceipt, LeaseLost, MailqError, MessageNotFound, QueueFull
-from mailq.message import OUTCOMES, STATES, Attempt, Stamps, checksum, is_whole
+from mailq.ids import NS, MonotonicIds
+from mailq.message import STATES, Attempt, NewMessage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from mailq.engines.maildir.names import Envelope
-    from mailq.message import Draft, State
     from mailq.policy import Step
     from mailq.settings import Settings
 
@@ -37,14 +49,59 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_OWNER: Final = "1"
-"""The only owner there is."""
+_RECEIPT: Final = re.compile(r"([0-9a-f]{32})\.[0-9]+")
+
+
+class _Envelope(NamedTuple):
+    """See :class:`mailq.message.Envelope`."""
+
+    id: str
+    pushed_at: int
+    visible_at: int
+    ext: str
+    header_bytes: int
+    priority: int
+    lease: float | None
+    max_retries: int | None
+    ttl: float | None
+    file_name: str = ""
+    attempts: int = 0
+    total_attempts: int = 0
+    reason: str = ""
+
+    def after(self, step: Step) -> _Envelope:
+        """The envelope of the message when it has gone where a step says."""
+        counted = bool(step.outcome)
+        return self._replace(
+            visible_at=step.visible_at,
+            attempts=0 if step.reason else self.attempts + counted,
+            total_attempts=self.total_attempts + counted,
+            reason=step.reason or self.reason,
+            ttl=None if step.reason else self.ttl,
+        )
+
+
+class _Message(NamedTuple):
+    """A stored message. ``at`` is its deadline or its time of death. ``bound``: its lease ends at a close."""
+
+    state: State
+    envelope: _Envelope
+    data: bytes
+    history: tuple[Attempt, ...] = ()
+    at: int | None = None
+    receipt: str = ""
+    bound: bool = False
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among those in its state."""
+        return -self.envelope.priority, self.envelope.visible_at
 
 
 def _locked(method: Callable[Concatenate[MemoryEngine, _P], _T]) -> Callable[Concatenate[MemoryEngine, _P], _T]:
-    """A method that holds the engine's lock.
+    """Hold the engine's lock during a method.
 
-    That is taken in a function without a loop: CPython 3.12 and 3.13 may raise an exception from outside
+    The lock is taken in a function without a loop: CPython 3.12 and 3.13 may raise an exception from outside
     where a loop turns as if that were not within the block.
     """
 
@@ -59,20 +116,18 @@ def _locked(method: Callable[Concatenate[MemoryEngine, _P], _T]) -> Callable[Con
 class MemoryEngine:
     """A queue in this process. ``clock`` tells the time in nanoseconds."""
 
+    capabilities: ClassVar = Capabilities(shared=False)
+
     def __init__(self, settings: Settings, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._settings = settings
         self._clock = clock
-        self._stamps = Stamps(clock)
+        self._ids = MonotonicIds(clock)
         self._claims = itertools.count(1)
-        self._files: dict[State, dict[str, bytes]] = {state: {} for state in STATES}
-        self._deadlines: dict[str, int] = {}
-        self._died: dict[str, int] = {}
-        self._texts: dict[str, dict[int, tuple[str, float]]] = {}
+        self._messages: dict[str, _Message] = {}
         self._replies: dict[str, tuple[int, bytes]] = {}
-        self._since = clock() / names.NS
-        self._story: dict[str, Any] = {}
-        self._paused = False
-        self._bells: tuple[Callable[[], None], ...] = ()
+        self._since = clock() / NS
+        self._status: dict[str, Any] = {}
+        self._callbacks: tuple[Callable[[], None], ...] = ()
         self._waiting: set[Alarm] = set()
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
@@ -87,231 +142,201 @@ class MemoryEngine:
         """There is only one place in memory."""
         return "memory://"
 
+    def _in(self, *states: State) -> list[_Message]:
+        return [message for message in self._messages.values() if message.state in states]
+
     # Producing
 
     @_locked
-    def push(self, drafts: Sequence[Draft]) -> list[str]:
-        """Add them all under the lock."""
-        length = len(self._files["ready"]) + len(self._files["delayed"])
-        limit = self._settings.max_length
-        if limit is not None and length + len(drafts) > limit:
-            telemetry.emit("full", self.location, length=length, limit=limit, asked=len(drafts))
-            raise QueueFull(length, limit, len(drafts))
-        added: list[tuple[State, str, str]] = []
+    def push(self, messages: Sequence[NewMessage]) -> list[str]:
+        """Store them all, or none."""
+        length, limit = len(self._in("ready", "delayed")), self._settings.max_length
+        if limit is not None and length + len(messages) > limit:
+            raise QueueFull(length, limit, len(messages))
+        ids: list[str] = []
         try:
-            self._add_all(drafts, added)
-            self._ring()
-        except BaseException:  # interrupted: all or nothing
-            for state, name, _ in added:
-                self._files[state].pop(name, None)
+            self._store_all(messages, ids)
+            self._notify()
+        except BaseException:  # interrupted
+            for id in ids:
+                self._messages.pop(id, None)
             raise
-        return [id for _, _, id in added]
+        return ids
 
-    def _add_all(self, drafts: Sequence[Draft], added: list[tuple[State, str, str]]) -> None:
-        for draft in drafts:
-            self._add(draft, added)
+    def _store_all(self, messages: Sequence[NewMessage], ids: list[str]) -> None:
+        for new in messages:
+            now = self._ids.next()
+            ids.append(self._ids.new_id(now))
+            step = policy.pushed(now, now=self._clock(), delay=new.delay)
+            options = new.priority, new.lease, new.max_retries, new.ttl
+            envelope = _Envelope(ids[-1], now, step.visible_at, new.ext, new.header_bytes, *options)
+            self._messages[ids[-1]] = _Message(step.state, envelope, new.data)
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         for alarm in tuple(self._waiting):
             alarm.ring()
-        for bell in self._bells:
+        for callback in self._callbacks:
             try:
-                bell()
+                callback()
             except Exception:
-                logging.getLogger("mailq").exception("a bell that listens to the queue failed")
-
-    def _add(self, draft: Draft, added: list[tuple[State, str, str]]) -> None:
-        now = self._stamps.next()
-        envelope = names.Envelope(
-            now, names.new_id(now), draft.ext, len(draft.data), checksum(draft.data), draft.head, draft.file
-        )._replace(priority=draft.priority, lease=draft.lease, max_retries=draft.max_retries, ttl=draft.ttl)
-        state, envelope = policy.pushed(envelope, now=self._clock(), delay=draft.delay)
-        name = names.format_name(envelope)
-        added.append((state, name, envelope.id))
-        self._files[state][name] = draft.data
+                logging.getLogger("mailq").exception("a subscriber of the queue failed")
 
     # Consuming
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
-        """Take the first names in line."""
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
+        """Take the first in line."""
         claims: list[Claim] = []
+        settled: list[Settled] = []
         budget = Budget()
         try:
-            self._claim(claims, limit, lease, "" if detached else _OWNER, budget)
+            self._claim(claims, settled, limit, lease, budget, bound=not detached)
         except BaseException:  # interrupted: nobody will have the receipts
             self._give_back(claims)
             raise
-        return None if budget.left_some and not claims else claims
+        return Claimed(claims, settled, more=budget.left_some)
 
     @_locked
-    def _claim(self, claims: list[Claim], limit: int, lease: float | None, owner: str, budget: Budget) -> None:
-        self._reap(budget)
+    def _claim(
+        self,
+        claims: list[Claim],
+        settled: list[Settled],
+        limit: int,
+        lease: float | None,
+        budget: Budget,
+        *,
+        bound: bool,
+    ) -> None:
+        settled += self._reap(budget).settled
+        if self._settings.paused:
+            return
         may_bury = True
-        for name in [] if self._paused else sorted(self._files["ready"], key=names.sort_key):
-            if len(claims) >= limit:
-                break
-            if (unfit := self._unfit(name)) is None:
-                claims.append(self._take(name, lease, owner))
-            elif may_bury:
-                self._bury(name, *unfit)
-                may_bury = budget.allows_more()
+        while len(claims) < limit:
+            chosen = heapq.nsmallest(limit - len(claims), self._in("ready"), key=lambda message: message.place)
+            if not chosen:
+                return
+            for message in chosen:
+                unfit = self._unfit(message)
+                if unfit is None:
+                    claims.append(self._lease(message, lease, bound=bound))
+                elif may_bury:
+                    settled.append(self._bury(message, *unfit))
+                    may_bury = budget.allows_more()
+            if not may_bury:
+                return
+
+    def _lease(self, message: _Message, lease: float | None, *, bound: bool) -> Claim:
+        envelope = message.envelope
+        until = policy.lease_end(envelope, self._settings, now=self._clock(), lease=lease)
+        receipt = f"{envelope.id}.{next(self._claims)}"
+        self._messages[envelope.id] = message._replace(state="leased", at=until, receipt=receipt, bound=bound)
+        return Claim(receipt, envelope, message.data, until)
+
+    def _unfit(self, message: _Message) -> tuple[str, str | None] | None:
+        """Why a message is not delivered: the reason, and an error text; None if it is."""
+        if policy.has_expired(message.envelope, self._settings, self._clock()):
+            return "expired", None
+        limit = self._settings.max_message_bytes
+        if len(message.data) > limit:
+            return "too-large", f"the message has {len(message.data)} bytes, the queue delivers {limit}"
+        return None
+
+    def _bury(self, message: _Message, reason: str, text: str | None) -> Settled:
+        return self._move(message, policy.undeliverable(message.envelope, reason), text)
 
     def _give_back(self, claims: list[Claim]) -> None:
         for claim in claims:
             with contextlib.suppress(MailqError):
-                self.release(claim.receipt, delay=0)
-
-    def _unfit(self, name: str) -> tuple[str, str | None] | None:
-        """Why a message is not delivered: the word for it, and an error text; None if it is."""
-        envelope, data = _envelope(name), self._files["ready"][name]
-        if policy.has_expired(envelope, self._settings, self._clock()):
-            return "expired", None
-        if len(data) > self._settings.max_message_bytes:
-            limit = self._settings.max_message_bytes
-            return "too-large", f"the message has {len(data)} bytes, the queue delivers {limit}"
-        return None if is_whole(envelope, data) else ("torn", "torn")
-
-    def _bury(self, name: str, why: str, text: str | None) -> None:
-        envelope = _envelope(name)
-        self._settle("ready", name, policy.Step("dead", envelope.buried(why)), text, attempt=0)
-        if why == "expired":
-            telemetry.emit("expire", self.location, envelope.id, ttl=envelope.ttl or self._settings.ttl)
-
-    def _take(self, name: str, lease: float | None, owner: str) -> Claim:
-        envelope = _envelope(name)
-        until = policy.lease_end(envelope, self._settings, now=self._clock(), lease=lease)
-        claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims):06x}")
-        claim = Claim(names.format_name(claimed), claimed, self._files["ready"][name], until)
-        self._move("ready", name, "leased", claim.receipt, until)
-        return claim
+                self.settle(claim.receipt, Settlement("release"))
 
     def wait(self, timeout: float) -> None:
         """Wait for something ready, or for the next due time or deadline."""
         alarm = Alarm()
         try:
             self._waiting.add(alarm)
-            with self._lock:
-                patience = 0.0 if self._files["ready"] and not self._paused else self._patience()
-            alarm.wait(min(timeout, patience))
+            alarm.wait(min(timeout, self._next_change_in()))
         finally:
             self._waiting.discard(alarm)
 
-    def _patience(self) -> float:
-        times = [_envelope(name).place for name in self._files["delayed"]] + list(self._deadlines.values())
-        return max(0.0, (min(times) - self._clock()) / names.NS) if times else threading.TIMEOUT_MAX
+    @_locked
+    def _next_change_in(self) -> float:
+        if not self._settings.paused and self._in("ready"):
+            return 0.0
+        times = [message.envelope.visible_at for message in self._in("delayed")]
+        times += [message.at for message in self._in("leased") if message.at is not None]
+        return max(0.0, (min(times) - self._clock()) / NS) if times else threading.TIMEOUT_MAX
 
     @_locked
-    def listen(self, bell: Callable[[], None]) -> float:
-        """Ring it at every change."""
-        if bell not in self._bells:
-            self._bells = (*self._bells, bell)
-        return 0.0 if self._files["ready"] and not self._paused else self._patience()
+    def subscribe(self, callback: Callable[[], None]) -> float:
+        """Call it at every change."""
+        if callback not in self._callbacks:
+            self._callbacks = (*self._callbacks, callback)
+        return self._next_change_in()
 
-    def silence(self, bell: Callable[[], None]) -> None:
-        """Ring it no more."""
-        self._bells = tuple(known for known in self._bells if known != bell)
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._callbacks = tuple(known for known in self._callbacks if known != callback)
 
     @_locked
-    def held(self, receipt: str) -> Claim:
-        """The claim once more."""
-        envelope = self._held(receipt, "read")
-        if (until := self.deadline(receipt)) is None:
+    def claimed(self, receipt: str) -> Claim:
+        """Return the claim once more."""
+        message = self._held(receipt, "read")
+        deadline = message.at or 0
+        if self._clock() >= deadline:
             raise LeaseLost(receipt, "read")
-        return Claim(receipt, envelope, self._files["leased"][receipt], until)
-
-    def deadline(self, receipt: str) -> int | None:
-        """When the lease ends."""
-        end = self._deadlines.get(receipt)
-        return end if end is not None and self._clock() < end else None
+        return Claim(receipt, message.envelope, message.data, deadline)
 
     # Settling
 
     @_locked
-    def ack(self, receipt: str) -> None:
-        """Forget the message."""
-        envelope = self._held(receipt, "ack")
-        self._drop("leased", receipt)
-        self._texts.pop(envelope.id, None)
+    def settle(self, receipt: str, settlement: Settlement) -> Settled:
+        """Remove it, or move it where the policy says."""
+        verb, delay, outcome, text = settlement
+        message = self._held(receipt, verb)
+        envelope, now = message.envelope, self._clock()
+        if verb == "ack":
+            del self._messages[envelope.id]
+            return Settled(envelope, None)
+        if verb == "nack":
+            end = self._ids.next()
+            step = policy.failed(envelope, outcome, self._settings, now=now, end=end, delay=delay)
+        elif verb == "release":
+            step = policy.released(envelope, now=now, delay=delay or 0.0)
+        else:
+            step = policy.rejected(envelope)
+        return self._move(message, step, text)
 
     @_locked
-    def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
-        """Count the attempt and put it back."""
-        self._held(receipt, "nack")
-        self._settle("leased", receipt, self._failed(receipt, letter, delay), error)
-
-    @_locked
-    def release(self, receipt: str, *, delay: float) -> None:
-        """Put it back as it was."""
-        envelope = self._held(receipt, "release")
-        self._settle("leased", receipt, policy.released(envelope, now=self._clock(), delay=delay))
-
-    @_locked
-    def reject(self, receipt: str, *, reason: str | None) -> None:
-        """Put it to the dead."""
-        envelope = self._held(receipt, "reject")
-        step = policy.Step("dead", envelope.buried("rejected", letter=names.REJECT))
-        self._settle("leased", receipt, step, reason)
-
-    @_locked
-    def extend(self, receipt: str, seconds: float) -> int:
+    def extend(self, receipt: str, seconds: float) -> Extended:
         """Move the deadline."""
-        self._held(receipt, "extend")
-        now = self._clock()
-        if now >= self._deadlines[receipt]:
+        message = self._held(receipt, "extend")
+        now, deadline = self._clock(), message.at or 0
+        if now >= deadline:
             raise LeaseLost(receipt, "extend")
-        self._deadlines[receipt] = max(now + policy.ns(seconds), self._deadlines[receipt])
-        return self._deadlines[receipt]
+        deadline = max(now + policy.ns(seconds), deadline)
+        self._messages[message.envelope.id] = message._replace(at=deadline)
+        return Extended(message.envelope, deadline)
 
-    def _held(self, receipt: str, verb: str) -> Envelope:
-        envelope = names.parse(receipt) if isinstance(receipt, str) else None
-        if envelope is None or not envelope.claim:
+    def _held(self, receipt: str, verb: str) -> _Message:
+        found = _RECEIPT.fullmatch(receipt) if isinstance(receipt, str) else None
+        if found is None:
             raise InvalidReceipt(receipt)
-        if receipt not in self._files["leased"]:
+        message = self._messages.get(found[1])
+        if message is None or message.receipt != receipt:
             raise LeaseLost(receipt, verb)
-        return envelope
+        return message
 
-    def _failed(self, name: str, letter: str, delay: float = 0.0) -> Step:
-        return policy.failed(
-            _envelope(name), letter, self._settings, now=self._clock(), end=self._stamps.next(), delay=delay
-        )
-
-    def _settle(
-        self, state: State, name: str, step: Step, error: str | None = None, attempt: int | None = None
-    ) -> None:
-        now = self._clock()
-        if error is not None:
-            number = step.envelope.attempts_ever if attempt is None else attempt
-            self._texts.setdefault(step.envelope.id, {})[number] = (error, now / names.NS)
-        self._move(state, name, step.state, names.format_name(step.envelope), now)
-        if step.state == "dead":
-            envelope = step.envelope
-            telemetry.emit("dead", self.location, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
-        self._ring()
-
-    # These two call nothing, for an exception from outside may arrive after any call: they are done whole, or not at all.
-
-    def _move(
-        self, state: State, name: str, target_state: State, target: str, at: int, data: bytes | None = None
-    ) -> None:
-        if data is None:
-            data = self._files[state][name]
-        del self._files[state][name]
-        if state == "leased":
-            del self._deadlines[name]
-        elif state == "dead":
-            del self._died[name]
-        self._files[target_state][target] = data
-        if target_state == "leased":
-            self._deadlines[target] = at
-        elif target_state == "dead":
-            self._died[target] = at
-
-    def _drop(self, state: State, name: str) -> None:
-        del self._files[state][name]
-        if state == "leased":
-            del self._deadlines[name]
-        elif state == "dead":
-            del self._died[name]
+    def _move(self, message: _Message, step: Step, text: str | None = None) -> Settled:
+        """Make the step, and keep how the attempt ended."""
+        envelope, now = message.envelope.after(step), self._clock()
+        history = message.history
+        if step.outcome or text is not None:
+            number = envelope.total_attempts if step.outcome else 0
+            at = None if text is None else now / NS
+            history = (*history, Attempt(number, step.outcome or step.reason, text, at))
+        died = now if step.state == "dead" else None
+        self._messages[envelope.id] = _Message(step.state, envelope, message.data, history, died)
+        self._notify()
+        return Settled(message.envelope, step)
 
     # Maintenance
 
@@ -322,135 +347,111 @@ class MemoryEngine:
     @_locked
     def _reap(self, budget: Budget) -> Reaped:
         now = self._clock()
-        returned = died = due = 0
-        for name in [name for name in self._files["delayed"] if _envelope(name).place <= now]:
-            self._settle("delayed", name, policy.came_due(_envelope(name), self._settings))
-            due += 1
-            if not budget.allows_more():
-                break
-        for name in [name for name, deadline in self._deadlines.items() if now >= deadline]:
-            step = self._failed(name, names.TIMEOUT)
-            self._settle("leased", name, step)
-            attempt = _envelope(name).attempts + 1
-            telemetry.emit("requeue", self.location, step.envelope.id, attempt=attempt, outcome="timeout")
-            returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
-            if not budget.allows_more():
-                break
-        return Reaped(returned, died, due)
+        due = 0
+        for message in self._in("delayed"):
+            if message.envelope.visible_at <= now:
+                self._move(message, policy.came_due(message.envelope, self._settings))
+                due += 1
+                if not budget.allows_more():
+                    break
+        settled = self._end_leases(lambda message: now >= (message.at or 0), "timeout", budget)
+        died = sum(step is not None and step.state == "dead" for _, step in settled)
+        return Reaped(len(settled) - died, died, due, settled)
+
+    def _end_leases(self, is_over: Callable[[_Message], bool], outcome: str, budget: Budget) -> list[Settled]:
+        settled = []
+        for message in self._in("leased"):
+            if is_over(message):
+                now, end = self._clock(), self._ids.next()
+                step = policy.failed(message.envelope, outcome, self._settings, now=now, end=end)
+                settled.append(self._move(message, step))
+                if not budget.allows_more():
+                    break
+        return settled
 
     @_locked
-    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
+    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> list[str]:
         """Put the dead back in line."""
-        records = [r for r in self.look("dead", limit=None) if ids is None or r.envelope.id in ids][:limit]
+        records = self.look("dead", ids=ids, limit=limit)
         for record in records:
-            again = record.envelope.redriven(place=self._stamps.next())
-            self._settle("dead", record.name, policy.Step("ready", again))
-            telemetry.emit("redrive", self.location, again.id)
-        return len(records)
+            message = self._messages[record.envelope.id]
+            self._move(message, policy.released(message.envelope._replace(visible_at=self._ids.next()), now=0))
+        return [record.envelope.id for record in records]
 
     @_locked
-    def purge(self, state: State) -> int:
-        """Forget every message in a state."""
-        doomed = list(self._files[state])
-        for name in doomed:
-            self._drop(state, name)
-            self._texts.pop(_envelope(name).id, None)
+    def remove(self, state: State, *, ids: Collection[str] | None = None) -> int:
+        """Forget messages in a state."""
+        doomed = [message.envelope.id for message in self._in(state) if ids is None or message.envelope.id in ids]
+        for id in doomed:
+            del self._messages[id]
         return len(doomed)
 
     @_locked
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change the settings."""
         self._settings = self._settings.changed(changes)
+        self._notify()
         return self._settings
 
     # Looking and mending
 
     @_locked
-    def look(self, state: State, *, limit: int | None) -> list[Record]:
-        """List a state."""
-        listed = sorted(self._files[state], key=names.sort_key)[:limit]
-        return [self._record(state, name) for name in listed]
+    def look(
+        self, state: State | None, *, ids: Collection[str] | None = None, limit: int | None = None
+    ) -> list[Record]:
+        """List them."""
+        listed = [
+            _record(message)
+            for each in (STATES if state is None else (state,))
+            for message in sorted(self._in(each), key=lambda message: message.place)
+            if ids is None or message.envelope.id in ids
+        ]
+        return listed[:limit]
 
-    def _record(self, state: State, name: str) -> Record:
-        envelope = _envelope(name)
-        at = {
-            "ready": None,
-            "delayed": envelope.place,
-            "leased": self._deadlines.get(name),
-            "dead": self._died.get(name),
-        }[state]
-        return Record(state, name, envelope, len(self._files[state][name]), at)
-
-    @_locked
-    def find(self, id: str) -> Record:
-        """Look for an id."""
-        for state in STATES:
-            for name in self._files[state]:
-                if _envelope(name).id == id:
-                    return self._record(state, name)
-        raise MessageNotFound(id)
-
-    @_locked
     def read(self, record: Record) -> bytes:
-        """The bytes of a message, wherever it is by now."""
-        if record.name not in self._files[record.state]:
-            record = self.find(record.envelope.id)
-        return self._files[record.state][record.name]
+        """Return the bytes of a message, wherever it is by now."""
+        return self._find(record).data
+
+    def _find(self, record: Record) -> _Message:
+        message = self._messages.get(record.envelope.id)
+        if message is None:
+            raise MessageNotFound(record.envelope.id)
+        return message
 
     @_locked
-    def replace(self, record: Record, draft: Draft) -> None:
+    def replace(self, record: Record, message: NewMessage) -> None:
         """Put other content in its place."""
-        if record.name not in self._files[record.state]:
-            raise MessageNotFound(record.envelope.id, "memory:// any more in that place")
-        died = self._died.get(record.name, 0)
-        sealed = record.envelope._replace(
-            size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext
-        )
-        self._move(record.state, record.name, record.state, names.format_name(sealed), died, draft.data)
+        found = self._find(record)
+        if found.state != record.state:
+            raise MessageNotFound(record.envelope.id, "memory:// any more in that state")
+        envelope = found.envelope._replace(ext=message.ext, header_bytes=message.header_bytes)
+        self._messages[envelope.id] = found._replace(envelope=envelope, data=message.data)
 
-    def history(self, envelope: Envelope) -> list[Attempt]:
-        """The finished attempts, with their texts."""
-        texts = self._texts.get(envelope.id, {})
-        attempts = [Attempt(0, envelope.why, *texts[0])] if 0 in texts else []
-        for number, letter in names.story(envelope.tries):
-            attempts.append(Attempt(number, OUTCOMES[letter], *texts.get(number, (None, None))))
-        return attempts
-
-    def origin(self, envelope: Envelope) -> str:
-        """A queue in memory keeps its own dead."""
-        return envelope.origin or self.location
+    def history(self, record: Record) -> History:
+        """Return the finished attempts. A queue in memory keeps its own dead."""
+        return History(list(self._find(record).history), self.location)
 
     @_locked
     def stats(self) -> Stats:
         """Count."""
         now = self._clock()
-        ready, delayed = ([_envelope(name).place for name in self._files[s]] for s in ("ready", "delayed"))
+        ready, delayed = ([message.envelope.visible_at for message in self._in(state)] for state in STATES[:2])
         return Stats(
-            **{state: len(files) for state, files in self._files.items()},
-            bytes=sum(len(data) for files in self._files.values() for data in files.values()),
-            oldest_ready_age=max(0.0, (now - min(ready)) / names.NS) if ready else None,
-            next_due_in=max(0.0, (min(delayed) - now) / names.NS) if delayed else None,
-            overdue=sum(now >= deadline for deadline in self._deadlines.values()),
-            paused=self._paused,
+            **{state: len(self._in(state)) for state in STATES},
+            bytes=sum(len(message.data) for message in self._messages.values()),
+            oldest_ready_age=max(0.0, (now - min(ready)) / NS) if ready else None,
+            next_due_in=max(0.0, (min(delayed) - now) / NS) if delayed else None,
+            overdue=sum(now >= (message.at or 0) for message in self._in("leased")),
+            paused=self._settings.paused,
         )
 
-    def pause(self) -> None:
-        """Claims find nothing."""
-        self._paused = True
-
-    @_locked
-    def resume(self) -> None:
-        """Claims find messages."""
-        self._paused = False
-        self._ring()
-
-    def tell(self, story: Mapping[str, Any]) -> None:
+    def publish(self, status: Mapping[str, Any]) -> None:
         """Keep it."""
-        self._story = dict(story)
+        self._status = dict(status)
 
-    def owners(self) -> list[Owner]:
+    def holders(self) -> list[LeaseHolder]:
         """This process is the only one there is."""
-        return [Owner(_OWNER, platform.node(), os.getpid(), self._since, alive=True, story=self._story)]
+        return [LeaseHolder("1", platform.node(), os.getpid(), self._since, alive=True, status=self._status)]
 
     @_locked
     def put_reply(self, id: str, data: bytes) -> None:
@@ -463,22 +464,17 @@ class MemoryEngine:
             del self._replies[old]
 
     def get_reply(self, id: str) -> bytes | None:
-        """The reply, if there is one."""
+        """Return the reply, if there is one."""
         return self._replies.get(id, (0, None))[1]
 
     @_locked
     def close(self) -> None:
         """End the leases that are bound to this process."""
-        for name in [name for name in self._files["leased"] if _envelope(name).owner]:
-            step = self._failed(name, names.KILLED)
-            self._settle("leased", name, step)
-        self._ring()  # who listens must listen anew
-        self._bells = ()
+        self._end_leases(lambda message: message.bound, "killed", Budget(math.inf))
+        self._notify()  # those that wait look again, and find the queue closed
+        self._callbacks = ()
 
 
-def _envelope(name: str) -> Envelope:
-    """The envelope in a name that this engine wrote."""
-    envelope = names.parse(name)
-    if envelope is None:
-        raise AssertionError(name)
-    return envelope
+def _record(message: _Message) -> Record:
+    at = message.envelope.visible_at if message.state == "delayed" else message.at
+    return Record(message.state, message.envelope, len(message.data), at, message.receipt or message.envelope.id)

@@ -7,6 +7,10 @@ An engine exists when a subclass of :class:`EngineContract` passes::
         def make_engine(self, tmp_path):
             return lambda settings, clock: MyEngine(tmp_path, settings, clock=clock)
 
+        @pytest.fixture
+        def forge(self):
+            return lambda receipt: ...  # of the same form, and of no claim
+
 This package imports pytest, which mailq itself does not need.
 """
 
@@ -17,6 +21,6 @@ pytest.register_assert_rewrite(f"{__name__}.contract")
 
 from mailq.testing.clock import ManualClock  # noqa: E402
 from mailq.testing.contract import EngineContract  # noqa: E402
-from mailq.testing.contract.base import EngineFactory, OpenQueue, take  # noqa: E402 - after the registration above
+from mailq.testing.contract.base import EngineFactory, Forge, OpenQueue, take  # noqa: E402 - after the registration above
 
-__all__ = ["EngineContract", "EngineFactory", "ManualClock", "OpenQueue", "take"]
+__all__ = ["EngineContract", "EngineFactory", "Forge", "ManualClock", "OpenQueue", "take"]

@@ -7,15 +7,17 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mailq import policy
 from mailq.connect import path_of
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.compaction import directories_of, holds_any
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.layout import GONE
+from mailq.engines.maildir.names import checksum, is_intact
 from mailq.engines.maildir.remains import left_behind
 from mailq.errors import MessageTooLarge
-from mailq.message import STATES, checksum, is_whole
+from mailq.message import STATES
 from mailq.settings import parse
 from mailq.transfer.items import Item, Text
 from mailq.transfer.jsonl import LinesWriter
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import BinaryIO
 
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.message import State
     from mailq.transfer.items import Format, Kept, Writer
 
@@ -120,7 +122,7 @@ class _Export:
         self._left_out += 1
         self._tell(f"message {id} is not in the archive: {why}")
 
-    def _take(self, state: State, path: str, envelope: Envelope) -> bool:
+    def _take(self, state: State, path: str, envelope: MessageName) -> bool:
         """Write one message; False if its file is gone from there."""
         try:
             data = self._read(path)
@@ -164,17 +166,19 @@ class _Export:
     def _sealed(self, item: Item) -> Item:
         """The item with its size and sum; a torn one as the dead letter that a claim would make of it."""
         envelope = item.envelope
-        if is_whole(envelope, item.data):
+        if is_intact(envelope, item.data):
             return item._replace(envelope=envelope._replace(size=len(item.data), crc=checksum(item.data)))
         self._torn += 1
         self._tell(f"message {envelope.id} is torn, and dead in the archive: its file has {len(item.data)} bytes")
-        if item.state == "dead" and envelope.why == "torn":
+        if item.state == "dead" and envelope.reason == "torn":
             return item
         text = Text(0, _TORN.format(len(item.data)).encode(), self._clock())
         others = tuple(other for other in item.texts if other.number)
-        return Item("dead", envelope.buried("torn"), item.data, self._clock(), (text, *others))
+        return Item(
+            "dead", envelope.after(policy.undeliverable(envelope, "torn")), item.data, self._clock(), (text, *others)
+        )
 
-    def _texts(self, envelope: Envelope) -> Iterable[Text]:
+    def _texts(self, envelope: MessageName) -> Iterable[Text]:
         if not envelope.tries:
             return
         for number in error_texts.numbers(envelope):

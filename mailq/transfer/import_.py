@@ -16,7 +16,8 @@ from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.files import Store
 from mailq.engines.maildir.names import parse
 from mailq.errors import MailqError, SettingsError, StorageError
-from mailq.message import STATES, Stamps
+from mailq.ids import MonotonicIds
+from mailq.message import STATES
 from mailq.settings import Settings
 from mailq.settings import parse as parse_settings
 from mailq.transfer import compression
@@ -102,7 +103,7 @@ def import_from(
             text = reader.settings()
             if create and not os.path.exists(layout.marker):
                 _create(layout, disk, text, tell)
-            store = Store(layout, disk, clock, Stamps(clock), layouts.load(layout, disk))
+            store = Store(layout, disk, clock, MonotonicIds(clock), layouts.load(layout, disk))
             layouts.check(layout, disk, store.settings)
             lock = _lock(store)
             try:
@@ -192,7 +193,7 @@ def _sent(store: Store) -> Iterator[str]:
     home = dead_letters.home_of(store.layout, store.settings)
     for entry in layouts.entries(home.new) if home is not None else ():
         envelope = parse(entry.name) if store.mark in entry.name else None
-        if envelope is not None and envelope.origin == store.mark:
+        if envelope is not None and envelope.source_queue == store.mark:
             yield envelope.id
 
 

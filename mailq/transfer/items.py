@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from mailq.engines.maildir import names
+from mailq.engines.maildir.names import checksum, is_intact
 from mailq.errors import MailqError, MessageTooLarge
-from mailq.message import MAX_HEADERS, checksum, is_whole
+from mailq.message import MAX_HEADERS, RestingState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.settings import Settings
 
 Format = Literal["tar", "jsonl"]
-Kept = names.RestingState
+Kept = RestingState
 """The states in an archive: nobody there holds a message."""
 
 MAX_TEXT: Final = 65_536
@@ -50,7 +51,7 @@ class Item(NamedTuple):
     """A message in an archive. ``at`` is the time of death in nanoseconds, ``where`` its place in the archive."""
 
     state: Kept
-    envelope: Envelope
+    envelope: MessageName
     data: bytes
     at: int | None = None
     texts: tuple[Text, ...] = ()
@@ -92,7 +93,7 @@ class Reader(Protocol):
 
 def is_torn(item: Item) -> bool:
     """Whether it is known as torn: kept among the dead as evidence, whatever its bytes are."""
-    return item.state == "dead" and item.envelope.why == names.DEATHS["t"]
+    return item.state == "dead" and item.envelope.reason == names.DEATHS["t"]
 
 
 def checked(item: Item, most: int) -> Item | Flaw:
@@ -101,10 +102,12 @@ def checked(item: Item, most: int) -> Item | Flaw:
     if len(item.data) > most:
         return Flaw(item.where, str(MessageTooLarge(len(item.data), most)))
     if not is_torn(item):
-        if not is_whole(envelope, item.data):
+        if not is_intact(envelope, item.data):
             return Flaw(item.where, f"its {len(item.data)} bytes are not what its size and checksum say")
-        if envelope.head > MAX_HEADERS:
-            return Flaw(item.where, f"its headers take {envelope.head} bytes, at most {MAX_HEADERS} are allowed")
+        if envelope.header_bytes > MAX_HEADERS:
+            return Flaw(
+                item.where, f"its headers take {envelope.header_bytes} bytes, at most {MAX_HEADERS} are allowed"
+            )
         envelope = envelope._replace(size=len(item.data), crc=checksum(item.data))
     name = names.format_name(envelope.at_rest(item.state))
     read = names.parse(name)

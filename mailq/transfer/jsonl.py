@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from mailq import codecs
 from mailq.engines.maildir import names
 from mailq.errors import CodecError, MailqError
-from mailq.message import CONTENT_TYPE, seal, unseal
+from mailq.ids import id_time, is_id
+from mailq.message import CONTENT_TYPE, join_headers, split_headers
 from mailq.transfer.items import MAX_TEXT, Flaw, Item, NoArchive, Text, is_torn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.settings import Settings
     from mailq.transfer.compression import Peekable
     from mailq.transfer.items import Kept
@@ -78,23 +79,23 @@ class LinesWriter:
 def as_object(item: Item) -> dict[str, Any]:
     """A message as an object; what says nothing is left out."""
     e = item.envelope
-    place = {"due_at" if item.state == "delayed" else "place_at": _spell(e.place)}
-    if item.state != "delayed" and e.place == e.pushed:
+    place = {"due_at" if item.state == "delayed" else "place_at": _spell(e.visible_at)}
+    if item.state != "delayed" and e.visible_at == e.pushed_at:
         place = {}
     fields = {
         "id": e.id,
         "state": item.state,
-        "pushed_at": _spell(e.pushed),
+        "pushed_at": _spell(e.pushed_at),
         **place,
         "died_at": None if item.at is None else _spell(item.at),
-        "reason": (e.why or "unknown") if item.state == "dead" else None,
+        "reason": (e.reason or "unknown") if item.state == "dead" else None,
         "tries": e.tries or None,
         "priority": e.priority or None,
         "lease": e.lease,
         "max_retries": e.max_retries,
         "ttl": e.ttl,
-        "file": e.file or None,
-        "from": e.origin or None,
+        "file": e.file_name or None,
+        "from": e.source_queue or None,
         **_content(item),
         "errors": [_text(text) for text in item.texts] or None,
     }
@@ -105,7 +106,7 @@ def _content(item: Item) -> dict[str, Any]:
     """Type, headers and body; all the bytes in one piece where these would not give them back."""
     e = item.envelope
     try:
-        headers, body = unseal(item.data, e.head)
+        headers, body = split_headers(item.data, e.header_bytes)
     except MailqError:
         return _sealed(item)
     content_type = headers.pop(CONTENT_TYPE, None) or codecs.type_of(e.ext)
@@ -113,14 +114,14 @@ def _content(item: Item) -> dict[str, Any]:
     if codecs.ext_of(content_type) != e.ext:
         about["ext"] = e.ext
     content = about | ({"headers": headers} if headers else {}) | _body(body, content_type)
-    return content if not is_torn(item) and _data(content) == (item.data, e.head, None, None) else _sealed(item)
+    return content if not is_torn(item) and _data(content) == (item.data, e.header_bytes, None, None) else _sealed(item)
 
 
 def _sealed(item: Item) -> dict[str, Any]:
     """The file as it is: damaged, or spelled otherwise than a push does."""
     e = item.envelope
     sums = {"size": e.size, "crc": None if e.crc is None else f"{e.crc:08x}"} if is_torn(item) else {}
-    whole = {"sealed_base64": base64.b64encode(item.data).decode(), "head": e.head or None}
+    whole = {"sealed_base64": base64.b64encode(item.data).decode(), "head": e.header_bytes or None}
     return {"content_type": codecs.type_of(e.ext), "ext": e.ext, **whole, **sums}
 
 
@@ -211,31 +212,31 @@ def _read(table: Mapping[str, Any], where: str) -> Item:
     if unknown := sorted(set(table) - _KEYS):
         raise Bad(f"there is no key {unknown[0][:80]!a}; there are {', '.join(sorted(_KEYS))}")
     id = _get(table, "id", str)
-    if id is None or not names.is_id(id):
+    if id is None or not is_id(id):
         raise Bad("id must be 32 hex digits; 'mailq push --lines' takes new messages, without ids")
     state: Kept = _get(table, "state", str) or "ready"
     if state not in _TIMES:
         raise Bad(f"state must be {', '.join(_TIMES)}, not {state[:80]!a}")
     data, head, size, crc = _data(table)
-    envelope = names.Envelope(
-        place=_place(table, state, id),
+    envelope = names.MessageName(
+        visible_at=_place(table, state, id),
         id=id,
         ext=_kind(table)[1],
         size=size,
         crc=crc,
-        head=head,
+        header_bytes=head,
         priority=_get(table, "priority", int) or 0,
         lease=_get(table, "lease", float),
         max_retries=_get(table, "max_retries", int),
         ttl=_get(table, "ttl", float),
-        file=_get(table, "file", str) or "",
+        file_name=_get(table, "file", str) or "",
         tries=_get(table, "tries", str) or "",
-        origin=_get(table, "from", str) or "",
+        source_queue=_get(table, "from", str) or "",
     )
     return Item(state, _spelled(envelope), data, _time(table, "died_at"), tuple(_texts(table)), where)
 
 
-def _spelled(envelope: Envelope) -> Envelope:
+def _spelled(envelope: MessageName) -> MessageName:
     """The envelope, if a name can say all that."""
     try:
         name = names.format_name(envelope)
@@ -271,7 +272,7 @@ def _data(table: Mapping[str, Any]) -> tuple[bytes, int, int | None, int | None]
     content_type, ext = _kind(table)
     if codecs.type_of(ext) != content_type:
         headers[CONTENT_TYPE] = content_type
-    return *seal(headers, body), None, None
+    return *join_headers(headers, body), None, None
 
 
 def _kind(table: Mapping[str, Any]) -> tuple[str, str]:
@@ -291,7 +292,7 @@ def _place(table: Mapping[str, Any], state: Kept, id: str) -> int:
     for key in _TIMES[state]:
         if (at := _time(table, key)) is not None:
             return at
-    at = names.id_time(id)
+    at = id_time(id)
     if state == "delayed" or at is None:
         raise Bad(f"{_TIMES[state][-1]} is missing")
     return at

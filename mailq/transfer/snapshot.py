@@ -13,18 +13,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import names
+from mailq.ids import id_time
 from mailq.transfer import watch as watching
 from mailq.transfer.ids import Ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.message import State
     from mailq.transfer.watch import Watch
 
-    Take = Callable[[State, str, Envelope], bool]
+    Take = Callable[[State, str, MessageName], bool]
 
 _SORTED: Final = 10_000
 """So many names of a listing are put in line at a time: short queues come in order, long ones take no memory."""
@@ -115,8 +115,8 @@ class Survey:
         elif old:
             self.missed.add(id)
 
-    def _was_there(self, envelope: Envelope) -> bool:
+    def _was_there(self, envelope: MessageName) -> bool:
         """Whether it may have been in the queue when this began: not if its id says that it was pushed since."""
-        pushed = names.id_time(envelope.id)
+        pushed = id_time(envelope.id)
         # An id from the future is older than the step of a clock.
         return pushed is None or pushed <= self._begun or pushed > self._now()

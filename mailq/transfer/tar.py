@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq.engines.maildir import names
 from mailq.engines.maildir.layout import DIRECTORIES, MARKER, directory_mode
-from mailq.engines.maildir.names import NS
+from mailq.ids import NS
 from mailq.transfer.items import MAX_TEXT, ArchiveDamaged, Flaw, Item, NoArchive, Text
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TarWriter:
         for number, data, at in item.texts:
             self._put(f"errors/{item.envelope.id}.{number}.txt", data, at)
         # A ready message's mtime would lengthen its next lease if it were in the future.
-        at = item.at if item.at is not None else min(item.envelope.pushed, self._clock())
+        at = item.at if item.at is not None else min(item.envelope.pushed_at, self._clock())
         # The time of death, to the nanosecond.
         more = {"mtime": f"{at // NS}.{at % NS:09d}"} if item.state == "dead" else {}
         self._put(f"{_DIRECTORY_OF[item.state]}/{names.format_name(item.envelope)}", item.data, at, more)

@@ -87,7 +87,7 @@ class Source:
         self.dry = deliveries is not None and len(deliveries) < limit
         self.complained = False
         if self.dry:
-            self._look_at = time.monotonic() + self.queue.listen(self.ring)
+            self._look_at = time.monotonic() + self.queue.subscribe(self.ring)
         else:
             self._rung = True
         return deliveries or []
@@ -109,7 +109,7 @@ class Source:
 
     def close(self) -> None:
         """Listen no more."""
-        self.queue.silence(self.ring)
+        self.queue.unsubscribe(self.ring)
 
     def rest(self, seconds: float) -> bool:
         """Leave the queue alone for a while after an error. True if that is the first of a row."""

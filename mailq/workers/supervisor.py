@@ -381,7 +381,7 @@ class Supervisor:
         """Tell the queues' owners files, systemd and whoever else wants to know how it goes."""
         about = {"role": "worker", "stage": self._stage.name.lower(), "slots": self._options.concurrency}
         for source in self._sources:
-            source.queue.tell({**about, "told": time.time(), **source.story(self._jobs.values())})
+            source.queue.publish({**about, "told": time.time(), **source.story(self._jobs.values())})
         done, failed = (sum(getattr(source, what) for source in self._sources) for what in ("done", "failed"))
         self._systemd.tell(f"STATUS={done} done, {failed} failed, {len(self._jobs)} running")
         if self._on_change is not None:

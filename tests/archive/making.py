@@ -14,10 +14,11 @@ from mailq import transfer
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
-from mailq.message import checksum
+from mailq.engines.maildir.names import checksum
+from mailq.ids import NS, new_id
 from mailq.transfer.items import Format, Item, Kept
 
-BORN = 1_795_000_000 * names.NS
+BORN = 1_795_000_000 * NS
 
 
 def exported(path: Path | str, form: Format = "tar", **options: Any) -> bytes:
@@ -40,10 +41,10 @@ def imported(path: Path | str, data: bytes, **options: Any) -> transfer.Imported
     return transfer.import_from(path, io.BytesIO(data), **options)
 
 
-def sealed(number: int, data: bytes = b"body", **fields: Any) -> names.Envelope:
+def sealed(number: int, data: bytes = b"body", **fields: Any) -> names.MessageName:
     """An envelope for these bytes."""
     at = BORN + number
-    return names.Envelope(at, names.new_id(at, number), "txt", len(data), checksum(data), **fields)
+    return names.MessageName(at, new_id(at, number), "txt", len(data), checksum(data), **fields)
 
 
 def plain(number: int, data: bytes = b"body", state: Kept = "ready", **fields: Any) -> Item:

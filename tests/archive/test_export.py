@@ -14,6 +14,8 @@ import mailq
 from mailq import transfer
 from mailq.engines.maildir import names
 from mailq.engines.maildir.journal import encode
+from mailq.ids import NS
+from mailq.message import RestingState
 
 
 def test_an_export_beside_a_journal_that_nobody_has_replayed_is_not_certain(path: Path) -> None:
@@ -32,11 +34,11 @@ def test_an_export_beside_a_journal_that_nobody_has_replayed_is_not_certain(path
 @pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
 @pytest.mark.parametrize("how", ["export", "plain tar"])
 def test_a_message_whose_editor_died_is_in_an_archive_in_the_state_that_it_came_from(
-    tmp_path: Path, state: names.RestingState, how: str
+    tmp_path: Path, state: RestingState, how: str
 ) -> None:
     source = make(tmp_path / "source")
     item = plain(1, state=state, tries="Rj" if state == "dead" else "", dead=state == "dead")
-    held = item.envelope.claimed(until=names.NS, owner="abcd", claim="1")._replace(edit=state, size=None, crc=None)
+    held = item.envelope.claimed(until=NS, owner="abcd", claim="1")._replace(edit=state, size=None, crc=None)
     os.rename(lay(source, item), f"{source}/cur/{names.format_name(held)}")
     stream = io.BytesIO()
     if how == "export":
@@ -48,6 +50,6 @@ def test_a_message_whose_editor_died_is_in_an_archive_in_the_state_that_it_came_
     message = mailq.open(tmp_path / "target").get(item.envelope.id)
     assert (message.state, message.raw, message.attempt) == (state, b"body", 1)
     assert message.reason == ("rejected" if state == "dead" else "")
-    assert message.died_at == (BORN / names.NS if state == "dead" else None)
+    assert message.died_at == (BORN / NS if state == "dead" else None)
     (line,) = rows(source).values()
     assert line["state"] == state

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from envelopes import deaths, envelopes, instants, stories, tell
+from envelopes import deaths, died, envelopes, instants, stories, tell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from janitor import memory
@@ -21,13 +21,15 @@ import mailq
 from mailq import transfer
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.disk import Disk
-from mailq.message import checksum, seal
+from mailq.engines.maildir.names import checksum
+from mailq.ids import NS
+from mailq.message import join_headers
 from mailq.transfer.items import Flaw, Format, Item, Kept, Text, checked
 from mailq.transfer.jsonl import LinesReader, LinesWriter
 from mailq.transfer.tar import TarReader, TarWriter
 
 FORMATS: list[Format] = ["tar", "jsonl"]
-NOW = 4_102_444_800 * names.NS
+NOW = 4_102_444_800 * NS
 MOST = 1 << 20
 
 json_values = st.recursive(
@@ -53,16 +55,18 @@ exts = st.sampled_from(("json", "txt", "bin", "log", "jpeg", "odd"))
 @st.composite
 def items(draw: st.DrawFn) -> Item:
     """A message as an export takes it from a queue."""
-    head_and_body = seal(draw(headers), draw(bodies))
+    head_and_body = join_headers(draw(headers), draw(bodies))
     data, head = head_and_body
     if draw(st.integers(0, 9)) == 0:  # headers that no push writes
         data, head = b'{ "by" : "hand" }\n' + data, 18 + head
     state: Kept = draw(st.sampled_from(("ready", "delayed", "dead")))
-    envelope = draw(envelopes()).at_rest(state)._replace(ext=draw(exts), head=head, size=len(data), crc=checksum(data))
+    envelope = (
+        draw(envelopes()).at_rest(state)._replace(ext=draw(exts), header_bytes=head, size=len(data), crc=checksum(data))
+    )
     if draw(st.booleans()):
         envelope = envelope._replace(tries=tell(draw(stories)))
     if state == "dead":
-        envelope = envelope.buried(names.DEATHS[draw(deaths)])
+        envelope = died(envelope, names.DEATHS[draw(deaths)])
     numbers = error_texts.numbers(envelope)[-3:] if envelope.tries else []
     errors = tuple(Text(number, draw(st.binary(max_size=50)), draw(instants)) for number in numbers)
     return Item(state, envelope, data, draw(instants) if state == "dead" else None, errors)
@@ -96,7 +100,7 @@ def without_place(item: Item | Flaw) -> Item:
 
 def coarse(item: Item) -> Item:
     """As a tar keeps it: the time of an error text to the second."""
-    return item._replace(texts=tuple(text._replace(at=text.at // names.NS * names.NS) for text in item.texts))
+    return item._replace(texts=tuple(text._replace(at=text.at // NS * NS) for text in item.texts))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -112,7 +116,7 @@ def test_whatever_a_message_is_an_archive_gives_it_back(form: Format, some: list
 @given(item=items(), cut=st.integers(0, 300), data=st.data())
 @settings(max_examples=40)
 def test_a_torn_dead_letter_stays_what_it_is(form: Format, item: Item, cut: int, data: Any) -> None:
-    torn = item._replace(state="dead", envelope=item.envelope.buried("torn"), at=NOW, texts=(), data=item.data[:cut])
+    torn = item._replace(state="dead", envelope=died(item.envelope, "torn"), at=NOW, texts=(), data=item.data[:cut])
     if not isinstance(checked(torn, MOST), Item):
         return  # so long a story leaves no room for one more death
     (again,) = read(form, written(form, [torn]))
@@ -193,9 +197,9 @@ def test_what_somebody_holds_is_ready_in_the_archive_and_stays_held_in_the_queue
     delivery = queue.pop()
     assert delivery is not None
     assert rows(tmp_path / "a")[id]["state"] == "ready"
-    assert names.format_name(delivery._envelope.returned(place=delivery._envelope.place)).encode() in exported(
-        tmp_path / "a"
-    )
+    held = names.parse(delivery.receipt)
+    assert held is not None
+    assert names.format_name(held.at_rest("ready")).encode() in exported(tmp_path / "a")
     assert b"claim=" not in exported(tmp_path / "a")
     assert rows(tmp_path / "a", states=["ready"]) == {}
     assert list(rows(tmp_path / "a", states=["leased"])) == [id]

@@ -15,6 +15,7 @@ from mailq import transfer
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
+from mailq.ids import new_id
 from mailq.transfer import snapshot as surveys
 from mailq.transfer.ids import Ids
 from mailq.transfer.watch import watch
@@ -37,7 +38,7 @@ class Mover:
             assert envelope is not None
             self.claims += 1
             moved = envelope.claimed(until=2**60, owner="", claim=f"{self.claims:08x}")
-            target = names.format_name(moved if wanted == "cur" else envelope.returned(place=envelope.place))
+            target = names.format_name(moved if wanted == "cur" else envelope.at_rest("ready"))
             os.rename(f"{self.path}/{other}/{name}", f"{self.path}/{wanted}/{target}")
 
 
@@ -246,12 +247,12 @@ def test_what_disappears_is_no_empty_queue(mover: Mover) -> None:
 
 def test_a_million_ids_would_take_little(tmp_path: Path) -> None:
     ids = Ids()
-    some = [names.new_id(number * 1000) for number in range(20_000)]
+    some = [new_id(number * 1000) for number in range(20_000)]
     assert all(ids.add(id) for id in some)
     assert not any(ids.add(id) for id in some)
     assert len(ids) == len(some)
     assert all(id in ids for id in some)
-    assert names.new_id(5) not in ids
+    assert new_id(5) not in ids
 
 
 def test_an_id_that_stands_across_two_others_is_not_among_them() -> None:

@@ -14,7 +14,7 @@ from hosts import HOUR, MINUTE, Host
 from together import wait_until
 
 import mailq
-from mailq.engines.base import Claim
+from mailq.engines.base import Claimed
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.testing import ManualClock, take
@@ -271,7 +271,7 @@ class Counting(MaildirEngine):
 
     claims = 0
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
         self.claims += 1
         return super().claim(limit, lease=lease, detached=detached)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from recovery import Content, Found, Observation
 
-from mailq.engines.maildir import names
+from mailq.ids import is_id
 
 
 class Fate(NamedTuple):
@@ -51,7 +51,7 @@ class Book:
     @property
     def replies(self) -> list[str]:
         """The ids that a reply was promised to."""
-        return [name for name in self._facts if names.is_id(name)]
+        return [name for name in self._facts if is_id(name)]
 
     def places(self, id: str) -> frozenset[str]:
         return self._stories[id][-1][1].places

@@ -396,8 +396,8 @@ def tell(run: Run) -> None:
     run.push(b"a", b"b")
     run.record()
     run.pop()
-    run.q.tell({"role": "worker", "jobs": ["x"] * 10})
-    run.q.tell({"role": "worker"})
+    run.q.publish({"role": "worker", "jobs": ["x"] * 10})
+    run.q.publish({"role": "worker"})
     run.ack(run.pop())
     run.q.close()
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mailq.engines.maildir import names
 from mailq.engines.maildir.doctor import Finding, examine
 from mailq.engines.maildir.doctor.machine import Machine
+from mailq.ids import NS
 
 MOUNTED = "36 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n"
 
@@ -48,7 +48,7 @@ def look(path: Path, *, ahead: float = 0.0, **how: Any) -> dict[str, list[Findin
     if "machine" not in how:
         how["machine"] = machine(path.parent / "machine")
     found: dict[str, list[Finding]] = {}
-    for finding in examine(path, clock=lambda: time.time_ns() + round(ahead * names.NS), **how):
+    for finding in examine(path, clock=lambda: time.time_ns() + round(ahead * NS), **how):
         found.setdefault(finding.check, []).append(finding)
     return found
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import mailq
 from mailq.engines.maildir import names
 from mailq.engines.maildir.journal import encode
+from mailq.ids import new_id
 
 NOW: Final = 1_795_225_925_123_456_789
 DAY: Final = 86_400.0
@@ -39,14 +40,14 @@ class Damage(NamedTuple):
 
 def ours(**fields: Any) -> str:
     """A name of ours, well spelled."""
-    return names.format_name(names.Envelope(NOW, names.new_id(NOW), "txt")._replace(**fields))
+    return names.format_name(names.MessageName(NOW, new_id(NOW), "txt")._replace(**fields))
 
 
 def push(path: Path, **options: Any) -> Path:
     """Push one message; its file."""
     queue = mailq.open(path, create=False)
     id = queue.push("body", **options)
-    return Path(queue.get(id).name)
+    return Path(queue.get(id).location)
 
 
 def held(path: Path, **options: Any) -> Path:
@@ -171,7 +172,7 @@ def stranger_in_tmp(path: Path) -> None:
 
 
 def old_text(path: Path) -> None:
-    text = path / "errors" / f"{names.new_id(NOW)}.1.txt"
+    text = path / "errors" / f"{new_id(NOW)}.1.txt"
     text.write_text("lost")
     old(text)
 
@@ -203,7 +204,7 @@ def litter(path: Path) -> None:
 
 
 def an_old_reply(path: Path) -> None:
-    (path / "replies" / f"{names.new_id(NOW)}.json").write_text("{}")
+    (path / "replies" / f"{new_id(NOW)}.json").write_text("{}")
 
 
 def a_message_among_the_replies(path: Path) -> None:

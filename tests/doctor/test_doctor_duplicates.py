@@ -21,9 +21,10 @@ from mailq.engines.maildir import layout, names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.doctor import duplicates, listing
 from mailq.engines.maildir.doctor.machine import Machine
-from mailq.message import checksum
+from mailq.engines.maildir.names import checksum
+from mailq.ids import NS, id_time, new_id
 
-SOON = 3600 * names.NS
+SOON = 3600 * NS
 
 
 class Copy(NamedTuple):
@@ -37,7 +38,7 @@ class Copy(NamedTuple):
 
 
 def write(path: Path, id: str, copy: Copy) -> Path:
-    envelope = names.Envelope(names.id_time(id) or 0, id, "txt", size=len(copy.body), crc=checksum(copy.body))._replace(
+    envelope = names.MessageName(id_time(id) or 0, id, "txt", size=len(copy.body), crc=checksum(copy.body))._replace(
         **copy.fields
     )
     file = path / copy.directory / names.format_name(envelope)
@@ -86,7 +87,7 @@ def lease(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_the_newest_state_stays(queue: mailq.Queue, path: Path, newer: Copy, older: Copy) -> None:
-    id = names.new_id(time.time_ns())
+    id = new_id(time.time_ns())
     stays, goes = write(path, id, newer), write(path, id, older)
     content = goes.read_bytes()
     assert level(look(path), "duplicates") == "error"
@@ -219,7 +220,7 @@ def test_moves_are_durable(queue: mailq.Queue, path: Path) -> None:
 def test_more_ids_than_are_looked_into_at_once(queue: mailq.Queue, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates._AT_ONCE", 7)
     for id in queue.push_many(range(40)):
-        copy_to(Path(queue.get(id).name), "later")
+        copy_to(Path(queue.get(id).location), "later")
     (finding,) = look(path, fix=True)["duplicates"]
     assert finding.affected == 40
     assert len(os.listdir(path / "new")) == 40

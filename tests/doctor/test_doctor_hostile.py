@@ -83,7 +83,7 @@ def test_a_journal_that_cannot_be_read_hides_no_other_and_that_of_the_living_is_
 @pytest.mark.usefixtures("at_once")
 def test_a_torn_message_is_not_moved_as_long_as_its_journal_cannot_be_replayed(path: Path) -> None:
     queue = opened(path)
-    file = Path(queue.get(queue.push(b"whole")).name)
+    file = Path(queue.get(queue.push(b"whole")).location)
     kill(queue)
     tear(file)
 
@@ -171,7 +171,7 @@ def test_what_changes_while_it_is_looked_at_is_nobodys_fault(queue: library.Queu
 
 def test_mending_twice_at_a_time_is_mending_once(queue: library.Queue, path: Path) -> None:
     for id in queue.push_many(["x"] * 30):
-        file = Path(queue.get(id).name)
+        file = Path(queue.get(id).location)
         os.link(file, path / "later" / file.name)
     for n in range(30):
         tear(push(path)) if n % 2 else push(path)

@@ -13,7 +13,7 @@ from clinic import level, look, troubles
 from damages import lose_the_marker, old, ours
 
 import mailq
-from mailq.engines.maildir.names import new_id
+from mailq.ids import new_id
 
 DIRECTORIES = (
     *("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies"),

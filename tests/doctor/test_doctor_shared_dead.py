@@ -28,7 +28,7 @@ def die(path: Path, body: str = "body") -> Path:
     queue.push(body)
     delivery = take(queue)
     delivery.reject("no")
-    return Path(queue.get(delivery.id).name)
+    return Path(queue.get(delivery.id).location)
 
 
 def lay_over(path: Path, home: Path) -> tuple[Path, Path]:
@@ -160,8 +160,8 @@ def test_a_mark_that_is_a_part_of_another_name_is_none(path: Path, home: Path) -
     there = die(path)
     envelope = names.parse(there.name)
     assert envelope is not None
-    strange = there.with_name(names.format_name(envelope._replace(origin="0" * 8, owner=envelope.origin)))
+    strange = there.with_name(names.format_name(envelope._replace(source_queue="0" * 8, owner=envelope.source_queue)))
     there.rename(strange)
-    shutil.copy(strange, path / "new" / names.format_name(envelope._replace(origin="")))
+    shutil.copy(strange, path / "new" / names.format_name(envelope._replace(source_queue="")))
     assert level(look(path, fix=True), "duplicates") == "ok"
     assert strange.exists()

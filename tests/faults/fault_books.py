@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import mailq
 from mailq.engines.maildir import names
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.engines.maildir.names import NS
-from mailq.message import is_whole
+from mailq.engines.maildir.names import is_intact
+from mailq.ids import NS
 
 MONTH: Final = 30 * 86_400 * NS
 """After so long every lease has run out, every delayed message is due, and what lies in tmp/ is litter."""
@@ -180,14 +180,14 @@ def _files(path: str, root: str, place: str) -> Iterator[Found]:
             assert envelope is not None, name
             data = Path(path, directory, name).read_bytes()
             where = "dead" if directory == "dead" else place
-            body, whole = data[envelope.head :], is_whole(envelope, data)
+            body, whole = data[envelope.header_bytes :], is_intact(envelope, data)
             yield Found(f"{root}/{directory}", where, envelope.id, body, whole)
 
 
 def _facts(queue: mailq.Queue, book: Book) -> Iterator[str]:
     seen = {"paused": queue.stats().paused, "lease": queue.settings.lease}
     for fact, allowed in book.facts.items():
-        value = seen[fact] if fact in seen else queue._engine.get_reply(fact)
+        value = seen[fact] if fact in seen else queue.replies.get_reply(fact)
         if value not in allowed:
             yield f"fact: {fact} is {value!r}, not {allowed}"
 

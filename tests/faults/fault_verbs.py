@@ -12,7 +12,7 @@ from fault_journals import JOURNALED
 from fault_stage import Stage
 
 import mailq
-from mailq.engines.maildir.names import NS
+from mailq.ids import NS
 
 # Making and opening
 
@@ -132,7 +132,7 @@ def pop_overdue(stage: Stage) -> None:
 def pop_torn(stage: Stage) -> None:
     stage.pushed(2)
     first = stage.q.peek()[0]
-    os.truncate(first.name, 3)
+    os.truncate(first.location, 3)
     stage.book.torn.add(first.id)
     _pop(stage, 2)
 
@@ -371,7 +371,7 @@ def look(stage: Stage) -> None:
     stage.died()
     id = stage.pushed(1)[0]
     message = stage.q.get(id)
-    stage.act(lambda: (message.body, stage.q.peek("dead")[0].history, stage.q.stats(), stage.q.owners()))
+    stage.act(lambda: (message.body, stage.q.peek("dead")[0].history, stage.q.stats(), stage.q.workers()))
 
 
 def configure(stage: Stage) -> None:
@@ -413,9 +413,9 @@ def get_reply(stage: Stage) -> None:
 
 
 def tell(stage: Stage) -> None:
-    stage.act(lambda: stage.q.tell({"role": "worker"}))
+    stage.act(lambda: stage.q.publish({"role": "worker"}))
     stage.expect(stage.raised is None, "telling never raises")
-    stage.act(lambda: stage.q.tell({"role": "worker", "jobs": ["x"] * 10}))
+    stage.act(lambda: stage.q.publish({"role": "worker", "jobs": ["x"] * 10}))
 
 
 def close(stage: Stage) -> None:

@@ -48,7 +48,7 @@ def test_a_marker_that_cannot_be_looked_at_is_a_storage_error(path: Path, monkey
         patch.setattr(os, "stat", refuse)
         with pytest.raises(mailq.StorageError):
             queue.reap()
-    assert queue.reap() == (0, 0, 0)
+    assert queue.reap()[:3] == (0, 0, 0)
 
 
 def test_directories_that_cannot_be_looked_at_are_not_taken_for_missing(

@@ -18,9 +18,9 @@ from mailq.engines.maildir.disk import Disk
 from mailq.testing import take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-    from mailq.engines.base import Claim
+    from mailq.engines.base import Claimed
 
     Start = Callable[[], Callable[[], str]]
 
@@ -137,7 +137,7 @@ def test_a_waiting_consumer_in_this_process_notices_rm(path: Path, monkeypatch: 
     looked = threading.Event()
     claim = queue._engine.claim
 
-    def seen(limit: int, *, lease: float | None, detached: bool) -> Sequence[Claim] | None:
+    def seen(limit: int, *, lease: float | None, detached: bool) -> Claimed:
         claims = claim(limit, lease=lease, detached=detached)
         looked.set()
         return claims

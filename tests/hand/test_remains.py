@@ -52,7 +52,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def lose(queue: mailq.Queue, body: bytes) -> str:
     """Have its producer die, and a message of its be in its journal alone. The journal's name."""
-    file = Path(queue.get(queue.push(body)).name)
+    file = Path(queue.get(queue.push(body)).location)
     made = journal_of(queue)._desk.file
     assert made is not None
     kill(queue)
@@ -194,7 +194,7 @@ def a_torn_one_and_a_whole_one(path: Path) -> tuple[mailq.Queue, Failing, str]:
     queue.push(b"whole")
     (name,) = left(path)
     kill(queue)
-    os.truncate(queue.get(first).name, 0)
+    os.truncate(queue.get(first).location, 0)
     return consumer, disk, name
 
 

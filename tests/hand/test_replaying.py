@@ -22,7 +22,8 @@ import mailq
 from mailq.engines.maildir import journal, names
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode, encode
-from mailq.message import Draft, checksum
+from mailq.engines.maildir.names import checksum
+from mailq.message import NewMessage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are journals on Linux only")
 
@@ -137,7 +138,7 @@ def test_an_edited_message_that_is_torn_is_not_given_its_old_body(path: Path) ->
 def test_a_draft_of_no_bytes_goes_through_it(path: Path) -> None:
     queue = opened(path)
     engine = queue._engine
-    engine.push([Draft(b"", "bin"), Draft(b"", "bin")])
+    engine.push([NewMessage(b"", "bin"), NewMessage(b"", "bin")])
     kill(queue)
     for name in os.listdir(path / "new"):
         os.unlink(path / "new" / name)

@@ -16,6 +16,7 @@ import mailq
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.ids import new_id
 
 DIRECTORIES = ("tmp", "new", "later", "cur", "dead", "errors", "owners", "replies")
 NOW = 1_795_225_925_123_456_789
@@ -24,7 +25,7 @@ ID = "01936f0c2b7d7a3e9c41b6d07f52e811"
 
 def ours(**fields: Any) -> str:
     """A name of ours, well spelled."""
-    return names.format_name(names.Envelope(NOW, names.new_id(NOW), "txt")._replace(**fields))
+    return names.format_name(names.MessageName(NOW, new_id(NOW), "txt")._replace(**fields))
 
 
 def litter(directory: Path, sockets: list[socket.socket]) -> None:

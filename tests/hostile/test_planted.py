@@ -20,6 +20,7 @@ from command import MAILQ
 import mailq as library
 from mailq.engines.maildir import names
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.ids import new_id
 from mailq.message import STATES
 from mailq.testing import ManualClock
 
@@ -199,7 +200,7 @@ def test_a_directory_that_becomes_a_link_while_the_queue_runs_is_not_listed(
         (path / directory).rename(path / f"{directory}.was")
     (path / directory).symlink_to(bait.directory)
     clock.advance(100_000)
-    for verb in (queue.pop, queue.reap, queue.stats, queue.redrive, queue.owners, lambda: queue.purge("ready")):
+    for verb in (queue.pop, queue.reap, queue.stats, queue.redrive, queue.workers, lambda: queue.purge("ready")):
         with contextlib.suppress(library.MailqError):
             verb()
     for state in STATES:
@@ -347,9 +348,7 @@ def test_no_call_opens_or_changes_a_file_outside_the_queue(path: Path, bait: Bai
     """Every path that the command writes to, makes, moves or removes is in the queue."""
     library.open(path)
     for number, directory in enumerate(("new", "cur", "dead", "errors", "owners", "replies")):
-        (path / directory / names.format_name(names.Envelope(number, names.new_id(number), "txt"))).symlink_to(
-            bait.file
-        )
+        (path / directory / names.format_name(names.MessageName(number, new_id(number), "txt"))).symlink_to(bait.file)
     (path / "new" / "x").symlink_to(bait.directory)
     trace = tmp_path / "trace"
     changing = (

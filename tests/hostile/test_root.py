@@ -75,8 +75,8 @@ def use_everything(path: Path) -> None:
         else:
             delivery.ack()
     assert queue.stats().ready == queue.stats().dead == 0
-    queue.tell({})
-    assert all(owner.alive for owner in queue.owners())
+    queue.publish({})
+    assert all(owner.alive for owner in queue.workers())
     queue.reap()
     queue.close()
     findings = [finding for fix in (True, False) for finding in examine(path, fix=fix)]

@@ -212,7 +212,7 @@ def test_what_a_bad_producer_drops_stops_nothing(box: Path, tmp_path: Path) -> N
         assert sorted(delivery.raw for delivery in deliveries) == [b"forever", b"honest", b"mine"]
         assert sorted(m.reason for m in queue.peek("dead")) == ["too-large", "torn", "unreadable"]
         clock.advance(queue.settings.lease + 1)
-        assert queue.reap() == (3, 0, 0)  # no lease is for ever
+        assert queue.reap()[:3] == (3, 0, 0)  # no lease is for ever
         again = queue.pop_many(10)
         assert len(again) == 3
         for delivery in again:
@@ -244,7 +244,7 @@ def test_another_users_delayed_message_from_the_future_comes_due(box: Path) -> N
         delivery = queue.pop()
         assert delivery is not None
         clock.advance(1000)
-        assert queue.reap() == (1, 0, 0)
+        assert queue.reap()[:3] == (1, 0, 0)
 
     become(CONSUMER, consume)
 
@@ -280,7 +280,7 @@ def test_a_holder_who_may_not_look_at_the_owners_for_a_moment_keeps_his_leases(s
         clock.advance(queue.settings.reap_interval + 1)
         assert holder.pop() is None
         (path / "owners").chmod(0o700)
-        assert queue.reap() == (0, 0, 0)
+        assert queue.reap()[:3] == (0, 0, 0)
         delivery.ack()
 
     become(CONSUMER, hold)
@@ -306,7 +306,7 @@ def test_users_share_a_queue_whose_files_are_of_several_owners(srv: Path) -> Non
         queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
         first, second = queue.pop_many(2, lease=1)
         clock.advance(2)
-        assert queue.reap() == (2, 0, 0)
+        assert queue.reap()[:3] == (2, 0, 0)
         assert using.drain(queue) == 2
         assert names.parse(first.receipt) != names.parse(second.receipt)
 

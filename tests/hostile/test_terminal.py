@@ -50,7 +50,7 @@ def place(tmp_path: Path) -> str:
         "jobs": [{"id": EVIL, "since": 1.0}],
     }
     (path / "owners" / "cafe").write_text(json.dumps(story))
-    queue.tell({**story, EVIL: EVIL})
+    queue.publish({**story, EVIL: EVIL})
     (path / "origins").mkdir()
     (path / "origins" / "deadbeef").write_text(EVIL)
     (path / "new" / f"20261121T013205.123456789Z,{'0' * 32},from=deadbeef.txt").write_text("x")
@@ -173,7 +173,7 @@ def test_a_time_that_no_calendar_has_is_shown_as_unknown(tmp_path: Path, instant
             file = path / state / f"20261121T013205.123456789Z,{instant & 0xFFFF:032x}.txt"
             file.write_text("x")
             os.utime(file, (instant, instant))
-        queue.tell(
+        queue.publish(
             {
                 "since": 1e300,
                 "run_times": [1e300] * 3,

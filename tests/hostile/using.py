@@ -16,7 +16,7 @@ from mailq.message import STATES
 def look(queue: mailq.Queue) -> None:
     """Whatever reads; each may refuse as documented, and nothing else."""
     queue.stats()
-    queue.owners()
+    queue.workers()
     for state in STATES:
         for message in queue.peek(state, limit=None):
             with contextlib.suppress(mailq.MailqError):

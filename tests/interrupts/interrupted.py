@@ -125,11 +125,11 @@ class Stage:
         self.pushed.clear()
 
     def listen(self) -> None:
-        self.queue.listen(self._bell)
+        self.queue.subscribe(self._bell)
         self.queue.pop(wait=0.00001)
 
     def silence(self) -> None:
-        self.queue.silence(self._bell)
+        self.queue.unsubscribe(self._bell)
 
     def _bell(self) -> None:
         """Ring."""

@@ -15,9 +15,10 @@ import pytest
 from together import Child, ahead, wait_until
 
 import mailq
-from mailq.engines.maildir import names, waking
+from mailq.engines.maildir import waking
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.ids import NS
 from mailq.testing.contract.base import bodies
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ class StampingDisk(Disk):
     """Counts the reapings, each of which leaves its stamp on the lock."""
 
     def __init__(self) -> None:
-        self.stamps = 0
+        self.ids = 0
 
     def utime(self, path: str, ns: int) -> None:
-        self.stamps += path.endswith("/.reap.lock")
+        self.ids += path.endswith("/.reap.lock")
         super().utime(path, ns)
 
 
@@ -41,10 +42,10 @@ def poll_when_told(pipe: Connection[Any, Any], path: str) -> None:
     queue = mailq.Queue(MaildirEngine(path, disk=disk, clock=lambda: now))
     pipe.send("ready")
     while (now := pipe.recv()) is not None:
-        before = disk.stamps
+        before = disk.ids
         for _ in range(20):
             queue.pop()
-        pipe.send(disk.stamps - before)
+        pipe.send(disk.ids - before)
 
 
 def test_however_many_poll_one_reaps_an_interval(path: Path) -> None:
@@ -54,11 +55,11 @@ def test_however_many_poll_one_reaps_an_interval(path: Path) -> None:
     with ExitStack() as stack:
         consumers = [stack.enter_context(Child(poll_when_told, str(path))) for _ in range(4)]
         assert [consumer.hear() for consumer in consumers] == ["ready"] * 4
-        begun = time.time_ns() + 10 * names.NS
+        begun = time.time_ns() + 10 * NS
         reapings = []
         for second in range(9):
             for consumer in consumers:
-                consumer.say(begun + second * names.NS)
+                consumer.say(begun + second * NS)
             reapings.append(sum(consumer.hear() for consumer in consumers))
         for consumer in consumers:
             consumer.say(None)

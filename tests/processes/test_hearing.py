@@ -300,7 +300,7 @@ def test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found(
         keys = real(directory, wanted, size)
         for body in missed:
             producer.push(body)
-            queue.listen(lambda: None)
+            queue.subscribe(lambda: None)
         return keys
 
     monkeypatch.setattr(listing, "first_ready", slow)
@@ -334,7 +334,7 @@ def test_what_came_while_it_was_closed_is_found_behind_what_was_heard_before(tol
     again = mailq.Queue(told._engine)
     told.close()
     producer.push(3)
-    again.listen(lambda: None)
+    again.subscribe(lambda: None)
     assert [delivery.body for delivery in (again.pop(), again.pop()) if delivery] == [2, 3]
     again.close()
 

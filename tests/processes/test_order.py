@@ -117,7 +117,7 @@ def test_an_arrival_that_the_kernel_tells_of_is_delivered_without_a_listing(
     monkeypatch.setattr(line, "_FRESH", 60.0)
     rung = threading.Event()
     assert queue.pop(wait=0.01) is None
-    queue.listen(rung.set)
+    queue.subscribe(rung.set)
     assert queue.pop() is None  # the listing from which on the kernel's word is whole
     listed: list[str] = []
     real = layouts.entries

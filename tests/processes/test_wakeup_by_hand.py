@@ -16,7 +16,8 @@ import pytest
 from together import Child, asleep, assert_at_once, wait_until
 
 import mailq
-from mailq.engines.maildir import arrivals, names, waking
+from mailq.engines.maildir import arrivals, waking
+from mailq.ids import NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ def report(pipe: Connection[Any, Any], path: str) -> None:
     for delivery in queue:
         at = time.time_ns()
         delivery.ack()
-        pipe.send((delivery.raw, at, round(delivery.pushed_at * names.NS)))
+        pipe.send((delivery.raw, at, round(delivery.pushed_at * NS)))
 
 
 def when_asleep(consumer: Child) -> None:

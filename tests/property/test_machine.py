@@ -175,7 +175,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def reap(self) -> None:
         now = self.tick()
-        assert self.queue.reap() == self.model.reap(now)
+        assert self.queue.reap()[:3] == self.model.reap(now)
 
     @rule()
     def redrive_all(self) -> None:

@@ -20,7 +20,7 @@ from command import MAILQ, Shell
 
 import mailq as library
 from mailq.cli import top_data, top_view
-from mailq.engines.base import Owner, Stats
+from mailq.engines.base import LeaseHolder, Stats
 
 PATIENCE = 60.0
 
@@ -30,8 +30,8 @@ def story(**changes: Any) -> dict[str, Any]:
     return {**told, "jobs": [{"id": "a" * 32, "since": time.time() - 90}], "told": time.time(), **changes}
 
 
-def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> Owner:
-    return Owner(token, "vm", 123, 0.0, alive, told)
+def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> LeaseHolder:
+    return LeaseHolder(token, "vm", 123, 0.0, alive, told)
 
 
 def worker(told: dict[str, Any], token: str = "t") -> top_data.Worker:
@@ -52,7 +52,7 @@ def test_one_screen_has_queues_workers_jobs_and_dead_letters(mailq: Shell, tmp_p
         assert delivery is not None
         delivery.reject("Traceback:\n[red]broken\x1b[31m\n")
         jobs.push("later", delay=1000)
-        jobs.tell(story())
+        jobs.publish(story())
         mails.pause()
         for arguments in (["--once"], []):  # the output is no terminal
             lines = mailq("top", "jobs", "mails", *arguments).stdout.decode().splitlines()
@@ -103,7 +103,7 @@ def test_the_newest_of_the_dead_come_first(queue: library.Queue, path: Path) -> 
     for number, delivery in enumerate(reversed(deliveries)):
         delivery.reject(f"number {number}")
     for number, message in enumerate(queue.peek("dead", None)):  # the first in line died last
-        os.utime(message.name, (1000 - number, 1000 - number))
+        os.utime(message.location, (1000 - number, 1000 - number))
     letters = top_data.Watch(str(path)).look().letters
     assert [letter.id for letter in letters] == [delivery.id for delivery in deliveries[: top_data.SHOWN]]
     assert letters[0].error == f"number {top_data.SHOWN + 4}"
@@ -216,7 +216,7 @@ def test_garbage_in_a_job_is_passed_over(key: str, value: object) -> None:
 
 
 def test_strange_files_of_owners_do_no_harm(mailq: Shell, queue: library.Queue, path: Path) -> None:
-    queue.tell(story())
+    queue.publish(story())
     for number, value in enumerate(GARBAGE[:3] + GARBAGE[4:]):
         identity = {"host": "x\x1b", "boot": "", "pid": 1, "since": number}
         (path / "owners" / f"strange{number}").write_text(json.dumps({**identity, **dict.fromkeys(story(), value)}))
@@ -356,7 +356,7 @@ def test_it_looks_again_and_sees_a_queue_go(tmp_path: Path, environment: dict[st
     queue = library.open(tmp_path / "jobs")
     with terminal(tmp_path, environment, "jobs", "--every", "0.1s") as screen:
         screen.shows("q quits")
-        queue.tell(story(stage="finishing"))
+        queue.publish(story(stage="finishing"))
         screen.shows("finishing")
         (tmp_path / "jobs").rename(tmp_path / "away")
         screen.shows("gone")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 import mailq
-from mailq.engines.base import Claim
+from mailq.engines.base import Claimed, Settled, Settlement
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
@@ -16,28 +16,34 @@ from mailq.engines.maildir.journal import WARM
 class Losing(MaildirEngine):
     """Removes a message before it hands it over: whoever is killed with it has lost it."""
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
-        claims = super().claim(limit, lease=lease, detached=detached)
-        for claim in claims or ():
-            super().ack(claim.receipt)
-        return claims
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
+        claimed = super().claim(limit, lease=lease, detached=detached)
+        for claim in claimed.claims:
+            super().settle(claim.receipt, Settlement("ack"))
+        return claimed
 
-    def ack(self, receipt: str) -> None:
-        pass
+    def settle(self, receipt: str, settlement: Settlement) -> Settled:
+        if settlement.verb == "ack":
+            return Settled(_name(receipt), None)
+        return super().settle(receipt, settlement)
 
 
 class ById(MaildirEngine):
     """Acks whatever has the id, whoever holds it: a stale holder does harm."""
 
-    def ack(self, receipt: str) -> None:
-        envelope = names.parse(receipt)
-        assert envelope is not None
-        for directory in ("cur", "new", "later"):
+    def settle(self, receipt: str, settlement: Settlement) -> Settled:
+        for directory in ("cur", "new", "later") if settlement.verb == "ack" else ():
             for name in os.listdir(f"{self.location}/{directory}"):
-                if envelope.id in name:
+                if _name(receipt).id in name:
                     os.unlink(f"{self.location}/{directory}/{name}")
-                    return
-        super().ack(receipt)
+                    return Settled(_name(receipt), None)
+        return super().settle(receipt, settlement)
+
+
+def _name(receipt: str) -> names.MessageName:
+    name = names.parse(receipt)
+    assert name is not None
+    return name
 
 
 class Ordered(Disk):

@@ -66,7 +66,7 @@ class Looks:
     """Counts the looks of waiting pops that found nothing, and has only the bell end their waits."""
 
     def __init__(self, queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch, patience: float = 3600) -> None:
-        self._listen = queue.listen
+        self._listen = queue.subscribe
         self._patience = patience
         self._empty = threading.Semaphore(0)
         self._local = threading.local()

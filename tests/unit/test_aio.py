@@ -102,7 +102,7 @@ def test_looking_and_mending(opened: mailq.Queue) -> None:
         assert await q.pop() is None
         await q.resume()
         assert isinstance(await q.reap(), mailq.Reaped)
-        assert isinstance(await q.owners(), list)
+        assert isinstance(await q.workers(), list)
         assert (await q.configure(lease=7)).lease == 7
         assert q.settings.lease == 7
         assert await q.purge("ready") == 1
@@ -177,7 +177,7 @@ def test_a_reply_comes_round(opened: mailq.Queue) -> None:
         d = await q.push("other"), await take(q)
         assert not d[1].wants_reply
         opened_reply = q.reply_to(reply.id)
-        opened._engine.put_reply(reply.id, b'{"ok": true, "result": 40}\n')
+        opened.replies.put_reply(reply.id, b'{"ok": true, "result": 40}\n')
         assert body == 20
         assert await waiting == 40
         assert await opened_reply.ready()

@@ -247,8 +247,8 @@ def test_a_cancelled_ack_is_done(opened: mailq.Queue, monkeypatch: pytest.Monkey
     async def test(q: aio.AsyncQueue) -> None:
         await q.push("x")
         d = await take(q)
-        gate = Gate(opened._engine.ack)
-        monkeypatch.setattr(opened._engine, "ack", gate)
+        gate = Gate(opened._engine.settle)
+        monkeypatch.setattr(opened._engine, "settle", gate)
         await cancel_at(gate, asyncio.create_task(d.ack()), times=2)
         assert d.settled
         assert sum((await q.stats())[:4]) == 0

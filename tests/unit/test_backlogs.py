@@ -24,6 +24,7 @@ from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.window import Window
 from mailq.engines.memory import MemoryEngine
+from mailq.ids import new_id
 from mailq.settings import Settings
 from mailq.testing import ManualClock, take
 from mailq.workers.job import Options, Source
@@ -243,7 +244,7 @@ def test_who_asks_for_a_reaping_gets_all_of_it(either: mailq.Queue, clock: Manua
     either.pop_many(MANY, lease=1)
     either.push_many(range(MANY), delay=1)
     clock.advance(2)
-    assert either.reap() == (MANY, 0, MANY)
+    assert either.reap()[:3] == (MANY, 0, MANY)
 
 
 # Who waits
@@ -253,12 +254,12 @@ def test_nobody_waits_while_there_is_something_left(on_disk: mailq.Queue, clock:
     of_torn(on_disk, clock)
     on_disk.push("live", priority=9)
     assert [delivery.body for delivery in on_disk.poll(2) or ()] == ["live"]
-    on_disk.listen(print)
-    assert on_disk.listen(print) == 0.0
+    on_disk.subscribe(print)
+    assert on_disk.subscribe(print) == 0.0
     on_disk.drain()
     on_disk.pause()
     assert on_disk.poll(1) == []
-    assert on_disk.listen(print) > 0.0  # a queue that is paused keeps nobody busy
+    assert on_disk.subscribe(print) > 0.0  # a queue that is paused keeps nobody busy
 
 
 def test_a_worker_comes_back_at_once_and_is_not_done_before_all_are_buried(
@@ -409,7 +410,7 @@ def test_when_messages_shall_live_longer_those_that_were_to_be_buried_are_delive
 def test_a_file_that_only_looks_like_an_expired_message_is_delivered(path: Path, clock: ManualClock) -> None:
     mailq.open(path)
     queue = mailq.Queue(MaildirEngine(str(path), clock=clock))
-    id = names.new_id(clock())
+    id = new_id(clock())
     (path / "new" / f"{names.format_time(clock())},{id},ttl=1.json.bak").write_bytes(b"x")
     clock.advance(2)
     assert take(queue).raw == b"x"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq import codecs
-from mailq.engines.maildir import names
 from mailq.errors import CodecError
+from mailq.message import safe_ext
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -179,7 +179,7 @@ def test_every_known_type_comes_back_from_its_extension() -> None:
 def test_every_known_extension_is_listed_once_and_fits_into_a_name() -> None:
     exts = [ext for ext, _ in codecs._EXTENSIONS]
     assert len(exts) == len(set(exts))
-    assert all(re.fullmatch("[a-z0-9]{1,7}", ext) and names.safe_ext(f"a.{ext}") == ext for ext in exts)
+    assert all(re.fullmatch("[a-z0-9]{1,7}", ext) and safe_ext(f"a.{ext}") == ext for ext in exts)
 
 
 def test_no_content_type_runs_code() -> None:

@@ -9,6 +9,7 @@ from envelopes import (
     CENTURY,
     claims,
     crcs,
+    died,
     envelopes,
     file_names,
     instants,
@@ -21,7 +22,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailq.engines.maildir import names
-from mailq.engines.maildir.names import MAX_NAME, NS, Envelope
+from mailq.engines.maildir.names import MAX_NAME, MessageName
+from mailq.ids import NS, id_time, new_id
+from mailq.message import safe_ext
 
 NOW = 1_795_225_925_123_456_789
 ID = "01936f0c2b7d7a3e9c41b6d07f52e811"
@@ -34,12 +37,12 @@ HEAD = f"20261121T013205.123456789Z,{ID}"
 
 
 @given(envelopes())
-def test_every_envelope_comes_back_from_its_name(envelope: Envelope) -> None:
+def test_every_envelope_comes_back_from_its_name(envelope: MessageName) -> None:
     assert names.parse(names.format_name(envelope)) == envelope
 
 
 @given(envelopes())
-def test_every_name_is_plain_and_short_enough_for_any_disk(envelope: Envelope) -> None:
+def test_every_name_is_plain_and_short_enough_for_any_disk(envelope: MessageName) -> None:
     name = names.format_name(envelope)
     assert CHARSET.fullmatch(name)
     assert len(name) <= MAX_NAME
@@ -54,16 +57,16 @@ def test_every_name_is_plain_and_short_enough_for_any_disk(envelope: Envelope) -
 @example("Größe.JSON", NOW, 0)
 @example(HEAD + ",why=.json", NOW, 0)
 def test_a_file_of_any_name_is_adopted_under_a_good_one(name: str, place: int, size: int) -> None:
-    envelope = names.adopt(name, place=place, size=size, number=2)
+    envelope = names.from_dropped_file(name, visible_at=place, size=size, number=2)
     adopted = names.format_name(envelope)
     assert names.parse(adopted) == envelope
-    assert (envelope.place, envelope.pushed, envelope.size, envelope.crc) == (place, place, size, None)
-    assert names.adopt(name, place=place, size=size, number=2).id == envelope.id
+    assert (envelope.visible_at, envelope.pushed_at, envelope.size, envelope.crc) == (place, place, size, None)
+    assert names.from_dropped_file(name, visible_at=place, size=size, number=2).id == envelope.id
 
 
 def test_an_adopted_file_keeps_what_can_be_kept_of_its_name() -> None:
-    envelope = names.adopt("holiday photo, 2026.JPG", place=NOW, size=7, number=2)
-    assert (envelope.file, envelope.ext) == ("holiday_photo__2026.JPG", "jpg")
+    envelope = names.from_dropped_file("holiday photo, 2026.JPG", visible_at=NOW, size=7, number=2)
+    assert (envelope.file_name, envelope.ext) == ("holiday_photo__2026.JPG", "jpg")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +85,15 @@ def test_an_adopted_file_keeps_what_can_be_kept_of_its_name() -> None:
     ],
 )
 def test_an_extension_is_kept_if_a_name_can_carry_it(name: str, ext: str) -> None:
-    assert names.safe_ext(name) == ext
+    assert safe_ext(name) == ext
 
 
 def test_two_files_adopted_at_the_same_instant_have_two_ids() -> None:
-    ids = {names.adopt(f"job{n}", place=NOW, size=0, number=number).id for n in range(500) for number in (11, 12)}
+    ids = {
+        names.from_dropped_file(f"job{n}", visible_at=NOW, size=0, number=number).id
+        for n in range(500)
+        for number in (11, 12)
+    }
     assert len(ids) == 1000
 
 
@@ -99,9 +106,9 @@ def longest_tries() -> str:
 
 
 def test_the_longest_name_of_a_pushed_message_is_within_the_limit() -> None:
-    envelope = Envelope(
+    envelope = MessageName(
         NOW,
-        names.new_id(NOW),
+        new_id(NOW),
         "parquet",
         9_999_999_999,
         2**32 - 1,
@@ -111,7 +118,7 @@ def test_the_longest_name_of_a_pushed_message_is_within_the_limit() -> None:
         max_retries=99_999,
         ttl=315_360_000.0,
         tries=longest_tries(),
-        origin="ffffffff",
+        source_queue="ffffffff",
     )
     for state in (
         envelope,
@@ -119,7 +126,7 @@ def test_the_longest_name_of_a_pushed_message_is_within_the_limit() -> None:
         envelope.claimed(until=NOW // 10**6 * 10**6, owner="ffffffff", claim="ffffff")._replace(
             size=None, crc=None, edit="delayed"
         ),
-        envelope.buried("unreadable", letter="E")._replace(origin="ffffffff", ttl=315_360_000.0),
+        died(envelope, "unreadable", "E")._replace(source_queue="ffffffff", ttl=315_360_000.0),
     ):
         name = names.format_name(state)
         assert len(name) <= MAX_NAME
@@ -127,13 +134,13 @@ def test_the_longest_name_of_a_pushed_message_is_within_the_limit() -> None:
 
 
 def test_the_longest_name_of_an_adopted_file_is_within_the_limit() -> None:
-    envelope = names.adopt("x" * 247 + ".parquet", place=NOW, size=9_999_999_999, number=2)._replace(
-        crc=2**32 - 1, tries=longest_tries(), origin="ffffffff"
+    envelope = names.from_dropped_file("x" * 247 + ".parquet", visible_at=NOW, size=9_999_999_999, number=2)._replace(
+        crc=2**32 - 1, tries=longest_tries(), source_queue="ffffffff"
     )
     for state in (
         envelope,
         envelope.claimed(until=NOW // 10**6 * 10**6, owner="ffffffff", claim="ffffff"),
-        envelope.buried("unreadable", letter="E")._replace(origin="ffffffff"),
+        died(envelope, "unreadable", "E")._replace(source_queue="ffffffff"),
     ):
         name = names.format_name(state)
         assert len(name) <= MAX_NAME
@@ -232,8 +239,8 @@ def test_a_name_says_what_the_specification_says() -> None:
     assert names.parse(
         "20261121T013205.123456789Z,01936f0c2b7d7a3e9c41b6d07f52e811,size=18,crc=1a2b3c4d,tries=E,"
         "until=20261121T013335Z,by=7f3a9c01,claim=51d2.json"
-    ) == Envelope(
-        place=1_795_224_725_123_456_789,
+    ) == MessageName(
+        visible_at=1_795_224_725_123_456_789,
         id=ID,
         ext="json",
         size=18,
@@ -249,10 +256,10 @@ def test_a_name_says_what_the_specification_says() -> None:
 
 
 @given(st.lists(envelopes(), max_size=20))
-def test_names_sort_by_priority_and_then_by_time(listed: list[Envelope]) -> None:
+def test_names_sort_by_priority_and_then_by_time(listed: list[MessageName]) -> None:
     by_key = sorted((names.format_name(envelope) for envelope in listed), key=names.sort_key)
     found = [names.parse(name) for name in by_key]
-    order = [(-envelope.priority, envelope.place) for envelope in found if envelope is not None]
+    order = [(-envelope.priority, envelope.visible_at) for envelope in found if envelope is not None]
     assert len(order) == len(listed)
     assert order == sorted(order)
 
@@ -285,8 +292,8 @@ def test_what_is_no_instant_is_refused(text: str) -> None:
 @example(CENTURY, 2**54 - 1)
 @example(NOW // 10**6 * 10**6 + 999_999, None)
 def test_an_id_carries_the_exact_time_and_is_a_uuid_of_version_7(ns: int, salt: int | None) -> None:
-    id = names.new_id(ns, salt)
-    assert names.id_time(id) == ns
+    id = new_id(ns, salt)
+    assert id_time(id) == ns
     assert len(id) == 32
     assert (uuid.UUID(id).version, uuid.UUID(id).variant) == (7, uuid.RFC_4122)
     assert int(id[:12], 16) == ns // 1_000_000
@@ -295,22 +302,22 @@ def test_an_id_carries_the_exact_time_and_is_a_uuid_of_version_7(ns: int, salt: 
 @given(instants, instants)
 def test_ids_sort_by_time(one: int, other: int) -> None:
     if one != other:
-        assert (names.new_id(one) < names.new_id(other)) == (one < other)
+        assert (new_id(one) < new_id(other)) == (one < other)
 
 
 def test_an_id_that_was_made_otherwise_carries_no_time() -> None:
     foreign = uuid.UUID("c232ab00-9414-41ec-b3c8-9f6bdeced846").hex
-    assert names.id_time(foreign) is None
-    assert Envelope(NOW, foreign).pushed == NOW
+    assert id_time(foreign) is None
+    assert MessageName(NOW, foreign).pushed_at == NOW
 
 
 def test_an_id_is_not_drawn_twice() -> None:
-    assert len({names.new_id(NOW) for _ in range(10_000)}) == 10_000
+    assert len({new_id(NOW) for _ in range(10_000)}) == 10_000
 
 
 def test_a_non_utf8_name_is_adopted_like_any_other() -> None:
-    envelope = names.adopt(os.fsdecode(b"caf\xe9.txt"), place=NOW, size=1, number=2)
-    assert (envelope.file, envelope.ext) == ("caf_.txt", "txt")
+    envelope = names.from_dropped_file(os.fsdecode(b"caf\xe9.txt"), visible_at=NOW, size=1, number=2)
+    assert (envelope.file_name, envelope.ext) == ("caf_.txt", "txt")
 
 
 held = st.builds(

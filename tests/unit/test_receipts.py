@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 import mailq
 from mailq.engines.maildir import names, receipts
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.engines.maildir.names import Envelope
+from mailq.engines.maildir.names import MessageName
 from mailq.engines.maildir.receipts import Receipts
 from mailq.errors import InvalidReceipt
+from mailq.ids import new_id
 from mailq.testing import take
 
 held = st.builds(
@@ -25,14 +26,14 @@ held = st.builds(
 
 
 @given(held)
-def test_what_is_remembered_of_a_receipt_is_what_its_text_says(envelope: Envelope) -> None:
+def test_what_is_remembered_of_a_receipt_is_what_its_text_says(envelope: MessageName) -> None:
     receipt, known = names.format_name(envelope), Receipts()
     known.remember(receipt, envelope)
     assert known.read(receipt) == Receipts().read(receipt) == envelope
 
 
 def test_a_receipt_that_was_settled_is_read_from_its_text() -> None:
-    envelope = Envelope(0, names.new_id(0), claim="51d2", until=0)
+    envelope = MessageName(0, new_id(0), claim="51d2", until=0)
     receipt, known = names.format_name(envelope), Receipts()
     known.remember(receipt, envelope._replace(tries="E"))
     assert known.read(receipt).tries == "E"
@@ -43,12 +44,14 @@ def test_a_receipt_that_was_settled_is_read_from_its_text() -> None:
 def test_receipts_that_never_come_back_take_no_more_room_than_they_may() -> None:
     known = Receipts()
     for claim in range(3 * receipts._MOST):
-        known.remember(f"{claim}", Envelope(0, "", claim=f"{claim:06x}"))
+        known.remember(f"{claim}", MessageName(0, "", claim=f"{claim:06x}"))
         assert len(known._known) <= receipts._MOST
     assert known.read(f"{3 * receipts._MOST - 1}").claim == f"{3 * receipts._MOST - 1:06x}"
 
 
-@pytest.mark.parametrize("receipt", [None, 7, b"x", [], {}, "", "x", f"../{names.format_name(Envelope(0, '0' * 32))}"])
+@pytest.mark.parametrize(
+    "receipt", [None, 7, b"x", [], {}, "", "x", f"../{names.format_name(MessageName(0, '0' * 32))}"]
+)
 def test_what_is_no_receipt_is_refused(receipt: Any) -> None:
     for read in (Receipts().read, Receipts().read_last):
         with pytest.raises(InvalidReceipt):
@@ -56,7 +59,7 @@ def test_what_is_no_receipt_is_refused(receipt: Any) -> None:
 
 
 def test_a_message_that_is_being_edited_is_nobodys_to_settle() -> None:
-    name = names.format_name(Envelope(0, names.new_id(0), until=0, claim="51d2", edit="dead"))
+    name = names.format_name(MessageName(0, new_id(0), until=0, claim="51d2", edit="dead"))
     with pytest.raises(InvalidReceipt):
         Receipts().read(name)
 

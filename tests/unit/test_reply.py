@@ -8,15 +8,16 @@ import stat
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import mailq
 from mailq import reply
 from mailq.engines.base import Record
-from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
+from mailq.ids import is_id
 from mailq.testing import ManualClock, take
 
 NO_IDS = {
@@ -79,7 +80,7 @@ def test_another_program_gets_the_reply_by_the_id_and_it_survives_closing(queue:
     id = queue.request("x").id
     with take(queue) as body:
         assert body == "x"
-    queue._engine.put_reply(id, reply.encode("done"))
+    queue.replies.put_reply(id, reply.encode("done"))
     queue.close()
     assert mailq.open(path, create=False).reply_to(id).result(timeout=0) == "done"
 
@@ -99,7 +100,7 @@ def test_an_id_that_is_none_reads_nothing(queue: mailq.Queue, path: Path, id: st
         for name in ("secret", "secret.json", ".json", "..json", "mailq.toml.json", "A" * 32 + ".json"):
             (place / name).write_bytes(reply.encode("secret"))
     (path / "replies" / f"{'0' * 32}.json").write_bytes(reply.encode("of another"))
-    assert queue._engine.get_reply(id) is None
+    assert queue.replies.get_reply(id) is None
     assert not queue.reply_to(id).ready
     with pytest.raises(mailq.ReplyTimeout):
         queue.reply_to(id).result(timeout=0)
@@ -109,7 +110,7 @@ def test_an_id_that_is_none_reads_nothing(queue: mailq.Queue, path: Path, id: st
 def test_an_id_that_is_none_writes_nothing(queue: mailq.Queue, path: Path, id: str) -> None:
     before = {file: file.stat().st_mtime_ns for file in path.parent.rglob("*") if file.is_file()}
     with pytest.raises(mailq.MailqError):
-        queue._engine.put_reply(id.format(path=path), b"x")
+        queue.replies.put_reply(id.format(path=path), b"x")
     assert {file: file.stat().st_mtime_ns for file in path.parent.rglob("*") if file.is_file()} == before
 
 
@@ -243,7 +244,7 @@ def test_a_sweep_does_not_mind_that_another_was_faster(path: Path) -> None:
 
     queue = mailq.open(path)
     old, new = queue.push_many(["old", "new"])
-    queue._engine.put_reply(old, b"x")
+    queue.replies.put_reply(old, b"x")
     age(path / "replies" / f"{old}.json", 100_000)
     engine = engine_of(path, disk=Racing())
     engine.put_reply(new, b"x")
@@ -253,7 +254,7 @@ def test_a_sweep_does_not_mind_that_another_was_faster(path: Path) -> None:
 def test_a_changed_time_to_keep_replies_counts_at_the_next_sweep(path: Path) -> None:
     queue = mailq.open(path)
     old, new = queue.push_many(["old", "new"])
-    queue._engine.put_reply(old, b"x")
+    queue.replies.put_reply(old, b"x")
     age(path / "replies" / f"{old}.json", 100)
     queue.configure(reply_ttl=60)
     engine_of(path).put_reply(new, b"x")
@@ -345,18 +346,18 @@ def test_looking_whether_a_message_is_alive_takes_a_small_part_of_the_time(
     """A long queue takes long to list."""
     queue = mailq.open("memory://")
     request = queue.request("x")
-    find, now, found = queue._engine.find, [0.0], []
+    look, now, found = queue._engine.look, [0.0], list[int]()
 
     def pass_time(seconds: float) -> None:
         now[0] += seconds
 
-    def slow_find(id: str) -> Record:
+    def slow_look(*arguments: Any, **options: Any) -> list[Record]:
         pass_time(takes)
-        found.append(id)
-        return find(id)
+        found.append(1)
+        return look(*arguments, **options)
 
     monkeypatch.setattr(reply, "time", SimpleNamespace(sleep=pass_time, monotonic=lambda: now[0]))
-    monkeypatch.setattr(queue._engine, "find", slow_find)
+    monkeypatch.setattr(queue._engine, "look", slow_look)
     with pytest.raises(mailq.ReplyTimeout):
         request.result(timeout=100)
     assert abs(len(found) - looks) <= 4
@@ -366,4 +367,4 @@ def test_a_reply_names_its_message() -> None:
     queue = mailq.open("memory://")
     request = queue.request("x")
     assert request.id in repr(request)
-    assert names.is_id(request.id)
+    assert is_id(request.id)

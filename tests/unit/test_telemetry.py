@@ -304,9 +304,9 @@ def test_looking_pausing_and_telling_a_story_tell_nothing(jobs: mailq.Queue, eve
     jobs.push("x")
     delivery = take(jobs)
     told(events)
-    for look in (jobs.stats, jobs.peek, jobs.owners, jobs.reap, jobs.pause, jobs.resume):
+    for look in (jobs.stats, jobs.peek, jobs.workers, jobs.reap, jobs.pause, jobs.resume):
         look()
-    jobs.tell({})
+    jobs.publish({})
     jobs.delivery(delivery.receipt).reply("x")
     assert events == []
 

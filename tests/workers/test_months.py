@@ -131,25 +131,25 @@ def test_a_worker_tells_its_story(path: Path) -> None:
         id = queue.push([str(path.parent / "run"), str(go)])
 
         def are_told() -> bool:
-            return [[job["id"] for job in owner.story.get("jobs", [])] for owner in queue.owners()] == [[id]]
+            return [[job["id"] for job in owner.status.get("jobs", [])] for owner in queue.workers()] == [[id]]
 
         wait_until(are_told, "it tells of the one job that runs")
-        (owner,) = queue.owners()
+        (owner,) = queue.workers()
         assert (owner.pid, owner.alive) == (worker.pid, True)
-        assert (owner.story["role"], owner.story["stage"], owner.story["slots"]) == ("worker", "running", 2)
-        assert (owner.story["done"], owner.story["failed"], len(owner.story["run_times"])) == (1, 0, 3)
+        assert (owner.status["role"], owner.status["stage"], owner.status["slots"]) == ("worker", "running", 2)
+        assert (owner.status["done"], owner.status["failed"], len(owner.status["run_times"])) == (1, 0, 3)
         go.touch()
         assert worker.stop() == 0
-    assert queue.owners() == []
+    assert queue.workers() == []
 
 
 def test_a_killed_worker_is_listed_as_dead_once(path: Path) -> None:
     queue = mailq.open(path)
     with Work(path, "handlers:noop") as worker:
-        wait_until(lambda: bool(queue.owners()), "it is there")
+        wait_until(lambda: bool(queue.workers()), "it is there")
         worker.kill()
-    assert [owner.alive for owner in queue.owners()] == [False]
-    assert queue.owners() == []
+    assert [owner.alive for owner in queue.workers()] == [False]
+    assert queue.workers() == []
 
 
 def test_the_log_has_a_line_an_event_with_what_it_is_about(path: Path) -> None:

@@ -247,7 +247,7 @@ def test_a_worker_whose_queue_is_closed_ends_with_that(jobs: mailq.Queue, crew: 
     thread.start()
     jobs.push("x")
     try:
-        wait_until(lambda: any(owner.story.get("done") for owner in jobs.owners()), "it is idle, and has said so")
+        wait_until(lambda: any(owner.status.get("done") for owner in jobs.workers()), "it is idle, and has said so")
         jobs.close()
         thread.join(PATIENCE)
         assert ends == [jobs.location]

@@ -14,6 +14,7 @@ from working import Work
 
 import mailq
 from mailq.engines.maildir import names
+from mailq.ids import NS, new_id
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -46,9 +47,9 @@ def overdue(_: mailq.Queue, path: Path) -> None:
 
 
 def lay(directory: Path, fields: str = "") -> None:
-    start = time.time_ns() - 3600 * names.NS
+    start = time.time_ns() - 3600 * NS
     for at in range(start, start + COUNT):
-        name = f"{names.format_time(at)},{names.new_id(at)},size=2,crc=1a2b3c4d{fields}.json"
+        name = f"{names.format_time(at)},{new_id(at)},size=2,crc=1a2b3c4d{fields}.json"
         os.close(os.open(directory / name, os.O_CREAT | os.O_WRONLY, 0o600))
 
 

@@ -1,4 +1,4 @@
-"""Looking at a queue and mending it: list, find, read, edit, count, redrive, purge.
+"""Looking at a queue and mending it: list, read, edit, count, redrive, remove.
 
 All of it works while producers and consumers run; nothing here holds a lock.
 """
@@ -8,21 +8,22 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 
-from mailq import policy, telemetry
-from mailq.engines.base import Record, Stats
+from mailq import policy
+from mailq.engines.base import History, Record, Stats
 from mailq.engines.maildir import compaction, dead_letters, error_texts, names, reaper
 from mailq.engines.maildir import layout as layouts
 from mailq.errors import MessageNotFound, StorageError
-from mailq.message import STATES, checksum
+from mailq.ids import NS
+from mailq.message import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from mailq.engines.maildir.files import Store
-    from mailq.engines.maildir.names import Envelope
-    from mailq.message import Draft, State
+    from mailq.engines.maildir.names import MessageName
+    from mailq.message import NewMessage, State
 
 
 _T = TypeVar("_T")
@@ -38,7 +39,7 @@ class Found(NamedTuple):
 
     directory: str
     name: str
-    envelope: Envelope
+    envelope: MessageName
 
     @property
     def path(self) -> str:
@@ -46,25 +47,25 @@ class Found(NamedTuple):
         return f"{self.directory}/{self.name}"
 
 
-def _files(store: Store, state: State, id: str | None = None) -> Iterator[Found]:
-    """The messages in a state, in the order of the listing; with an id, little more than that one.
+def _files(store: Store, state: State, ids: Collection[str] | None = None) -> Iterator[Found]:
+    """The messages in a state, in the order of the listing; with ids, little more than those.
 
     Dead letters that went to a shared queue are there among the ready, and count
     as dead here.
     """
     for directory in compaction.with_spares(store.layout, store.layout.directory(state)):
         for entry in layouts.entries(directory):
-            if id is not None and names.looks_ours(entry.name) and id not in entry.name:
+            if ids is not None and names.looks_ours(entry.name) and names.id_in(entry.name) not in ids:
                 continue  # without parsing each name of a long queue
             envelope = layouts.envelope_of(directory, entry.name)
-            if envelope is not None:
+            if envelope is not None and (ids is None or envelope.id in ids):
                 yield Found(directory, entry.name, envelope)
     shared = dead_letters.home_of(store.layout, store.settings) if state == "dead" else None
     if shared is not None:
         ours = store.mark
         for entry in layouts.entries(shared.new):
             envelope = names.parse(entry.name) if ours in entry.name else None
-            if envelope is not None and envelope.origin == ours:
+            if envelope is not None and envelope.source_queue == ours and (ids is None or envelope.id in ids):
                 yield Found(shared.new, entry.name, envelope)
 
 
@@ -75,21 +76,34 @@ def _record(store: Store, state: State, found: Found) -> Record | None:
     at = None
     match state:
         case "delayed":
-            at = found.envelope.place
+            at = found.envelope.visible_at
         case "leased":
             at = reaper.deadline(store, found.name, found.envelope)
         case "dead":
             at = status.st_mtime_ns
-    return Record(state, found.path, found.envelope, status.st_size, at)
+    return Record(state, found.envelope, status.st_size, at, found.path)
 
 
-def look(store: Store, state: State, limit: int | None) -> list[Record]:
-    """List messages in a state, first in line first; the dead as they were in line."""
+def look(store: Store, state: State | None, ids: Collection[str] | None, limit: int | None) -> list[Record]:
+    """List messages in a state, or in all states, first in line first; the dead as they were in line."""
+    if state is not None:
+        return _look(store, state, ids, limit)
+    # By id once more, if some are missing: a message may have moved from a state to one that was listed before.
+    listed: dict[str, Record] = {}
+    for _ in range(1 if ids is None else 2):
+        for each in STATES:
+            for record in _look(store, each, ids, limit):
+                listed.setdefault(record.envelope.id, record)
+        if ids is not None and len(listed) >= min(len(ids), len(ids) if limit is None else limit):
+            break
+    return list(listed.values())[:limit]
 
+
+def _look(store: Store, state: State, ids: Collection[str] | None, limit: int | None) -> list[Record]:
     def in_line(found: Found) -> tuple[int, int, str]:
-        return -found.envelope.priority, found.envelope.place, found.name
+        return -found.envelope.priority, found.envelope.visible_at, found.name
 
-    found = _files(store, state)
+    found = _files(store, state, ids)
     # Of a long queue only as many as are wanted; a few more, for those that go away before they are looked at.
     files = sorted(found, key=in_line) if limit is None else heapq.nsmallest(limit + _SPARE, found, key=in_line)
     records = (_record(store, state, found) for found in files)
@@ -102,23 +116,22 @@ def look(store: Store, state: State, limit: int | None) -> list[Record]:
     return listed
 
 
-def find(store: Store, id: str) -> Record:
-    """Look for a message in every state; a second time, since it may have moved meanwhile."""
-    for _ in range(2 if isinstance(id, str) else 0):
-        for state in STATES:
-            for found in _files(store, state, id):
-                if found.envelope.id == id and (record := _record(store, state, found)) is not None:
-                    return record
-    raise MessageNotFound(id, store.layout.root)
+def _found(store: Store, record: Record) -> Record:
+    """Look for a message again that is not any more where it was seen."""
+    found = look(store, None, {record.envelope.id}, 1)
+    if not found:
+        raise MessageNotFound(record.envelope.id, store.layout.root)
+    return found[0]
 
 
 def read(store: Store, record: Record) -> bytes:
     """Read a message where it was seen, or wherever it is by now."""
     for _ in range(3):
         try:
-            fd = store.disk.open_to_read(record.name)
+            # What a claim has handed out is called by its receipt, which is a name in cur/.
+            fd = store.disk.open_to_read(os.path.join(store.layout.cur, record.location))
         except FileNotFoundError:
-            record = find(store, record.envelope.id)
+            record = _found(store, record)
             continue
         except OSError as error:
             raise StorageError("read the message", error) from error
@@ -131,7 +144,19 @@ def read(store: Store, record: Record) -> bytes:
     raise MessageNotFound(record.envelope.id, store.layout.root)
 
 
-def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
+def history(store: Store, record: Record) -> History:
+    """Read the error texts of a message, and which queue it comes from."""
+    message = name_of(record)
+    attempts = error_texts.read(store.disk, store.layout.errors, message)
+    return History(attempts, dead_letters.origin_of(store, message))
+
+
+def name_of(record: Record) -> MessageName:
+    """The name of a message that this engine has looked at, or handed out."""
+    return cast("MessageName", record.envelope)
+
+
+def replace(store: Store, record: Record, message: NewMessage, *, owner: str) -> None:
     """Put other content into a message that nobody holds.
 
     The message is held like a claim, under a name that promises no checksum but says where the body begins,
@@ -140,20 +165,23 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
     that a reaping ends by putting the message back into that state. A process that is stopped for longer than
     the lease finds nothing to exchange, and the message stays as it was.
     """
-    place = os.path.dirname(record.name)
-    sealed = record.envelope._replace(size=len(draft.data), crc=checksum(draft.data), head=draft.head, ext=draft.ext)
+    place = os.path.dirname(record.location)
+    data = message.data
+    sealed = name_of(record)._replace(
+        size=len(data), crc=names.checksum(data), header_bytes=message.header_bytes, ext=message.ext
+    )
     until = store.clock() + policy.ns(max(_EDIT_LEASE, store.settings.lease))
     held = sealed._replace(size=None, crc=None).claimed(until=until, owner=owner, claim=os.urandom(3).hex())
     held = held._replace(edit=record.state)  # type: ignore[arg-type] # never leased: Queue.edit refuses that
     hold = f"{store.layout.cur}/{names.format_name(held)}"
     temporary = f"{store.layout.tmp}/{names.format_name(held)}"
     try:
-        store.disk.write_file(temporary, draft.data, mode=int(store.settings.file_mode, 8), sync=store.durable)
+        store.disk.write_file(temporary, data, mode=int(store.settings.file_mode, 8), sync=store.durable)
         if record.state == "dead" and record.at is not None:
             store.disk.utime(temporary, record.at)  # when it died is its mtime
         written = os.lstat(temporary)
         if store.durable:
-            store.disk.sync_file(record.name)  # without its checksum no journal can mend it
+            store.disk.sync_file(record.location)  # without its checksum no journal can mend it
         _synced(store, place, lambda: _exchange(store, record, sealed, hold, temporary, written))
     except FileNotFoundError:
         raise MessageNotFound(record.envelope.id, f"{store.layout.root} any more in that place") from None
@@ -165,19 +193,19 @@ def replace(store: Store, record: Record, draft: Draft, *, owner: str) -> None:
 
 
 def _exchange(
-    store: Store, record: Record, sealed: Envelope, hold: str, temporary: str, written: os.stat_result
+    store: Store, record: Record, sealed: MessageName, hold: str, temporary: str, written: os.stat_result
 ) -> None:
     """Hold the message, exchange the new content for it, and put it back."""
-    back = f"{os.path.dirname(record.name)}/{names.format_name(sealed)}"
+    back = f"{os.path.dirname(record.location)}/{names.format_name(sealed)}"
     try:
-        store.move(record.name, hold, unique=True)
+        store.move(record.location, hold, unique=True)
         store.stand_in(temporary, hold)
         store.disk.rename(hold, back)
     except BaseException:
         # Each may have been carried out: NFS tells otherwise, or an interrupt came right after it. Under
         # the old name the new content would count as torn.
         if os.path.lexists(temporary) and not _is_still(written, hold):
-            back = record.name
+            back = record.location
         with contextlib.suppress(OSError):
             store.disk.rename(hold, back)
         raise
@@ -208,17 +236,17 @@ def stats(store: Store) -> Stats:
             status = layouts.status_of(found.path) if envelope.size is None or state == "leased" else None
             size += envelope.size or (status.st_size if status else 0)
             if state == "ready":
-                first = min(first or envelope.place, envelope.place)
+                first = min(first or envelope.visible_at, envelope.visible_at)
             elif state == "delayed":
-                next_due = min(next_due or envelope.place, envelope.place)
+                next_due = min(next_due or envelope.visible_at, envelope.visible_at)
             elif state == "leased":
                 end = reaper.deadline(store, found.name, envelope)
                 overdue += end is not None and now >= end
     return Stats(
         **count,
         bytes=size,
-        oldest_ready_age=None if first is None else max(0.0, (now - first) / names.NS),
-        next_due_in=None if next_due is None else max(0.0, (next_due - now) / names.NS),
+        oldest_ready_age=None if first is None else max(0.0, (now - first) / NS),
+        next_due_in=None if next_due is None else max(0.0, (next_due - now) / NS),
         overdue=overdue,
         paused=os.path.lexists(store.layout.paused),
     )
@@ -232,14 +260,14 @@ def pause(store: Store) -> None:
             store.disk.write_file(
                 store.layout.paused, text.encode(), mode=int(store.settings.file_mode, 8), sync=store.durable
             )
-        # Also what another has done, who may have died before he could sync it.
+        # Also what another process has done, which may have died before it could sync it.
         store.disk.sync_directory(store.layout.root)
     except OSError as error:
         raise StorageError("pause", error) from error
 
 
 def resume(store: Store) -> None:
-    """Take it away, durably."""
+    """Remove it, durably."""
     try:
         with contextlib.suppress(FileNotFoundError):
             store.disk.unlink(store.layout.paused)
@@ -252,15 +280,14 @@ def _first_dead(store: Store, ids: set[str] | None, limit: int | None) -> Iterat
     """The dead as (directory, name), first in line first. There may be very many: no more than names are kept."""
     keys = (
         (key, found.directory)
-        for found in _files(store, "dead")
-        if (ids is None or found.envelope.id in ids)
-        and (key := layouts.sort_key(found.directory, found.name)) is not None
+        for found in _files(store, "dead", ids)
+        if (key := layouts.sort_key(found.directory, found.name)) is not None
     )
     for key, directory in sorted(keys) if limit is None else heapq.nsmallest(limit + _SPARE, keys):
         yield directory, layouts.name_of(key)
 
 
-def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
+def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> list[str]:
     """Rename the dead back into ``new/``, first in line first."""
     try:
         return _synced(store, store.layout.new, lambda: _redrive(store, ids, limit))
@@ -270,38 +297,37 @@ def redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
         raise StorageError("redrive", error) from error
 
 
-def _redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> int:
-    count = 0
+def _redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> list[str]:
+    redriven: list[str] = []
     for directory, name in _first_dead(store, None if ids is None else set(ids), limit):
-        if limit is not None and count >= limit:
+        if limit is not None and len(redriven) >= limit:
             break
         envelope = layouts.envelope_of(directory, name)
         if envelope is None:
             continue
-        again = envelope.redriven(place=store.stamps.next())
+        again = envelope.redriven(visible_at=store.ids.next())
         try:
             store.move(f"{directory}/{name}", f"{store.layout.new}/{names.format_name(again)}")
         except FileNotFoundError:
             continue  # somebody else redrove or purged it
-        count += 1
-        telemetry.emit("redrive", store.layout.root, again.id)
+        redriven.append(again.id)
         home = dead_letters.home_of(store.layout, store.settings)
         if home is not None and directory == home.new:
             error_texts.move(store.disk, home.errors, store.layout.errors, again)
-    return count
+    return redriven
 
 
-def purge(store: Store, state: State) -> int:
-    """Unlink every message in a state, and its error texts."""
+def remove(store: Store, state: State, ids: Collection[str] | None) -> int:
+    """Unlink the messages in a state, and their error texts."""
     count = 0
     # While the directory is listed: what is unlinked hides no other name, as a rename may, and a list could be long.
-    for found in _files(store, state):
+    for found in _files(store, state, ids):
         try:
             store.disk.unlink(found.path)
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StorageError("purge", error) from error
+            raise StorageError("remove messages", error) from error
         count += 1
         error_texts.remove(store.disk, f"{os.path.dirname(found.directory)}/errors", found.envelope)
     return count

@@ -20,8 +20,8 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import names
 from mailq.engines.maildir.layout import GONE
+from mailq.ids import NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _SWOLLEN: Final = 1 << 20
 """So many bytes of a directory take about a millisecond to list."""
 
-_QUIET: Final = 60 * names.NS
+_QUIET: Final = 60 * NS
 """After so many nanoseconds without an arrival an old directory is removed.
 
 By then nobody has it open to move files there, or is in the midst of a rename that found it under its old name.

@@ -18,7 +18,7 @@ from mailq.settings import Settings
 if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
     from mailq.engines.maildir.files import Store
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
 
 _KEY: Final = "dead_letters"
 
@@ -80,13 +80,13 @@ def tell_origin(store: Store) -> None:
         store.disk.rename(temporary, path)
 
 
-def origin_of(store: Store, envelope: Envelope) -> str:
+def origin_of(store: Store, message: MessageName) -> str:
     """The directory of the queue that a dead letter came from; the mark alone if that is not known."""
-    if not envelope.origin:
+    if not message.source_queue:
         return store.layout.root
     origins = store.layout.origins
-    text = None if os.path.islink(origins) else _read(store.disk, f"{origins}/{envelope.origin}")
-    return envelope.origin if text is None else text.rstrip("\n")
+    text = None if os.path.islink(origins) else _read(store.disk, f"{origins}/{message.source_queue}")
+    return message.source_queue if text is None else text.rstrip("\n")
 
 
 def _read(disk: Disk, path: str) -> str | None:

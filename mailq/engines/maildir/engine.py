@@ -12,11 +12,22 @@ import itertools
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from mailq import policy
-from mailq.engines.base import Claim, Reaped, Record, Stats
-from mailq.engines.base import Owner as OwnerRecord
+from mailq.engines.base import (
+    Capabilities,
+    Claim,
+    Claimed,
+    Extended,
+    History,
+    LeaseHolder,
+    Reaped,
+    Record,
+    Settled,
+    Settlement,
+    Stats,
+)
 from mailq.engines.budget import Budget
 from mailq.engines.maildir import admin, at_fork, dead_letters, error_texts, layout, leases, names
 from mailq.engines.maildir.disk import Disk
@@ -29,14 +40,14 @@ from mailq.engines.maildir.recovery import Mending, replay
 from mailq.engines.maildir.replies import Replies
 from mailq.engines.maildir.room import Room
 from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
-from mailq.message import Stamps
+from mailq.ids import NS, MonotonicIds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.engines.maildir.window import Tried
-    from mailq.message import Attempt, Draft, State
+    from mailq.message import NewMessage, State
     from mailq.settings import Settings
 
 
@@ -48,13 +59,15 @@ class MaildirEngine:
     :func:`mailq.engines.maildir.layout.create`.
     """
 
+    capabilities: ClassVar = Capabilities()
+
     def __init__(self, root: str, *, disk: Disk | None = None, clock: Callable[[], int] = time.time_ns) -> None:
         self._disk = disk or Disk()
         self._clock = clock
         self._layout = layout.Layout(root)
         self._disk.give_to_owner_of(self._layout.root)
-        self._stamps = Stamps(clock)
-        self._store = Store(self._layout, self._disk, clock, self._stamps, layout.load(self._layout, self._disk))
+        self._ids = MonotonicIds(clock)
+        self._store = Store(self._layout, self._disk, clock, self._ids, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
         replay(self._store, waits=True)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
@@ -87,15 +100,15 @@ class MaildirEngine:
 
     # Producing
 
-    def push(self, drafts: Sequence[Draft]) -> list[str]:
+    def push(self, messages: Sequence[NewMessage]) -> list[str]:
         """Write, sync, rename, sync: see Store.put."""
         now = self._clock()
-        if not self._looked <= now < self._next_look:  # who only pushes does not tend
+        if not self._looked <= now < self._next_look:  # a process that only pushes does not tend
             self._reload()
             self._looked, self._next_look = now, now + policy.ns(self.settings.reap_interval)
-        self._room.take(len(drafts))
+        self._room.take(len(messages))
         try:
-            placed = self._store.put(drafts)
+            placed = self._store.put(messages)
         except StorageError as error:
             if not error.maybe_pushed:  # a caller must hear of those, whatever became of the queue
                 layout.require_marker(self._layout)
@@ -108,20 +121,21 @@ class MaildirEngine:
 
     # Consuming
 
-    def claim(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
+    def claim(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
         """Rename ready messages into ``cur/``, one after the other, as they stand in line."""
         budget = Budget()
-        self._tend(budget)
+        settled: list[Settled] = []
+        self._tend(budget, settled)
         tried, self._left_some = self._line.begin(), False
-        if layout.is_there(self._layout.paused):
-            return []
+        if self._is_paused():
+            return Claimed([], settled)
         claims: list[Claim] = []
         buried: list[str] = []  # synced together, which takes less time
         try:
             # In a function of its own: CPython 3.13 may raise an exception from outside where a loop turns as if that were
             # not within the try.
-            self._claim(claims, limit, lease, tried, budget, buried, detached=detached)
-            failure = self._line.expired.bury(budget, buried)
+            self._claim(claims, limit, lease, tried, budget, buried, settled, detached=detached)
+            failure = self._line.expired.bury(budget, buried, settled)
             self._store.sync_buried(buried)
             if tried.for_good:
                 self._line.doubt()  # another claim must find them again
@@ -129,11 +143,19 @@ class MaildirEngine:
             self._line.clear()  # of the one that was about to be claimed nobody will be told again
             for claim in claims:
                 with contextlib.suppress(MailqError):
-                    self.release(claim.receipt, delay=0)
+                    self.settle(claim.receipt, Settlement("release"))
             self._store.sync_buried(buried)
             raise
         self._left_some = budget.left_some
-        return claims or self._nothing(tried, failure, budget)
+        if not claims:
+            self._check_nothing(tried, failure, budget, settled)
+        return Claimed(claims, settled, more=budget.left_some or (failure is not None and not claims))
+
+    def _is_paused(self) -> bool:
+        is_paused = layout.is_there(self._layout.paused)
+        if is_paused != self.settings.paused:
+            self._store.set_paused(is_paused)
+        return is_paused
 
     def _claim(
         self,
@@ -143,34 +165,39 @@ class MaildirEngine:
         tried: Tried,
         budget: Budget,
         buried: list[str],
+        settled: list[Settled],
         *,
         detached: bool,
     ) -> None:
         while len(claims) < limit and (key := self._line.next_key(tried, budget)) is not None:
             try:
-                claim = self._take(layout.name_of(key), lease, buried, detached=detached)
+                claim = self._take(layout.name_of(key), lease, buried, settled, detached=detached)
             except StorageError as error:  # one bad message must not block the others
                 tried.refuse(key, error)
                 claim = None
             if claim is not None:
                 claims.append(claim)
-                self._receipts.remember(claim.receipt, claim.envelope)
+                self._receipts.remember(claim.receipt, cast("MessageName", claim.envelope))
             elif not budget.allows_more():
                 break
 
-    def _nothing(self, tried: Tried, failure: StorageError | None, budget: Budget) -> list[Claim] | None:
-        """What a claim that has claimed nothing returns, or raises."""
+    def _check_nothing(
+        self, tried: Tried, failure: StorageError | None, budget: Budget, settled: list[Settled]
+    ) -> None:
+        """Raise why a claim has claimed nothing, if that is an error."""
         if failure is not None:
-            raise failure
-        if budget.left_some:
+            if not settled:  # else the next claim meets it again, and this one says what it has done
+                raise failure
+        elif budget.left_some:
             self._line.put_off(tried)
-            return None
-        if tried.failures:
+        elif tried.failures:
             raise tried.failures[0]
-        layout.require_marker(self._layout)
-        return []
+        else:
+            layout.require_marker(self._layout)
 
-    def _take(self, name: str, lease: float | None, buried: list[str], *, detached: bool) -> Claim | None:
+    def _take(
+        self, name: str, lease: float | None, buried: list[str], settled: list[Settled], *, detached: bool
+    ) -> Claim | None:
         """Claim one file; None if another was faster, or if it is not fit to be delivered."""
         path = f"{self._layout.new}/{name}"
         try:
@@ -188,11 +215,13 @@ class MaildirEngine:
             # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
             if mtime > until:
                 self._store.take_back(path, until)
-            return self._hold(path, claimed, until, buried)
+            return self._hold(path, claimed, until, buried, settled)
         except FileNotFoundError:
             return None
 
-    def _hold(self, path: str, claimed: Envelope, until: int, buried: list[str]) -> Claim | None:
+    def _hold(
+        self, path: str, claimed: MessageName, until: int, buried: list[str], settled: list[Settled]
+    ) -> Claim | None:
         receipt = names.format_name(claimed)
         held = f"{self._layout.cur}/{receipt}"
         is_unfit = False
@@ -202,18 +231,19 @@ class MaildirEngine:
                 return Claim(receipt, claimed, self._read(held, claimed, until), until)
             except Unfit as verdict:
                 is_unfit = True
-                step = policy.Step("dead", claimed.buried(verdict.why))
-                self._store.settle(held, step, error=verdict.text, attempt=0, buried=buried)
+                step = policy.undeliverable(claimed, verdict.why)
+                self._store.settle(held, claimed, step, text=verdict.text, buried=buried)
+                settled.append(Settled(claimed, step))
                 return None
         except FileNotFoundError:
             raise
         except BaseException as error:  # an interrupt too, also right after the rename: nobody will have the receipt
             if not (is_unfit and isinstance(error, StorageError)):  # what cannot be buried now, cannot be at once
                 with contextlib.suppress(OSError, MailqError):
-                    self._store.settle(held, policy.released(claimed, now=self._clock(), delay=0))
+                    self._store.settle(held, claimed, policy.released(claimed, now=self._clock()))
             raise
 
-    def _read(self, held: str, claimed: Envelope, until: int) -> bytes:
+    def _read(self, held: str, claimed: MessageName, until: int) -> bytes:
         try:
             return self._store.read(held, claimed, until=until)
         except Unfit as verdict:
@@ -233,14 +263,14 @@ class MaildirEngine:
         if not self._waking.watch():
             self._waking.wait(min(timeout, self._patience()))
 
-    def listen(self, bell: Callable[[], None]) -> float:
+    def subscribe(self, callback: Callable[[], None]) -> float:
         """Pass on word of arrivals."""
-        is_new = self._waking.add(bell)
+        is_new = self._waking.add(callback)
         return 0.0 if self._waking.watch() or is_new else self._patience()
 
-    def silence(self, bell: Callable[[], None]) -> None:
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
         """See Waking.remove."""
-        self._waking.remove(bell)
+        self._waking.remove(callback)
 
     def _patience(self) -> float:
         """For how many seconds a claim would find nothing that is not announced."""
@@ -249,64 +279,61 @@ class MaildirEngine:
         now, patience = self._clock(), self._waking.patience
         for at in (self._line.later.next_due, self._next_tending):
             if at is not None:
-                patience = min(patience, (at - now) / names.NS)
+                patience = min(patience, (at - now) / NS)
         return max(0.0, patience)
 
     # Settling
 
-    def ack(self, receipt: str) -> None:
-        """Unlink the claimed file."""
-        envelope = self._receipts.read_last(receipt)
+    def settle(self, receipt: str, settlement: Settlement) -> Settled:
+        """Unlink the claimed file, or rename it to where the policy says."""
+        verb, delay, outcome, text = settlement
+        held = self._receipts.read_last(receipt)
+        if verb == "ack":
+            return self._ack(receipt, held)
+        now = self._clock()
+        if verb == "nack":
+            end = self._ids.next()
+            step = policy.failed(held, outcome, self.settings, now=now, end=end, delay=delay)
+        elif verb == "release":
+            step = policy.released(held, now=now, delay=delay or 0.0)
+        else:
+            step = policy.rejected(held)
         try:
-            self._disk.unlink(f"{self._layout.cur}/{receipt}")
-        except OSError as error:
-            self._lost(receipt, "ack", error)
-        if envelope.tries:
-            error_texts.remove(self._disk, self._layout.errors, envelope)
-
-    def nack(self, receipt: str, *, letter: str, delay: float, error: str | None) -> None:
-        """Count the attempt in the name, and rename it back."""
-        envelope = self._receipts.read_last(receipt)
-        now, end = self._clock(), self._stamps.next()
-        step = policy.failed(envelope, letter, self.settings, now=now, end=end, delay=delay)
-        self._settle(receipt, "nack", step, error)
-
-    def release(self, receipt: str, *, delay: float) -> None:
-        """Rename it back to the name that it had."""
-        envelope = self._receipts.read_last(receipt)
-        self._settle(receipt, "release", policy.released(envelope, now=self._clock(), delay=delay), None)
-
-    def reject(self, receipt: str, *, reason: str | None) -> None:
-        """Rename it into ``dead/``."""
-        envelope = self._receipts.read_last(receipt)
-        step = policy.Step("dead", envelope.buried("rejected", letter=names.REJECT))
-        self._settle(receipt, "reject", step, reason)
-
-    def _settle(self, receipt: str, verb: str, step: policy.Step, error: str | None) -> None:
-        try:
-            path = self._store.settle(f"{self._layout.cur}/{receipt}", step, error=error)
+            path = self._store.settle(f"{self._layout.cur}/{receipt}", held, step, text=text)
         except OSError as failure:
             self._lost(receipt, verb, failure)
         self._line.hear_of(*os.path.split(path))
         self._waking.ring()
+        return Settled(held, step)
 
-    def extend(self, receipt: str, seconds: float) -> int:
+    def _ack(self, receipt: str, held: MessageName) -> Settled:
+        try:
+            self._disk.unlink(f"{self._layout.cur}/{receipt}")
+        except OSError as error:
+            self._lost(receipt, "ack", error)
+        if held.tries:
+            error_texts.remove(self._disk, self._layout.errors, held)
+        return Settled(held, None)
+
+    def extend(self, receipt: str, seconds: float) -> Extended:
         """Set the mtime of the claimed file to the new deadline.
 
-        Not a rename: that would hide other files from whoever lists ``cur/`` at the time.
+        Not a rename: that would hide other files from a process that lists ``cur/`` at the time.
         """
-        envelope = self._receipts.read(receipt)
+        held = self._receipts.read(receipt)
         with self._lock:  # two threads that extend one lease: the later deadline must hold
-            return self._extend(receipt, envelope, seconds)
+            return Extended(held, self._extend(receipt, held, seconds))
 
-    def _extend(self, receipt: str, envelope: Envelope, seconds: float) -> int:
+    def _extend(self, receipt: str, held: MessageName, seconds: float) -> int:
         path = f"{self._layout.cur}/{receipt}"
-        old = deadline(self._store, receipt, envelope)
+        old = deadline(self._store, receipt, held)
         now = self._clock()
         if old is None or now >= old:
             layout.require_marker(self._layout)
             raise LeaseLost(receipt, "extend")
         new = max(now + policy.ns(seconds), old)
+        if new == old:
+            return old
         try:
             self._store.set_mtime(path, new, before=old)
             if self._clock() >= old:
@@ -318,24 +345,19 @@ class MaildirEngine:
             self._lost(receipt, "extend", error)
         return new
 
-    def held(self, receipt: str) -> Claim:
+    def claimed(self, receipt: str) -> Claim:
         """Read the claimed file once more."""
-        envelope = self._receipts.read(receipt)
+        held = self._receipts.read(receipt)
         try:
-            until = deadline(self._store, receipt, envelope)
-            data = self._store.read(f"{self._layout.cur}/{receipt}", envelope)
+            until = deadline(self._store, receipt, held)
+            data = self._store.read(f"{self._layout.cur}/{receipt}", held)
         except OSError as error:
             self._lost(receipt, "read", error)
         except Unfit as verdict:
             raise StorageError("read the message", OSError(errno.EIO, verdict.text)) from None
         if until is None or self._clock() >= until:
             raise LeaseLost(receipt, "read")
-        return Claim(receipt, envelope, data, until)
-
-    def deadline(self, receipt: str) -> int | None:
-        """See reaper.deadline."""
-        end = deadline(self._store, receipt, self._receipts.read(receipt))
-        return end if end is not None and self._clock() < end else None
+        return Claim(receipt, held, data, until)
 
     def _lost(self, receipt: str, verb: str, error: OSError) -> NoReturn:
         """Raise what a failed move of a claimed file means."""
@@ -356,7 +378,7 @@ class MaildirEngine:
         self._waking.ring()
         return reaped
 
-    def _tend(self, budget: Budget) -> None:
+    def _tend(self, budget: Budget, settled: list[Settled]) -> None:
         """What every consumer does from time to time: read changed settings, reap, ready what is due."""
         now = self._clock()
         due = self._line.later.next_due
@@ -371,7 +393,7 @@ class MaildirEngine:
             dead_letters.tell_origin(self._store)
             self._origin_told = True
         try:
-            self._next_tending = self._reaper.reap_if_due(budget)
+            self._next_tending = self._reaper.reap_if_due(budget, settled)
         except StorageError as error:  # reaping must not keep a consumer from its own work
             self._next_tending = now + policy.ns(self.settings.reap_interval)
             layout.log().warning("reaping failed: %s", error)
@@ -394,6 +416,15 @@ class MaildirEngine:
     def configure(self, changes: Mapping[str, object]) -> Settings:
         """Change ``mailq.toml``; other processes notice within their reap interval."""
         changes = dict(changes)
+        self.settings.changed(changes)  # refuses what cannot be, before anything is changed
+        is_paused = changes.pop("paused", self.settings.paused)
+        if is_paused != layout.is_there(self._layout.paused):
+            layout.require_marker(self._layout)
+            (admin.pause if is_paused else admin.resume)(self._store)
+            self._store.set_paused(bool(is_paused))
+            self._waking.ring()
+        if not changes:
+            return self.settings
         if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
             changes["dead_letters"] = dead_letters.relative_path(self._layout.root, target)
             dead_letters.require_home(self._layout, self.settings.changed(changes), self._disk)
@@ -405,42 +436,36 @@ class MaildirEngine:
 
     # Looking and mending
 
-    def look(self, state: State, *, limit: int | None) -> list[Record]:
+    def look(
+        self, state: State | None, *, ids: Collection[str] | None = None, limit: int | None = None
+    ) -> list[Record]:
         """See admin.look."""
-        return admin.look(self._store, state, limit)
-
-    def find(self, id: str) -> Record:
-        """See admin.find."""
-        return admin.find(self._store, id)
+        return admin.look(self._store, state, ids, limit)
 
     def read(self, record: Record) -> bytes:
         """See admin.read."""
         return admin.read(self._store, record)
 
-    def replace(self, record: Record, draft: Draft) -> None:
+    def history(self, record: Record) -> History:
+        """See admin.history."""
+        return admin.history(self._store, record)
+
+    def replace(self, record: Record, message: NewMessage) -> None:
         """See admin.replace."""
-        admin.replace(self._store, record, draft, owner=self._owner.token())
+        admin.replace(self._store, record, message, owner=self._owner.token())
         self._line.clear()
-
-    def history(self, envelope: Envelope) -> list[Attempt]:
-        """See texts.read."""
-        return error_texts.read(self._disk, self._layout.errors, envelope)
-
-    def origin(self, envelope: Envelope) -> str:
-        """See sharing.origin_of."""
-        return dead_letters.origin_of(self._store, envelope)
 
     def stats(self) -> Stats:
         """See admin.stats."""
         return admin.stats(self._store)
 
-    def owners(self) -> list[OwnerRecord]:
-        """See owners.look."""
+    def holders(self) -> list[LeaseHolder]:
+        """See leases.look."""
         return leases.look(self._layout, self._disk)
 
-    def tell(self, story: Mapping[str, Any]) -> None:
+    def publish(self, status: Mapping[str, Any]) -> None:
         """See Owner.tell."""
-        self._owner.tell(story)
+        self._owner.tell(status)
 
     def put_reply(self, id: str, data: bytes) -> None:
         """See Replies.put."""
@@ -450,27 +475,17 @@ class MaildirEngine:
         """See Replies.get."""
         return self._replies.get(id)
 
-    def pause(self) -> None:
-        """See admin.pause."""
-        layout.require_marker(self._layout)
-        admin.pause(self._store)
-
-    def resume(self) -> None:
-        """See admin.resume."""
-        admin.resume(self._store)
-        self._waking.ring()
-
-    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> int:
+    def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> list[str]:
         """See admin.redrive."""
-        count = admin.redrive(self._store, ids, limit)
-        if count:
+        redriven = admin.redrive(self._store, ids, limit)
+        if redriven:
             self._line.clear()
             self._waking.ring()
-        return count
+        return redriven
 
-    def purge(self, state: State) -> int:
-        """See admin.purge."""
-        return admin.purge(self._store, state)
+    def remove(self, state: State, *, ids: Collection[str] | None = None) -> int:
+        """See admin.remove."""
+        return admin.remove(self._store, state, ids)
 
     # Life
 
@@ -485,7 +500,7 @@ class MaildirEngine:
     def after_fork(self) -> None:
         """Begin a forked child's life: its own lock and claim tokens (no random one twice)."""
         self._lock = threading.RLock()
-        self._stamps.after_fork()
+        self._ids.after_fork()
         self._claims = _claim_numbers()
 
 

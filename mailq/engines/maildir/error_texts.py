@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
-from mailq.message import OUTCOMES, Attempt
+from mailq.message import Attempt
 
 if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
 
 LONGEST: Final = 65_536
 """A text keeps at most its last this many bytes: a traceback ends with what matters."""
@@ -55,35 +55,35 @@ def put_back(disk: Disk, directory: str, id: str, number: int, data: bytes, *, a
         layouts.log().warning("message %s: its error text was not kept: %s", id, error)
 
 
-def numbers(envelope: Envelope) -> list[int]:
+def numbers(message: MessageName) -> list[int]:
     """The attempts that may have a text: a few, whatever number the name claims."""
-    last = envelope.attempts_ever
+    last = message.total_attempts
     return [0, *range(max(1, last - _KEPT + 1), last + 1)]
 
 
-def remove(disk: Disk, directory: str, envelope: Envelope) -> None:
+def remove(disk: Disk, directory: str, message: MessageName) -> None:
     """Delete the texts of a message that is gone."""
-    for number in numbers(envelope):
+    for number in numbers(message):
         with contextlib.suppress(OSError):
-            disk.unlink(path_to(directory, envelope.id, number))
+            disk.unlink(path_to(directory, message.id, number))
 
 
-def move(disk: Disk, source: str, target: str, envelope: Envelope) -> None:
+def move(disk: Disk, source: str, target: str, message: MessageName) -> None:
     """Take the texts along to another queue."""
-    for number in numbers(envelope):
+    for number in numbers(message):
         with contextlib.suppress(OSError):
-            disk.rename(path_to(source, envelope.id, number), path_to(target, envelope.id, number))
+            disk.rename(path_to(source, message.id, number), path_to(target, message.id, number))
 
 
-def read(disk: Disk, directory: str, envelope: Envelope) -> list[Attempt]:
+def read(disk: Disk, directory: str, message: MessageName) -> list[Attempt]:
     """The finished attempts of a message, with their texts; one that died without an attempt has number 0."""
     attempts = []
-    for number, letter in [(0, ""), *names.story(envelope.tries)]:
-        path = path_to(directory, envelope.id, number)
+    for number, outcome in [(0, ""), *names.list_attempts(message.tries)]:
+        path = path_to(directory, message.id, number)
         data = layouts.read_small(disk, path, LONGEST)
         text = None if data is None else data.decode(errors="backslashreplace")
         status = layouts.status_of(path) if text is not None else None
         at = None if status is None else status.st_mtime
         if number or text:
-            attempts.append(Attempt(number, OUTCOMES.get(letter, envelope.why), text, at))
+            attempts.append(Attempt(number, outcome or message.reason, text, at))
     return attempts

@@ -7,11 +7,13 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Final
 
-from mailq import policy, telemetry
+from mailq import policy
+from mailq.engines.base import Settled
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
 from mailq.engines.maildir.window import MOST
 from mailq.errors import StorageError
+from mailq.ids import id_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,7 +62,7 @@ class Expired:
             return envelope is not None and policy.has_expired(envelope, self._store.settings, now)
         ttl = default if found is None else float(found[1])
         try:
-            pushed = names.id_time(name.split(",", 2)[1]) or names.parse_time(name)
+            pushed = id_time(name.split(",", 2)[1]) or names.parse_time(name)
         except (IndexError, ValueError):
             return False  # a file that was dropped in by hand; the claim that takes it sees how old it is
         return ttl is not None and pushed is not None and now >= pushed + policy.ns(ttl)
@@ -72,11 +74,11 @@ class Expired:
         else:
             self.is_all = False
 
-    def bury(self, budget: Budget, buried: list[str]) -> StorageError | None:
+    def bury(self, budget: Budget, buried: list[str], settled: list[Settled]) -> StorageError | None:
         """Bury some, to be synced with others (``buried``, see Store.settle). Returns why the disk refused one, and stops there."""
         while (name := self._next()) is not None:
             try:
-                self._bury(name, budget, buried)
+                self._bury(name, budget, buried, settled)
             except StorageError as error:
                 self._names.append(name)
                 return error
@@ -91,7 +93,7 @@ class Expired:
                 return self._names.popleft()
         return None
 
-    def _bury(self, name: str, budget: Budget, buried: list[str]) -> None:
+    def _bury(self, name: str, budget: Budget, buried: list[str], settled: list[Settled]) -> None:
         store = self._store
         new = store.layout.new
         envelope = layouts.envelope_of(new, name)
@@ -103,8 +105,9 @@ class Expired:
                 self._window.put_back(key)
                 budget.left_some = True
             return
+        step = policy.undeliverable(envelope, "expired")
         try:
-            store.settle(f"{new}/{name}", policy.Step("dead", envelope.buried("expired")), buried=buried)
+            store.settle(f"{new}/{name}", envelope, step, buried=buried)
         except FileNotFoundError:
             return  # another consumer was faster
-        telemetry.emit("expire", store.layout.root, envelope.id, ttl=envelope.ttl or store.settings.ttl)
+        settled.append(Settled(envelope, step))

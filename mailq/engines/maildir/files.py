@@ -10,9 +10,10 @@ import contextlib
 import errno
 import itertools
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from mailq import policy, telemetry
+from mailq import policy
 from mailq.engines.maildir import dead_letters, error_texts, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import can_syncfs
@@ -20,7 +21,7 @@ from mailq.engines.maildir.held import Held
 from mailq.engines.maildir.journal import Journal
 from mailq.engines.maildir.layout import GONE
 from mailq.errors import StorageError
-from mailq.message import checksum, is_whole
+from mailq.ids import NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
     from mailq.engines.maildir.journal import File
     from mailq.engines.maildir.layout import Layout
-    from mailq.engines.maildir.names import Envelope
-    from mailq.message import Draft, Stamps, State
+    from mailq.engines.maildir.names import MessageName
+    from mailq.ids import MonotonicIds
+    from mailq.message import NewMessage, State
     from mailq.policy import Step
     from mailq.settings import Marker
 
@@ -52,7 +54,7 @@ class Unfit(Exception):
 
 
 class Placed(NamedTuple):
-    """A draft that has its name and directory."""
+    """A new message that has its name and directory."""
 
     id: str
     name: str
@@ -69,11 +71,11 @@ def _gone_or_refused(error: OSError, path: str) -> OSError:
 class Store:
     """Moves single messages through a queue's directories."""
 
-    def __init__(self, layout: Layout, disk: Disk, clock: Callable[[], int], stamps: Stamps, marker: Marker) -> None:
+    def __init__(self, layout: Layout, disk: Disk, clock: Callable[[], int], ids: MonotonicIds, marker: Marker) -> None:
         self.layout = layout
         self.disk = disk
         self.clock = clock
-        self.stamps = stamps
+        self.ids = ids
         self.journal = Journal(layout, disk)
         self._rooted: set[str] = set()
         self.use(marker)
@@ -85,18 +87,22 @@ class Store:
         dead-letter queue, ``durable`` whether a finished push must survive a power cut.
         """
         self.mark = marker.queue[:8]
-        self.settings = marker.settings
+        self.settings = replace(marker.settings, paused=layouts.is_there(self.layout.paused))
         self.durable = marker.settings.durability == "power-loss"
         self._mode = int(marker.settings.file_mode, 8)
 
+    def set_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - what it is about
+        """Go by this, too: it is not in the settings file."""
+        self.settings = replace(self.settings, paused=is_paused)
+
     # In
 
-    def put(self, drafts: Sequence[Draft]) -> list[Placed]:
+    def put(self, messages: Sequence[NewMessage]) -> list[Placed]:
         """Store new messages: durable, if the settings promise that, when they are returned.
 
         All or nothing on return; whatever a failure may have left is named by it.
         """
-        placed = [self._place(draft) for draft in drafts]
+        placed = [self._place(message) for message in messages]
         one = len(placed) == 1
 
         def store(journal: File | None = None) -> list[Placed]:
@@ -105,7 +111,7 @@ class Store:
 
         return self.journal.use(placed, self.settings, store) if self.durable else store()
 
-    def put_back(self, messages: Sequence[tuple[State, Envelope, bytes]]) -> list[str]:
+    def put_back(self, messages: Sequence[tuple[State, MessageName, bytes]]) -> list[str]:
         """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
 
         The caller has made sure that no message with such an id is in the queue:
@@ -207,24 +213,36 @@ class Store:
         """
         if message.directory != self.layout.new:
             return message
-        name = names.placed_at(message.name, self.stamps.next())
+        name = names.with_time(message.name, self.ids.next())
         return Placed(message.id, name, message.directory, message.data)
 
     def _born_at_the_end(self, message: Placed) -> Placed:
         """The same with the id too, which no journal has yet: it carries the time of the push, where a retry stands again."""
         if message.directory != self.layout.new:
             return message
-        now = self.stamps.next()
-        id = self.stamps.new_id(now)
-        return Placed(id, names.born_at(message.name, now, id), message.directory, message.data)
+        now = self.ids.next()
+        id = self.ids.new_id(now)
+        return Placed(id, names.with_time_and_id(message.name, now, id), message.directory, message.data)
 
-    def _place(self, draft: Draft) -> Placed:
-        now = self.stamps.next()
-        data, ext, head, file, delay, priority, lease, retries, ttl = draft
-        id = self.stamps.new_id(now)
-        envelope = names.Envelope(now, id, ext, len(data), checksum(data), head, file, priority, lease, retries, ttl)
-        state, envelope = policy.pushed(envelope, now=self.clock(), delay=delay)
-        return Placed(id, names.format_name(envelope), self.layout.directory(state), data)
+    def _place(self, message: NewMessage) -> Placed:
+        now = self.ids.next()
+        data, ext, header_bytes, delay, priority, lease, max_retries, ttl = message
+        id = self.ids.new_id(now)
+        step = policy.pushed(now, now=self.clock(), delay=delay)
+        name = names.MessageName(
+            step.visible_at,
+            id,
+            ext,
+            len(data),
+            names.checksum(data),
+            header_bytes,
+            "",
+            priority,
+            lease,
+            max_retries,
+            ttl,
+        )
+        return Placed(id, names.format_name(name), self.layout.directory(step.state), data)
 
     def _open_for_syncfs(self) -> int:
         """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
@@ -289,37 +307,35 @@ class Store:
     def settle(
         self,
         path: str,
+        message: MessageName,
         step: Step,
         *,
-        error: str | None = None,
-        attempt: int | None = None,
+        text: str | None = None,
         buried: list[str] | None = None,
     ) -> str:
-        """Move a message to where its next step says. Returns its new path.
+        """Move a message to where a step says. Returns its new path. Raises FileNotFoundError if it is gone.
 
         A dead letter is synced; if it is put into a list of those ``buried``, when there are many, or
-        when the caller has those synced together. Raises FileNotFoundError if it is gone. The error text, of the last attempt
-        unless ``attempt`` says otherwise, is written after the rename, which decides
+        when the caller has those synced together. The error text is written after the rename, which decides
         whose message it is: a stale holder must not write.
         """
-        state, envelope = step
-        number = envelope.attempts_ever if attempt is None else attempt
-        if state == "dead":
-            target = self._bury(path, envelope, error, number)
+        after = message.after(step)
+        number = after.total_attempts if step.outcome else 0
+        if step.state == "dead":
+            target = self._bury(path, after, text, number)
             letters = [] if buried is None else buried
             letters.append(target)
             if buried is None or len(letters) >= _MANY:
                 self.sync_buried(letters)
-            telemetry.emit("dead", self.layout.root, envelope.id, attempts=envelope.attempts_ever, reason=envelope.why)
             return target
         # A deadline that was extended by mtime would count for the next lease too. Not quite to the
         # present: a reaper that looks before the rename would find the lease run out, and the holder
         # would lose the race.
-        self.shorten(path, self.clock() + names.NS)
-        target = f"{self.layout.directory(state)}/{names.format_name(envelope)}"
+        self.shorten(path, self.clock() + NS)
+        target = f"{self.layout.directory(step.state)}/{names.format_name(after)}"
         self.move(path, target)
-        if error is not None:
-            error_texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
+        if text is not None:
+            error_texts.write(self.disk, self.layout.errors, after.id, number, text, mode=self._mode)
         return target
 
     def mtime(self, path: str) -> int:
@@ -364,14 +380,14 @@ class Store:
                 return
         self.own(path, ns, before=before)
 
-    def _bury(self, path: str, envelope: Envelope, error: str | None, number: int) -> str:
+    def _bury(self, path: str, message: MessageName, text: str | None, number: int) -> str:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
         target = ""
         home = dead_letters.home_of(self.layout, self.settings)
         if home is not None and self.durable and not self._is_synced(path):
             home = None  # no journal of ours would mend it there
         if home is not None:
-            sent = envelope._replace(origin=self.mark)
+            sent = message._replace(source_queue=self.mark)
             target = f"{home.new}/{names.format_name(sent)}"
             try:
                 self.move(path, target)
@@ -379,14 +395,14 @@ class Store:
                 home = None  # it is not there any more, or not on this file system: keep the message at home
         if home is None:
             home = self.layout
-            target = f"{self.layout.dead}/{names.format_name(envelope)}"
+            target = f"{self.layout.dead}/{names.format_name(message)}"
             self.move(path, target)
         with contextlib.suppress(OSError):
             self.set_mtime(target, self.clock())  # when it died; an extended deadline must not stay either
-        if error is not None:
-            error_texts.write(self.disk, self.layout.errors, envelope.id, number, error, mode=self._mode)
+        if text is not None:
+            error_texts.write(self.disk, self.layout.errors, message.id, number, text, mode=self._mode)
         if home is not self.layout:
-            error_texts.move(self.disk, self.layout.errors, home.errors, envelope)
+            error_texts.move(self.disk, self.layout.errors, home.errors, message)
         return target
 
     def sync_buried(self, letters: list[str]) -> None:
@@ -425,7 +441,7 @@ class Store:
 
     # Out
 
-    def read(self, path: str, envelope: Envelope, *, until: int | None = None) -> bytes:
+    def read(self, path: str, message: MessageName, *, until: int | None = None) -> bytes:
         """Read a message whole. Raises FileNotFoundError, or Unfit if it is not fit to be delivered.
 
         ``until`` is given by a claim: an mtime beyond it would lengthen the lease. Where
@@ -456,7 +472,7 @@ class Store:
                 self.disk.close(fd)
             except OSError:  # nothing was written through it
                 pass
-        if not is_whole(envelope, data):
+        if not names.is_intact(message, data):
             raise Unfit(
                 "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"
             )

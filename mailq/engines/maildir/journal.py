@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from mailq.engines.maildir import at_fork, names
 from mailq.engines.maildir.disk import can_syncfs
 from mailq.engines.maildir.layout import directory_mode, log
-from mailq.message import checksum, is_whole
+from mailq.ids import NS
 
 try:
     import fcntl
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
     from mailq.engines.maildir.files import Placed
     from mailq.engines.maildir.layout import Layout
-    from mailq.engines.maildir.names import Envelope
     from mailq.message import State
     from mailq.settings import Settings
 
@@ -80,7 +79,7 @@ class Record(NamedTuple):
     number: int
     state: State
     name: str
-    envelope: Envelope
+    envelope: names.MessageName
     data: bytes
 
 
@@ -288,7 +287,7 @@ class File:
 
     def _set_mark(self) -> None:
         # Whole seconds: some file systems keep nothing finer.
-        self._disk.utime(self._mark, self._number * names.NS)
+        self._disk.utime(self._mark, self._number * NS)
 
     def _sync_all(self) -> None:
         """Make the files of all pushes durable, and the mark after them."""
@@ -362,7 +361,7 @@ def encode(token: str, number: int, directory: str, name: str, data: bytes) -> b
     tells a record from the middle of a body that looks like one.
     """
     line = _WORD + f"{token} {number} {directory}/{name}".encode()
-    return line + f" {checksum(line):08x}\n".encode() + data
+    return line + f" {names.checksum(line):08x}\n".encode() + data
 
 
 def opening(token: str) -> bytes:
@@ -389,7 +388,7 @@ def _record_at(content: bytes, place: int, end: int) -> Record | None:
     try:
         _, _, number, path = line.decode("ascii").split(" ")
         count = int(number)
-        if int(told, 16) != checksum(line) or not 0 <= count <= LAST:
+        if int(told, 16) != names.checksum(line) or not 0 <= count <= LAST:
             return None
     except ValueError:
         return None
@@ -398,4 +397,4 @@ def _record_at(content: bytes, place: int, end: int) -> Record | None:
     if directory not in _STATES or envelope is None or envelope.size is None or envelope.crc is None:
         return None
     data = content[end + 1 : end + 1 + envelope.size]
-    return Record(count, _STATES[directory], name, envelope, data) if is_whole(envelope, data) else None
+    return Record(count, _STATES[directory], name, envelope, data) if names.is_intact(envelope, data) else None

@@ -98,7 +98,7 @@ def _readied(store: Store, name: str) -> str | None:
     if envelope is None:
         return None
     try:
-        return store.settle(f"{store.layout.later}/{name}", policy.came_due(envelope, store.settings))
+        return store.settle(f"{store.layout.later}/{name}", envelope, policy.came_due(envelope, store.settings))
     except FileNotFoundError:
         pass  # another consumer was faster
     except StorageError as error:  # one bad message must not keep the others

@@ -327,7 +327,7 @@ def entries(directory: str, near: Sieve | None = None) -> Iterator[os.DirEntry[s
             raise StorageError("list the messages", error) from error
 
 
-def envelope_of(directory: str, name: str) -> names.Envelope | None:
+def envelope_of(directory: str, name: str) -> names.MessageName | None:
     """The envelope of a file: read from its name, or made up for one dropped in by hand.
 
     None if it is gone or is no regular file. The place of a dropped file is when
@@ -339,7 +339,7 @@ def envelope_of(directory: str, name: str) -> names.Envelope | None:
     status = status_of(f"{directory}/{name}")
     if status is None:
         return None
-    return names.adopt(name, place=status.st_ctime_ns, size=status.st_size, number=status.st_ino)
+    return names.from_dropped_file(name, visible_at=status.st_ctime_ns, size=status.st_size, number=status.st_ino)
 
 
 def is_there(path: str) -> bool:

@@ -18,12 +18,13 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from mailq.engines.base import Owner as OwnerRecord
-from mailq.engines.maildir import at_fork, filesystems
+from mailq.engines.base import LeaseHolder
+from mailq.engines.maildir import at_fork, filesystems, names
 from mailq.engines.maildir.layout import entries, log, read_small
 from mailq.engines.maildir.locks import LockFile
-from mailq.engines.maildir.names import is_id, is_token
-from mailq.message import checksum, is_instant
+from mailq.engines.maildir.names import is_token
+from mailq.ids import is_id
+from mailq.message import is_instant
 
 try:
     import fcntl
@@ -220,7 +221,7 @@ def sweep(layout: Layout, disk: Disk) -> None:
                 disk.unlink(entry.path)
 
 
-def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
+def look(layout: Layout, disk: Disk) -> list[LeaseHolder]:
     """The owners, oldest first; the dead among them are swept with this look."""
     found = []
     for entry in entries(layout.owners):
@@ -237,7 +238,7 @@ def look(layout: Layout, disk: Disk) -> list[OwnerRecord]:
             told.pop(key, None)
         if not isinstance(host, str) or not isinstance(pid, int) or not is_instant(since):
             host, pid, since = "", 0, 0.0  # not written by us
-        found.append(OwnerRecord(entry.name, host, pid, since, not dead, told))
+        found.append(LeaseHolder(entry.name, host, pid, since, not dead, told))
     return sorted(found, key=lambda owner: owner.since)
 
 
@@ -269,5 +270,5 @@ def machine_id() -> str:
     with contextlib.suppress(OSError), open(_MACHINE_ID, "rb") as file:
         data = file.read(_ID_BYTES).rstrip()
         if is_id(data.decode(errors="replace")):
-            return f"{checksum(data):08x}"
+            return f"{names.checksum(data):08x}"
     return ""

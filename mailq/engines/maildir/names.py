@@ -1,9 +1,8 @@
 """The file name of a message, which is its record.
 
 A name is ``<time>,<id>[,key=value...].<ext>``; docs/disk-format.md is its
-specification. This module turns names into :class:`Envelope` values and back,
-and holds the state changes of a message as plain functions from one envelope
-to the next. It touches no disk and no clock.
+specification. This module reads and writes names as :class:`MessageName` values.
+It touches no disk and no clock.
 """
 
 from __future__ import annotations
@@ -16,27 +15,26 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
+from mailq.ids import NS, id_time, new_id
+from mailq.message import MAX_PRIORITY, RestingState, safe_ext
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RestingState = Literal["ready", "delayed", "dead"]
-"""The states of a message that is in nobody's hands."""
+    from mailq.policy import Step
 
 MAX_NAME: Final = 250
 """No name that mailq writes is longer, in bytes. File systems allow 255."""
 
-MAX_STORY: Final = 1000
-"""So many attempts of a message are told one by one; the others are only counted."""
+MAX_LISTED: Final = 1000
+"""The most attempts of a message that are listed one by one; the others are only counted."""
 
-NS: Final = 1_000_000_000
-MAX_PRIORITY: Final = 9
+ATTEMPTS: Final = {"E": "error", "N": "nack", "T": "timeout", "K": "killed", "R": "rejected"}
+"""The letter that a finished attempt leaves in ``tries=``, and the word for how it ended."""
 
-# What a finished attempt leaves in ``tries=``.
-ERROR, NACK, TIMEOUT, KILLED, REJECT = "E", "N", "T", "K", "R"
-FOLDED: Final = "X"
-ATTEMPT_LETTERS: Final = frozenset((ERROR, NACK, TIMEOUT, KILLED, REJECT, FOLDED))
+COMPACTED: Final = "X"
+"""In ``tries=``, with a number behind it: attempts of which only the count is kept."""
 
-# What giving up leaves in ``tries=``, after the letters of the attempts, and the word for it in ``why=``.
 DEATHS: Final = {
     "r": "retries",
     "j": "rejected",
@@ -45,19 +43,22 @@ DEATHS: Final = {
     "u": "unreadable",
     "l": "too-large",
 }
-_MARKS: Final = {word: mark for mark, word in DEATHS.items()}
+"""The letter that a death leaves in ``tries=``, after those of the attempts, and the word for it in ``why=``."""
 
-END_OF_TIME: Final = 253_402_300_800 * NS  # the year 10000, which a name has no room for
+_COUNTED: Final = frozenset((*ATTEMPTS, COMPACTED))
+_LETTERS: Final = {"": "", **{word: letter for letter, word in ATTEMPTS.items()}}
+_MARKS: Final = {"": "", **{word: letter for letter, word in DEATHS.items()}}
+
 _TIME: Final = 26
-"""So many characters at the front of a name are its time."""
+"""The number of characters at the front of a name that are its time."""
 
-_BORN: Final = 59
-"""So many characters at the front of a name, the time and the id, are there from birth; then come the fields."""
+_TIME_AND_ID: Final = 59
+"""The number of characters at the front of a name that are its time and its id; then come the fields."""
 
 _TRIES_LENGTH: Final = 16
-_TRIES_LONGEST: Final = 23  # what cannot be folded any more; a claim still fits into a name behind it
+_TRIES_LONGEST: Final = 23  # where nothing more can be compacted; a claim still fits into a name behind it
 _MOST_TIMES: Final = 999_999
-_MOST_FOLDED: Final = 999_999_999
+_MOST_COMPACTED: Final = 999_999_999
 _FILE_LENGTH: Final = 48
 _CANONICAL: Final = re.compile(
     r"([0-9]{8}T[0-9]{6})\.([0-9]{9})Z,([0-9a-f]{32})"
@@ -73,36 +74,33 @@ _INSTANT: Final = re.compile(r"([0-9]{8}T[0-9]{6})(?:\.([0-9]{3}))?Z")
 _RUN: Final = re.compile(r"([A-Za-z])([0-9]*)")
 _TRIES: Final = re.compile(r"(?:X[0-9]{0,9}|[ENTKR][0-9]{0,6}|[rjxtul])+")
 _PRIORITIES: Final = frozenset("123456789")
-_ID: Final = re.compile(r"[0-9a-f]{32}")
 _HEX: Final = re.compile(r"[0-9a-f]{1,8}")
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?")
-_EXT: Final = re.compile(r"[a-z0-9]{1,7}")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+-]")
 
 
-class Envelope(NamedTuple):
-    """Everything a state change needs to know of a message, as its name says it.
+class MessageName(NamedTuple):
+    """A file name, read: what a directory knows of a message. See :class:`mailq.message.Envelope`.
 
-    ``place`` is the leading time in nanoseconds: the place in line in ``new/``,
-    the due time in ``later/``. ``until`` is the earliest end of the lease, in
-    nanoseconds. ``tries`` is kept as it is spelled in the name. ``edit`` is the state
+    Times are nanoseconds since 1970. ``visible_at`` is the leading time. ``until`` is the earliest end
+    of the lease. ``tries`` is kept as it is spelled in the name. ``edit`` is the state
     that a message came from which is leased to be edited, and not claimed.
     """
 
-    place: int
+    visible_at: int
     id: str
     ext: str = "bin"
     size: int | None = None
     crc: int | None = None
-    head: int = 0
-    file: str = ""
+    header_bytes: int = 0
+    file_name: str = ""
     priority: int = 0
     lease: float | None = None
     max_retries: int | None = None
     ttl: float | None = None
     tries: str = ""
-    origin: str = ""
+    source_queue: str = ""
     until: int | None = None
     owner: str = ""
     claim: str = ""
@@ -111,52 +109,50 @@ class Envelope(NamedTuple):
 
     @property
     def attempts(self) -> int:
-        """How many attempts are finished since the message was pushed or last given up on."""
+        """The number of attempts finished since the message was pushed or last died."""
         count = 0
         for letter, times in _runs(self.tries):
-            count = count + times if letter in ATTEMPT_LETTERS else 0
+            count = count + times if letter in _COUNTED else 0
         return count
 
     @property
-    def attempts_ever(self) -> int:
-        """How many attempts are finished in the message's whole life."""
-        return sum(times for letter, times in _runs(self.tries) if letter in ATTEMPT_LETTERS)
+    def total_attempts(self) -> int:
+        """The number of attempts finished in the message's whole life."""
+        return sum(times for letter, times in _runs(self.tries) if letter in _COUNTED)
 
     @property
-    def why(self) -> str:
-        """Why the message was last given up on, as one word; empty if it never was."""
+    def reason(self) -> str:
+        """Why the message last died, as one word; empty if it never did."""
         marks = [letter for letter in self.tries if letter in DEATHS]
         return DEATHS[marks[-1]] if marks else ""
 
     @property
-    def pushed(self) -> int:
+    def pushed_at(self) -> int:
         """When the message was pushed, in nanoseconds: the id carries it."""
-        return id_time(self.id) or self.place
+        return id_time(self.id) or self.visible_at
 
-    def claimed(self, *, until: int, owner: str, claim: str) -> Envelope:
-        """The message in a consumer's hands."""
-        return Envelope._make((*self[:_CLAIM], until, owner, claim, "", False))
+    def claimed(self, *, until: int, owner: str, claim: str) -> MessageName:
+        """The name of the message while a consumer holds it."""
+        return MessageName._make((*self[:_CLAIM], until, owner, claim, "", False))
 
-    def at_rest(self, state: RestingState) -> Envelope:
-        """The message in nobody's hands, and otherwise as it is."""
+    def after(self, step: Step) -> MessageName:
+        """The name of the message when it has gone where a step says. A death ends its ttl."""
+        tries = self.tries
+        if step.outcome or step.reason:
+            tries = add_letters(tries, _LETTERS[step.outcome] + _MARKS[step.reason])
+        ttl = self.ttl if step.state != "dead" else None
+        return self.at_rest(step.state)._replace(visible_at=step.visible_at, tries=tries, ttl=ttl)
+
+    def at_rest(self, state: RestingState) -> MessageName:
+        """The name of the message while nobody holds it, and otherwise as it is."""
         return self._replace(until=None, owner="", claim="", edit="", dead=state == "dead")
 
-    def returned(self, *, place: int, letter: str = "") -> Envelope:
-        """The message back in line, or waiting in ``later/``; no letter, no attempt counted."""
-        tries = add_try(self.tries, letter) if letter else self.tries
-        return self._replace(place=place, tries=tries, until=None, owner="", claim="", edit="", dead=False)
-
-    def buried(self, why: str, *, letter: str = "") -> Envelope:
-        """The message given up on: the count of attempts starts again after this, and its ttl is over."""
-        tries = add_try(self.tries, letter + _MARKS[why])
-        return self._replace(tries=tries, ttl=None, until=None, owner="", claim="", edit="", dead=True)
-
-    def redriven(self, *, place: int) -> Envelope:
-        """The message taken back from the dead, at the end of the line."""
-        return self.at_rest("ready")._replace(place=place, origin="")
+    def redriven(self, *, visible_at: int) -> MessageName:
+        """The name of a dead message that is to be tried again, at the end of the line."""
+        return self.at_rest("ready")._replace(visible_at=visible_at, source_queue="")
 
 
-_CLAIM: Final = Envelope._fields.index("until")
+_CLAIM: Final = MessageName._fields.index("until")
 """The fields from here on say who holds a message, or that nobody will any more."""
 
 
@@ -168,58 +164,57 @@ def _spell(runs: list[tuple[str, int]]) -> str:
     spelled = []
     for letter, times in runs:
         if times > _MOST_TIMES:  # a number claimed by hand: there are no digits for more
-            letter, times = FOLDED, min(times, _MOST_FOLDED)  # noqa: PLW2901 - the same run, as it can be spelled
+            letter, times = COMPACTED, min(times, _MOST_COMPACTED)  # noqa: PLW2901 - the same run, as it can be spelled
         spelled.append(letter if times == 1 else f"{letter}{times}")
     return "".join(spelled)
 
 
-def add_try(tries: str, letters: str) -> str:
-    """Append letters to the story of attempts, run-length encoded.
+def add_letters(tries: str, letters: str) -> str:
+    """Append letters of attempts and deaths to ``tries=``, run-length encoded.
 
-    A story that grows too long for a name folds its oldest attempts into
-    ``X<count>``; the number of attempts stays exact, in all and since the last
-    death.
+    Where that grows too long for a name, the oldest attempts become ``X<count>``; the number of
+    attempts stays exact, in all and since the last death.
     """
     runs = _runs(tries)
     for letter in letters:
-        if letter in ATTEMPT_LETTERS and runs and runs[-1][0] == letter:
+        if letter in _COUNTED and runs and runs[-1][0] == letter:
             runs[-1] = (letter, runs[-1][1] + 1)
         else:
             runs.append((letter, 1))
     while len(text := _spell(runs)) > _TRIES_LENGTH:
-        shorter = _fold(runs)
+        shorter = _compacted(runs)
         if shorter == runs:
             break
         runs = shorter
     return text
 
 
-def _fold(runs: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Fold the two oldest runs into one; the last death stays, since the count starts again after it."""
+def _compacted(runs: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Make one of the two oldest runs; the last death stays, since the count starts again after it."""
     deaths = [index for index, (letter, _) in enumerate(runs) if letter in DEATHS]
     start = 0
-    if deaths and (last := deaths[-1]) < 2:  # noqa: PLR2004 - nothing before the last death is left to fold
+    if deaths and (last := deaths[-1]) < 2:  # noqa: PLR2004 - nothing before the last death is left
         start = last + 1
-    if len(runs) - start < 2:  # noqa: PLR2004 - a fold takes two
+    if len(runs) - start < 2:  # noqa: PLR2004 - it takes two
         return runs
-    both = sum(times for letter, times in runs[start : start + 2] if letter in ATTEMPT_LETTERS)
-    return [*runs[:start], (FOLDED, both), *runs[start + 2 :]]
+    both = sum(times for letter, times in runs[start : start + 2] if letter in _COUNTED)
+    return [*runs[:start], (COMPACTED, both), *runs[start + 2 :]]
 
 
-def story(tries: str) -> list[tuple[int, str]]:
-    """List the last attempts of a whole life as (number from 1, letter); folded ones are left out.
+def list_attempts(tries: str) -> list[tuple[int, str]]:
+    """List the last attempts of a whole life as (number from 1, outcome), without those that are only counted.
 
-    At most ``MAX_STORY``: a name can claim any number of attempts.
+    At most ``MAX_LISTED``: a name can claim any number of attempts.
     """
     attempts: list[tuple[int, str]] = []
-    number = sum(times for letter, times in _runs(tries) if letter in ATTEMPT_LETTERS)
+    number = sum(times for letter, times in _runs(tries) if letter in _COUNTED)
     for letter, times in reversed(_runs(tries)):
         if letter in DEATHS:
             continue
-        if letter == FOLDED or len(attempts) >= MAX_STORY:
+        if letter == COMPACTED or len(attempts) >= MAX_LISTED:
             break
-        listed = min(times, MAX_STORY - len(attempts))
-        attempts.extend((number - i, letter) for i in range(listed))
+        listed = min(times, MAX_LISTED - len(attempts))
+        attempts.extend((number - i, ATTEMPTS[letter]) for i in range(listed))
         number -= times
     return attempts[::-1]
 
@@ -271,33 +266,6 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
-# Ids
-
-
-def new_id(ns: int, salt: int | None = None) -> str:
-    """Make a UUIDv7 (RFC 9562, section 5.7) in hex for an instant.
-
-    The 20 bits after the milliseconds hold the nanoseconds within it, as the
-    RFC's section 6.2 allows: the id carries the exact time of the push. The last
-    54 bits are random, or ``salt``.
-    """
-    milli, nano = divmod(ns, 1_000_000)
-    if salt is None:
-        salt = int.from_bytes(os.urandom(7))
-    high = (milli & (1 << 48) - 1) << 16 | 7 << 12 | nano >> 8
-    low = 2 << 62 | (nano & 0xFF) << 54 | salt & (1 << 54) - 1
-    return f"{high << 64 | low:032x}"
-
-
-def id_time(id: str) -> int | None:
-    """The instant that an id of ours carries, in nanoseconds; None for ids made otherwise."""
-    if id[12] != "7" or id[16] not in "89ab":
-        return None
-    nano = int(id[13:16], 16) << 8 | int(id[16:20], 16) >> 6 & 0xFF
-    ns = int(id[:12], 16) * 1_000_000 + min(nano, 999_999)
-    return ns if ns < END_OF_TIME else None
-
-
 # Names
 
 
@@ -346,14 +314,14 @@ def _letters(text: str) -> str:
 _FIELDS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "size": ("size", _number),
     "crc": ("crc", _crc),
-    "head": ("head", _number),
-    "file": ("file", str),
+    "head": ("header_bytes", _number),
+    "file": ("file_name", str),
     "prio": ("priority", _digit),
     "lease": ("lease", _float),
     "max": ("max_retries", _number),
     "ttl": ("ttl", _float),
     "tries": ("tries", _letters),
-    "from": ("origin", _token),
+    "from": ("source_queue", _token),
     "until": ("until", parse_instant),
     "by": ("owner", _token),
     "claim": ("claim", _token),
@@ -362,18 +330,18 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
 }
 
 
-def parse(name: str) -> Envelope | None:
+def parse(name: str) -> MessageName | None:
     """Read a file name; None if it is not one of ours (then the file is a message dropped in by hand)."""
     found = _CANONICAL.fullmatch(name) if len(name) <= MAX_NAME else None
     if not found:
         return None
     second, fraction, id, size, crc, fields, ext = found.groups()
     try:
-        place = _read_second(second) * NS + int(fraction)
-        if place < 0:  # before 1970: years are not spelled with four digits far back
+        visible_at = _read_second(second) * NS + int(fraction)
+        if visible_at < 0:  # before 1970: years are not spelled with four digits far back
             return None
         if size and crc and not fields:
-            return Envelope(place, id, ext, int(size), int(crc, 16))
+            return MessageName(visible_at, id, ext, int(size), int(crc, 16))
         values: dict[str, object] = {}
         if size:
             values["size"] = int(size)
@@ -387,22 +355,22 @@ def parse(name: str) -> Envelope | None:
             values[attribute] = read(text)
     except (KeyError, ValueError, OverflowError):
         return None
-    return Envelope(place, id, ext, **values)  # type: ignore[arg-type] # each reader gives its field's type
+    return MessageName(visible_at, id, ext, **values)  # type: ignore[arg-type] # each reader gives its field's type
 
 
-def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in the order of the specification
-    """Spell an envelope as a file name: the fields that say something, in one fixed order."""
-    place, id, ext, size, crc, head, file, priority, lease = envelope[:9]
-    max_retries, ttl, tries, origin, until, owner, claim, edit, dead = envelope[9:]
-    name = f"{format_time(place)},{id}"
+def format_name(message: MessageName) -> str:  # noqa: C901 - one line a field, in the order of the specification
+    """Spell a message as a file name: the fields that say something, in one fixed order."""
+    visible_at, id, ext, size, crc, header_bytes, file_name, priority, lease = message[:9]
+    max_retries, ttl, tries, source_queue, until, owner, claim, edit, dead = message[9:]
+    name = f"{format_time(visible_at)},{id}"
     if size is not None:
         name += f",size={size}"
     if crc is not None:
         name += f",crc={crc:08x}"
-    if head:
-        name += f",head={head}"
-    if file:
-        name += f",file={file}"
+    if header_bytes:
+        name += f",head={header_bytes}"
+    if file_name:
+        name += f",file={file_name}"
     if priority:
         name += f",prio={priority}"
     if lease is not None:
@@ -413,8 +381,8 @@ def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in
         name += f",ttl={format_seconds(ttl)}"
     if tries:
         name += f",tries={tries}"
-    if origin:
-        name += f",from={origin}"
+    if source_queue:
+        name += f",from={source_queue}"
     if until is not None:
         name += f",until={format_instant(until)}"
     if owner:
@@ -424,29 +392,23 @@ def format_name(envelope: Envelope) -> str:  # noqa: C901 - one line a field, in
     if edit:
         name += f",edit={edit}"
     if dead:
-        name += f",why={envelope.why or 'unknown'}"
+        name += f",why={message.reason or 'unknown'}"
     name = f"{name}.{ext}"
     # Only the name of a dropped file can make it too long; the record must fit.
-    return name if len(name) <= MAX_NAME or not file else format_name(envelope._replace(file=""))
+    return name if len(name) <= MAX_NAME or not file_name else format_name(message._replace(file_name=""))
 
 
-def adopt(name: str, *, place: int, size: int, number: int) -> Envelope:
-    """Give a file that was dropped in by hand an envelope: an id, and what can be kept of its name.
+def from_dropped_file(name: str, *, visible_at: int, size: int, number: int) -> MessageName:
+    """Name a file that a person has put into ``new/``: with an id, and what can be kept of its own name.
 
-    The id follows from the place, the name and the file's number, so that whoever looks before the
+    The id follows from the time, the name and the file's number, so that any process that looks before the
     message is claimed sees the id that it will have. Without the number a second file of that name, moved
     there within the same tick of the kernel's clock when the first was just claimed, would have its id.
     """
     raw = os.fsencode(name)
     salt = zlib.crc32(raw) << 22 ^ zlib.crc32(b"%d %b" % (number, raw))
     safe = _UNSAFE.sub("_", raw.decode(errors="replace"))[-_FILE_LENGTH:]
-    return Envelope(place, new_id(place, salt), ext=safe_ext(name), size=size, file=safe)
-
-
-def safe_ext(name: str) -> str:
-    """The extension of a file name, if a name of ours can carry it; else ``bin``."""
-    ext = name.rpartition(".")[2].lower() if "." in name else ""
-    return ext if _EXT.fullmatch(ext) else "bin"
+    return MessageName(visible_at, new_id(visible_at, salt), ext=safe_ext(name), size=size, file_name=safe)
 
 
 def sort_key(name: str) -> str:
@@ -458,19 +420,28 @@ def sort_key(name: str) -> str:
     return (str(MAX_PRIORITY - int(rest[0])) if found and rest[:1] in _PRIORITIES else "9") + name
 
 
-def born_at(name: str, now: int, id: str) -> str:
-    """A name that ``format_name`` made for a new message, as if made now, with this id."""
-    return f"{format_time(now)},{id}{name[_BORN:]}"
+def with_time_and_id(name: str, now: int, id: str) -> str:
+    """A name that ``format_name`` made for a new message, with another time and id."""
+    return f"{format_time(now)},{id}{name[_TIME_AND_ID:]}"
 
 
-def placed_at(name: str, place: int) -> str:
-    """A name that ``format_name`` made, with another place in line."""
-    return format_time(place) + name[_TIME:]
+def with_time(name: str, ns: int) -> str:
+    """A name that ``format_name`` made, with another time."""
+    return format_time(ns) + name[_TIME:]
 
 
-def is_id(text: str) -> bool:
-    """Whether a text is spelled like an id."""
-    return _ID.fullmatch(text) is not None
+def checksum(data: bytes) -> int:
+    """The CRC-32 that a name carries for its file."""
+    return zlib.crc32(data)
+
+
+def is_intact(message: MessageName, data: bytes) -> bool:
+    """Whether these bytes are what the name says, as far as it says anything."""
+    if message.size is not None and message.size != len(data):
+        return False
+    if message.header_bytes > len(data):
+        return False
+    return message.crc is None or message.crc == checksum(data)
 
 
 def is_token(text: str) -> bool:
@@ -480,7 +451,12 @@ def is_token(text: str) -> bool:
 
 def looks_ours(name: str) -> bool:
     """Whether a name begins like one of ours, so that it sorts by its own time."""
-    return len(name) >= _BORN and name[_TIME] == "," and name[8] == "T" and name[25] == "Z"
+    return len(name) >= _TIME_AND_ID and name[_TIME] == "," and name[8] == "T" and name[25] == "Z"
+
+
+def id_in(name: str) -> str:
+    """The id in a name that looks like one of ours."""
+    return name[_TIME + 1 : _TIME_AND_ID]
 
 
 def plainly_held(name: str) -> tuple[int, str] | None:

@@ -14,15 +14,15 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from mailq import policy, telemetry
-from mailq.engines.base import Reaped
+from mailq import policy
+from mailq.engines.base import Reaped, Settled
 from mailq.engines.budget import Budget
 from mailq.engines.maildir import dead_letters, leases, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.compaction import Remaking
 from mailq.engines.maildir.recovery import replay
 from mailq.errors import StorageError
-from mailq.message import OUTCOMES
+from mailq.ids import NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.line import Line
-    from mailq.engines.maildir.names import Envelope, RestingState
+    from mailq.engines.maildir.names import MessageName
+    from mailq.message import RestingState
 
 LITTER_AGE: Final = 86_400.0
 """After this many seconds a file of ours in tmp/ is what a dead producer left."""
@@ -57,22 +58,22 @@ class Reaper:
 
     # Leases
 
-    def reap_if_due(self, budget: Budget) -> int:
+    def reap_if_due(self, budget: Budget, settled: list[Settled]) -> int:
         """Reap within the budget unless somebody did within the interval, or is doing it.
 
         Returns when to ask again, in nanoseconds: at once, if something is left.
         """
         if self._suspects:
-            self._give_back(budget)
+            self._give_back(budget, settled)
         else:
             self._make_good()
             self._next_turn = self._store.clock() + policy.ns(self._store.settings.reap_interval)
             if time.monotonic() < self._rests_until or self._is_idle():
                 return self._next_turn
-            self._reap_in_turn(budget)
+            self._reap_in_turn(budget, settled)
         return self._store.clock() if self._suspects else self._next_turn
 
-    def _reap_in_turn(self, budget: Budget) -> None:
+    def _reap_in_turn(self, budget: Budget, settled: list[Settled]) -> None:
         """Reap, if it is our turn: one reaping at a time a queue, and one an interval."""
         path = self._store.layout.reap_lock
         status = layouts.status_of(path)
@@ -83,7 +84,7 @@ class Reaper:
         lock = layouts.file_lock(self._store.disk, path, int(self._store.settings.file_mode, 8))
         try:
             if self._is_our_turn(lock, first=first):
-                self._reap_and_rest(budget)
+                self._reap_and_rest(budget, settled)
         finally:
             lock.release()  # does nothing if we have not got it
 
@@ -92,10 +93,10 @@ class Reaper:
         layout = self._store.layout
         return next(chain(layouts.entries(layout.cur), _unfinished(layout)), None) is None
 
-    def _reap_and_rest(self, budget: Budget) -> None:
+    def _reap_and_rest(self, budget: Budget, settled: list[Settled]) -> None:
         """Reap; then leave it to others for a while, if it has cost more than its share."""
         begun = time.thread_time()  # not by the clock on the wall: a disk that is slow once is no reason to rest
-        self._reap(budget)
+        self._reap(budget, settled)
         rest = (time.thread_time() - begun) * _SHARE
         if rest > self._store.settings.reap_interval:
             self._rests_until = time.monotonic() + rest
@@ -135,25 +136,25 @@ class Reaper:
     def reap(self) -> Reaped:
         """Give back overdue and orphaned messages, ready what is due, sweep what the dead left."""
         self._make_good()
-        return self._reap(Budget(math.inf))
+        return self._reap(Budget(math.inf), [])
 
     def _make_good(self) -> None:
         """What needs no turn: whoever is at it has locks of its own, or nothing to lose."""
         self._remaking.tend()
         replay(self._store, waits=False)  # what another is at, is not ours
 
-    def _reap(self, budget: Budget) -> Reaped:
+    def _reap(self, budget: Budget, settled: list[Settled]) -> Reaped:
         due = self._line.promote(budget)
         now = self._store.clock()
         alive: dict[str, bool] = {}
         listed = (entry.name for entry in layouts.entries(self._store.layout.cur))
         # All of them before the first is moved: a rename hides others from a listing.
         self._suspects = [name for name in listed if not self._plainly_holds(name, now, alive)]
-        returned, died = self._give_back(budget)
+        returned, died = self._give_back(budget, settled)
         self._sweep(now)
-        return Reaped(returned, died, due)
+        return Reaped(returned, died, due, settled)
 
-    def _give_back(self, budget: Budget) -> tuple[int, int]:
+    def _give_back(self, budget: Budget, settled: list[Settled]) -> tuple[int, int]:
         """Look at suspects, and give back those whose leases have ended. Returns how many came back, and how many died."""
         layout = self._store.layout
         # Read before any file is looked at: an extension that comes after the look then finds its
@@ -170,17 +171,15 @@ class Reaper:
             envelope = layouts.envelope_of(layout.cur, name)
             if envelope is None:
                 continue
-            letter = self._verdict(name, envelope, now, alive)
-            if not letter:
+            outcome = self._verdict(name, envelope, now, alive)
+            if not outcome:
                 continue
-            step = policy.failed(
-                envelope, letter, self._store.settings, now=now, end=self._store.stamps.next(), delay=0
-            )
+            step = policy.failed(envelope, outcome, self._store.settings, now=now, end=self._store.ids.next())
             try:
                 if envelope.edit:
                     path = self._end_edit(name, envelope, envelope.edit)
                 else:
-                    path = self._store.settle(f"{layout.cur}/{name}", step, buried=buried)
+                    path = self._store.settle(f"{layout.cur}/{name}", envelope, step, buried=buried)
             except FileNotFoundError:
                 continue  # its holder settled it, or another reaper came first
             except StorageError as error:  # one bad message must not keep the others
@@ -190,18 +189,15 @@ class Reaper:
             if envelope.edit:
                 returned += 1
                 continue
-            if telemetry.attached():
-                telemetry.emit(
-                    "requeue", layout.root, envelope.id, attempt=envelope.attempts + 1, outcome=OUTCOMES[letter]
-                )
+            settled.append(Settled(envelope, step))
             returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
         self._store.sync_buried(buried)
         return returned, died
 
-    def _end_edit(self, name: str, envelope: Envelope, state: RestingState) -> str:
+    def _end_edit(self, name: str, envelope: MessageName, state: RestingState) -> str:
         """Put back a message whose editor died: uncounted, with the content that it has. Returns its new path."""
         layout = self._store.layout
-        home = dead_letters.home_of(layout, self._store.settings) if envelope.origin == self._store.mark else None
+        home = dead_letters.home_of(layout, self._store.settings) if envelope.source_queue == self._store.mark else None
         # An edit of a dead letter of ours in the shared queue; if that is not there any more, it stays at home.
         there = layout.directory(state) if home is None or not os.path.isdir(home.new) else home.new
         back = f"{there}/{names.format_name(envelope.at_rest(state))}"
@@ -218,20 +214,20 @@ class Reaper:
             alive[token] = not leases.is_dead(self._store.layout, self._store.disk, token)
         return alive[token]
 
-    def _verdict(self, name: str, envelope: Envelope, now: int, alive: dict[str, bool]) -> str:
-        """The letter that a lease has come to, or nothing if it holds."""
+    def _verdict(self, name: str, envelope: MessageName, now: int, alive: dict[str, bool]) -> str:
+        """How the attempt of a lease has ended, or nothing if the lease holds."""
         if envelope.owner and not self._lives(envelope.owner, alive):
-            return names.KILLED
+            return "killed"
         if envelope.until is not None and now < envelope.until:
             return ""
         end = deadline(self._store, name, envelope)
-        return names.TIMEOUT if end is not None and now >= end else ""
+        return "timeout" if end is not None and now >= end else ""
 
     def _sweep(self, now: int) -> None:
         """Remove the files of dead owners and what dead producers left half written."""
         layout, disk = self._store.layout, self._store.disk
         leases.sweep(layout, disk)
-        horizon = now / names.NS - LITTER_AGE
+        horizon = now / NS - LITTER_AGE
         for entry in _unfinished(layout):
             status = layouts.status_of(entry.path) if is_litter(entry.name) else None
             if status is not None and max(status.st_mtime, status.st_ctime) < horizon:
@@ -254,7 +250,7 @@ def is_litter(name: str) -> bool:
     )
 
 
-def deadline(store: Store, name: str, envelope: Envelope) -> int | None:
+def deadline(store: Store, name: str, envelope: MessageName) -> int | None:
     """When the lease on a file in ``cur/`` ends, in nanoseconds; None if the file is gone.
 
     The mtime extends what the name says. A file without an ``until`` (moved there

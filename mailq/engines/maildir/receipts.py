@@ -8,7 +8,7 @@ from mailq.engines.maildir import names
 from mailq.errors import InvalidReceipt
 
 if TYPE_CHECKING:
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
 
 _MOST: Final = 1024
 """So many receipts are remembered; about a megabyte."""
@@ -21,22 +21,22 @@ class Receipts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, Envelope] = {}
+        self._known: dict[str, MessageName] = {}
 
-    def remember(self, receipt: str, envelope: Envelope) -> None:
+    def remember(self, receipt: str, envelope: MessageName) -> None:
         """A claim has given out this receipt."""
         if len(self._known) >= _MOST:
             self._known.clear()  # of those that were settled elsewhere, or never
         self._known[receipt] = envelope
 
-    def read(self, receipt: str) -> Envelope:
+    def read(self, receipt: str) -> MessageName:
         """The envelope in a receipt. Raises InvalidReceipt. What can be read is a plain file name: no path is in it."""
         envelope = (self._known.get(receipt) or names.parse(receipt)) if isinstance(receipt, str) else None
         if envelope is None or not envelope.claim or envelope.edit:
             raise InvalidReceipt(receipt)
         return envelope
 
-    def read_last(self, receipt: str) -> Envelope:
+    def read_last(self, receipt: str) -> MessageName:
         """The same for a receipt that is about to be settled: it is remembered no more."""
         envelope = self.read(receipt)
         self._known.pop(receipt, None)

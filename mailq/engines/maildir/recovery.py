@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.compaction import directories_of
 from mailq.engines.maildir.journal import LAST, MARK, decode
-from mailq.engines.maildir.names import NS, parse
+from mailq.engines.maildir.names import is_intact, parse
 from mailq.engines.maildir.remains import LACKING, Damaged, dead, journals, read, turn
-from mailq.message import STATES, is_whole
+from mailq.ids import NS
+from mailq.message import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.journal import Record
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
 _PATIENCE: Final = 30.0
@@ -134,7 +135,7 @@ class _Lost(NamedTuple):
     """A message to be made good, under which name; and its torn file, if there is one."""
 
     state: State
-    envelope: Envelope
+    envelope: MessageName
     data: bytes
     torn: str = ""
 
@@ -179,7 +180,7 @@ def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Los
     return lost + [_Lost(record.state, record.envelope, record.data) for record in never]
 
 
-def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, Envelope]]:
+def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, MessageName]]:
     """The messages that are there: where, and under which names."""
     found = {}
     for id, record in records.items():
@@ -195,7 +196,7 @@ def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str,
     return list(found.values())
 
 
-def _is_whole(store: Store, path: str, envelope: Envelope) -> bool:
+def _is_whole(store: Store, path: str, envelope: MessageName) -> bool:
     """Whether a message is whole on the disk. Raises FileNotFoundError."""
     try:
         fd = store.disk.open_to_read(path)
@@ -204,7 +205,7 @@ def _is_whole(store: Store, path: str, envelope: Envelope) -> bool:
             if envelope.size != size:
                 return False
             store.disk.forget(fd)
-            return is_whole(envelope, store.disk.read_all(fd, size))
+            return is_intact(envelope, store.disk.read_all(fd, size))
         finally:
             store.disk.drop(fd)
     except OSError as error:

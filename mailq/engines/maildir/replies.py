@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir import names
 from mailq.errors import StorageError
+from mailq.ids import NS, is_id
 
 if TYPE_CHECKING:
     from mailq.engines.maildir.files import Store
@@ -31,7 +31,7 @@ class Replies:
 
     def _path(self, id: str) -> str:
         # An id comes from outside: only what is one may become a part of a path.
-        return f"{self._store.layout.replies}/{id}.json" if names.is_id(id) else ""
+        return f"{self._store.layout.replies}/{id}.json" if is_id(id) else ""
 
     def put(self, id: str, data: bytes) -> None:
         """Write it aside, sync, rename, sync: as a push. A second reply to one message replaces the first."""
@@ -57,7 +57,7 @@ class Replies:
 
     def _sweep(self) -> None:
         """Delete the old ones, from time to time."""
-        now, ttl = self._store.clock() / names.NS, self._store.settings.reply_ttl
+        now, ttl = self._store.clock() / NS, self._store.settings.reply_ttl
         every = max(ttl / _SWEEPS, _MINUTE)
         # An appointment further away than that was made before the clock stepped back.
         if 0 < self._next_sweep - now <= every:
@@ -72,4 +72,4 @@ class Replies:
 
 def is_reply(name: str) -> bool:
     """Whether a name in ``replies/`` is one that mailq writes under; nothing else there is deleted."""
-    return names.is_id(name.removesuffix(".json"))
+    return is_id(name.removesuffix(".json"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from mailq import telemetry
 from mailq.engines.maildir import layout as layouts
 from mailq.errors import QueueFull
 
@@ -37,7 +36,6 @@ class Room:
         layout = self._store.layout
         length = sum(1 for path in (layout.new, layout.later) for _ in layouts.entries(path))
         if length + asked > limit:
-            telemetry.emit("full", layout.root, length=length, limit=limit, asked=asked)
             raise QueueFull(length, limit, asked)
         # Not exact under other producers anyway: while there is much room, count only once in a while.
         left = limit - length - asked

@@ -5,20 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import pytest
 
+from mailq.engines.base import Capabilities
 from mailq.queue import Queue
 from mailq.settings import Settings
 from mailq.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from mailq.delivery import Delivery
-    from mailq.engines.base import Claim, Engine
+    from mailq.engines.base import Claimed, Engine
+    from mailq.message import State
 
 EngineFactory = Callable[[Settings, Callable[[], int]], "Engine"]
 """Makes a fresh engine on an empty queue with these settings and this clock."""
+
+Forge = Callable[[str], str]
+"""Makes a receipt that is well-formed, and that no claim has returned, out of one that a claim has."""
 
 OpenQueue = Callable[..., Queue]
 """Opens a queue on a fresh engine; its keywords are settings."""
@@ -30,12 +35,45 @@ PATIENCE: Final = 30.0
 """Seconds after which a thread that has not come back is taken to hang."""
 
 
+_Class = TypeVar("_Class", bound=type)
+
+
+def needs(capability: str) -> Callable[[_Class], _Class]:
+    """Mark a class of tests as about a capability that an engine may lack; see ContractBase.capabilities."""
+
+    def mark(tests: _Class) -> _Class:
+        for name, test in vars(tests).items():
+            if name.startswith("test_"):
+                test.__dict__["needs"] = capability
+        return tests
+
+    return mark
+
+
 class ContractBase:
-    """The fixtures. A subclass gives ``make_engine``; everything else follows from it."""
+    """The fixtures. A subclass gives ``make_engine`` and ``forge``; everything else follows from them.
+
+    It also gives the ``capabilities`` of its engine, if that lacks some: the tests of those are
+    skipped, and others test that the queue refuses them.
+    """
+
+    capabilities: ClassVar = Capabilities()
+
+    @pytest.fixture(autouse=True)
+    def _skip_what_the_engine_does_not_claim_to_do(self, request: pytest.FixtureRequest) -> None:
+        capability = getattr(request.function, "needs", "")
+        if capability and not getattr(self.capabilities, capability):
+            pytest.skip(f"the engine does not have the capability {capability}")
 
     @pytest.fixture
     def make_engine(self) -> EngineFactory:
         raise NotImplementedError("override the fixture make_engine: it returns a function (settings, clock) -> Engine")
+
+    @pytest.fixture
+    def forge(self) -> Forge:
+        raise NotImplementedError(
+            "override the fixture forge: it returns a function (receipt) -> a receipt of no claim"
+        )
 
     @pytest.fixture
     def clock(self) -> ManualClock:
@@ -90,6 +128,16 @@ def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, results
 
 
+def bring(queue: Queue, state: State, body: Any = "x", **options: Any) -> str:  # noqa: ANN401 - as for push
+    """Push a message and bring it into a state; return its id."""
+    id = queue.push(body, delay=30 if state == "delayed" else 0, **options)
+    if state in ("leased", "dead"):
+        delivery = take(queue)
+        if state == "dead":
+            delivery.reject("gone bad")
+    return id
+
+
 class Claims:
     """Counts the claims on an engine, and holds them up while it is entered."""
 
@@ -99,11 +147,11 @@ class Claims:
         self._lock = threading.RLock()
         monkeypatch.setattr(engine, "claim", self._counted)
 
-    def _counted(self, limit: int, *, lease: float | None, detached: bool) -> list[Claim] | None:
+    def _counted(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
         with self._lock:
-            claims = self._claim(limit, lease=lease, detached=detached)
+            claimed = self._claim(limit, lease=lease, detached=detached)
             self.count += 1
-            return claims
+            return claimed
 
     def until(self, count: int) -> None:
         """Wait until there were this many."""

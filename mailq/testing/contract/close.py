@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailq.delivery import Delivery, Message
-    from mailq.engines.base import Claim
+    from mailq.engines.base import Claimed
     from mailq.reply import Reply
     from mailq.testing.clock import ManualClock
     from mailq.testing.contract.base import EngineFactory
@@ -44,7 +44,7 @@ _VERBS: Final[dict[str, Callable[[_Had], object]]] = {
     "iteration": lambda had: next(iter(had.queue)),
     "drain": lambda had: next(had.queue.drain()),
     "delivery": lambda had: had.queue.delivery(had.delivery.receipt),
-    "listen": lambda had: had.queue.listen(lambda: None),
+    "subscribe": lambda had: had.queue.subscribe(lambda: None),
     "ack": lambda had: had.queue.ack(had.delivery.receipt),
     "nack": lambda had: had.queue.nack(had.delivery.receipt),
     "release": lambda had: had.queue.release(had.delivery.receipt),
@@ -58,8 +58,8 @@ _VERBS: Final[dict[str, Callable[[_Had], object]]] = {
     "edit": lambda had: had.queue.edit(had.message, b"y"),
     "redrive": lambda had: had.queue.redrive(),
     "purge": lambda had: had.queue.purge("ready"),
-    "owners": lambda had: had.queue.owners(),
-    "tell": lambda had: had.queue.tell({"n": 1}),
+    "workers": lambda had: had.queue.workers(),
+    "publish": lambda had: had.queue.publish({"n": 1}),
     "reap": lambda had: had.queue.reap(),
     "pause": lambda had: had.queue.pause(),
     "resume": lambda had: had.queue.resume(),
@@ -86,7 +86,7 @@ class CloseContract(ContractBase):
         engine = queue.engine
         queue.push("leased")
         delivery = take(queue, detached=True)
-        had = _Had(queue, delivery, queue.get(queue.push("ready")), queue.request("asks"))
+        had = _Had(queue, delivery, queue.get(queue.push("ready")), queue.reply_to(queue.push("asks")))
         before = queue.stats()._replace(oldest_ready_age=None)
         queue.close()
         with pytest.raises(QueueClosed) as closed:
@@ -106,7 +106,7 @@ class CloseContract(ContractBase):
         queue.close()
         assert (queue.location, queue.settings, bool(queue)) == (location, settings, True)
         assert (delivery.body, delivery.attempt, delivery.settled, delivery.is_last_attempt) == ("x", 1, False, False)
-        queue.silence(lambda: None)
+        queue.unsubscribe(lambda: None)
 
     def test_leaving_a_queues_block_closes_it(self, queue: Queue) -> None:
         with queue as same:
@@ -171,7 +171,7 @@ class CloseContract(ContractBase):
     ) -> None:
         engine, claim = queue.engine, queue.engine.claim
 
-        def claim_late(*arguments: Any, **options: Any) -> list[Claim] | None:  # noqa: ANN401 - those of claim
+        def claim_late(*arguments: Any, **options: Any) -> Claimed:  # noqa: ANN401 - those of claim
             queue.close()
             return claim(*arguments, **options)
 
@@ -188,20 +188,20 @@ class CloseContract(ContractBase):
     def test_a_bell_that_is_passed_to_listen_beside_the_close_rings(
         self, queue: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        listen, rings = queue.engine.listen, list[int]()
+        listen, rings = queue.engine.subscribe, list[int]()
 
         def listen_late(bell: Callable[[], None]) -> float:
             queue.close()
             return listen(bell)
 
-        monkeypatch.setattr(queue.engine, "listen", listen_late)
-        queue.listen(lambda: rings.append(1))
+        monkeypatch.setattr(queue.engine, "subscribe", listen_late)
+        queue.subscribe(lambda: rings.append(1))
         assert rings
 
     def test_a_bell_rings_at_the_close_and_not_after_it(self, queue: Queue) -> None:
         engine, rings = queue.engine, list[int]()
         queue.pop()
-        queue.listen(lambda: rings.append(1))
+        queue.subscribe(lambda: rings.append(1))
         rings.clear()
         queue.close()
         assert rings

@@ -77,7 +77,7 @@ class LeaseContract(ContractBase):
         queue.push("leased", priority=1)
         queue.push("delayed", delay=30)
         take(queue)
-        assert queue.reap() == (0, 0, 0)
+        assert queue.reap()[:3] == (0, 0, 0)
 
     def test_reaping_readies_what_is_due(self, queue: Queue, clock: ManualClock) -> None:
         queue.push("x", delay=30)
@@ -201,7 +201,7 @@ class LeaseContract(ContractBase):
         delivery = take(queue)
         clock.advance(LEASE + 1)
         delivery.ack()
-        assert queue.reap() == (0, 0, 0)
+        assert queue.reap()[:3] == (0, 0, 0)
         assert len(queue) == 0
 
     def test_a_message_that_is_given_back_by_reaping_stands_where_it_stood(

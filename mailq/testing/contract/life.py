@@ -73,7 +73,7 @@ def _listening(queue: Queue) -> _Bell:
     """A bell on a queue that has nothing, relied on from now on."""
     bell = _Bell()
     assert queue.pop() is None
-    while queue.listen(bell) == 0:
+    while queue.subscribe(bell) == 0:
         assert queue.pop() is None
     bell.forget()
     return bell
@@ -141,26 +141,26 @@ class LifeContract(ContractBase):
         assert queue.pop() is None
         bell = _Bell()
         for _ in range(3):
-            assert 0 <= queue.listen(bell) <= 0.25
+            assert 0 <= queue.subscribe(bell) <= 0.25
             assert queue.pop() is None
 
     def test_a_bell_is_not_relied_on_for_a_message_that_is_due(self, queue: Queue, clock: ManualClock) -> None:
         queue.push("x", delay=0.25)
         bell = _listening(queue)
         clock.advance(0.3)
-        assert queue.listen(bell) == 0
+        assert queue.subscribe(bell) == 0
         assert take(queue).body == "x"
 
     def test_a_listener_polls_seldom_while_nothing_comes(self, queue: Queue) -> None:
         bell = _listening(queue)
-        assert queue.listen(bell) >= 0.1
+        assert queue.subscribe(bell) >= 0.1
 
     def test_a_message_that_came_before_the_bell_is_not_slept_over(self, queue: Queue) -> None:
         """It came after the last pop, so no bell rang for it; and somebody in this process waited before."""
         assert queue.pop(wait=0.01) is None
         queue.push("x")
         bell = _Bell()
-        assert queue.listen(bell) == 0 or bell.rang(0)
+        assert queue.subscribe(bell) == 0 or bell.rang(0)
 
     def test_a_bell_that_raises_does_not_make_a_push_look_failed(self, queue: Queue) -> None:
         """An event loop that is closed by now, for one."""
@@ -169,7 +169,7 @@ class LifeContract(ContractBase):
             if threading.current_thread() is threading.main_thread():  # an engine's own thread is its own business
                 raise RuntimeError("Event loop is closed")
 
-        queue.listen(broken)
+        queue.subscribe(broken)
         id = queue.push("x")
         assert take(queue).id == id
 
@@ -195,8 +195,8 @@ class LifeContract(ContractBase):
         engine = make_engine(Settings(), clock)
         queue = Queue(engine)
         queue.push("x", headers={"trace": "7"})
-        (claim,) = engine.claim(1, lease=None, detached=True) or []
-        assert engine.held(claim.receipt) == claim
+        (claim,) = engine.claim(1, lease=None, detached=True).claims
+        assert engine.claimed(claim.receipt) == claim
         queue.close()
 
     def test_a_detached_delivery_is_taken_up_again_by_its_receipt(self, queue: Queue) -> None:

@@ -37,6 +37,16 @@ _BODIES: Final[tuple[Any, ...]] = (
     b"x" * 100_000,
 )
 
+_NO_TIMEOUTS: dict[str, Any] = {
+    "nothing": 0,
+    "negative": -1,
+    "infinite": float("inf"),
+    "no number": float("nan"),
+    "text": "90",
+    "a truth": True,
+    "a list": [90],
+}
+
 
 class PushContract(ContractBase):
     """Bodies, types, headers, options, batches and limits."""
@@ -249,3 +259,38 @@ class PushContract(ContractBase):
         queue.push("delayed", delay=30)
         with pytest.raises(QueueFull):
             queue.push("one too many")
+
+    # A job's time limit
+
+    @pytest.mark.parametrize(
+        ("timeout", "header"), [(90, "90"), (90.0, "90"), (0.5, "0.5"), (0.001, "0.001"), (86_400, "86400")]
+    )
+    def test_a_time_limit_is_a_header(self, queue: Queue, timeout: float, header: str) -> None:
+        queue.push("x", timeout=timeout)
+        delivery = take(queue)
+        assert (delivery.body, delivery.headers) == ("x", {"mailq-timeout": header})
+
+    @pytest.mark.parametrize("timeout", [1_234_567, 999.999, 123_456.0])
+    def test_a_time_limit_is_told_exactly(self, queue: Queue, timeout: float) -> None:
+        queue.push("x", timeout=timeout)
+        assert float(take(queue).headers["mailq-timeout"]) == timeout
+
+    def test_a_time_limit_stands_with_other_headers_and_for_each_of_many(self, queue: Queue) -> None:
+        queue.push_many(["a", "b"], timeout=90, headers={"trace": "7"})
+        for _ in range(2):
+            assert take(queue).headers == {"trace": "7", "mailq-timeout": "90"}
+
+    def test_without_a_time_limit_there_is_no_header(self, queue: Queue) -> None:
+        queue.push("x")
+        queue.push("x", timeout=None, headers={"trace": "7"})
+        assert [take(queue).headers, take(queue).headers] == [{}, {"trace": "7"}]
+
+    @pytest.mark.parametrize("timeout", _NO_TIMEOUTS.values(), ids=_NO_TIMEOUTS)
+    def test_a_time_limit_that_is_none_is_refused(self, queue: Queue, timeout: Any) -> None:  # noqa: ANN401 - wrong on purpose
+        with pytest.raises(UsageError):
+            queue.push("x", timeout=timeout)
+        with pytest.raises(UsageError):
+            queue.push_many(["x"], timeout=timeout)
+        with pytest.raises(UsageError):
+            queue.request("x", timeout=timeout)
+        assert len(queue) == 0

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.filesystems import Mount
     from mailq.engines.maildir.layout import Layout
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.settings import Settings
 
 
@@ -51,7 +51,7 @@ class Patient(NamedTuple):
         """Whether an owner is known to be dead."""
         return leases.is_dead(self.layout, self.store.disk, token)
 
-    def holds(self, name: str, envelope: Envelope) -> bool:
+    def holds(self, name: str, envelope: MessageName) -> bool:
         """Whether a lease is still somebody's: its time is not over, and its owner not known to be dead."""
         end = reaper.deadline(self.store, name, envelope)
         return end is not None and self.now < end and not (envelope.owner and self.is_dead(envelope.owner))

@@ -25,6 +25,7 @@ from mailq.engines.maildir.doctor.listing import messages
 from mailq.engines.maildir.doctor.quarantine import Aside
 from mailq.engines.maildir.files import Store
 from mailq.errors import MailqError
+from mailq.ids import is_id
 from mailq.message import STATES
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.doctor.context import Patient
     from mailq.engines.maildir.doctor.finding import Findings
     from mailq.engines.maildir.layout import Layout
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
 _AT_ONCE: Final = 50_000
@@ -46,7 +47,7 @@ class Sighting(NamedTuple):
     queue: Patient
     state: State
     path: str
-    envelope: Envelope
+    envelope: MessageName
 
     @property
     def name(self) -> str:
@@ -87,7 +88,7 @@ def _files(patient: Patient) -> Iterator[tuple[Patient, State, os.DirEntry[str],
     for queue in (patient,) if home is None else (patient, home):
         for state in STATES:
             for entry in messages(queue.layout.directory(state)):
-                if not names.looks_ours(entry.name) or not names.is_id(id := entry.name[27:59]):
+                if not names.looks_ours(entry.name) or not is_id(id := entry.name[27:59]):
                     continue
                 if queue is patient:
                     yield patient, state, entry, id
@@ -106,7 +107,7 @@ def _home_of(patient: Patient) -> Patient | None:
     except MailqError:
         return None
     fix = patient.fix and permissions.may_mend(home, store.disk) and permissions.may_write(home)
-    return patient._replace(store=Store(home, store.disk, store.clock, store.stamps, marker), fix=fix)
+    return patient._replace(store=Store(home, store.disk, store.clock, store.ids, marker), fix=fix)
 
 
 def examine(patient: Patient, ids: Ids) -> Findings:
@@ -191,7 +192,7 @@ class _Contest:
             e = it.envelope
             return (
                 is_whole(self._patient.store.disk, it.path, e),
-                e.attempts_ever,
+                e.total_attempts,
                 sum(letter in names.DEATHS for letter in e.tries),
                 it.state != "dead",
                 it.state == "leased" and it.queue.holds(it.name, e),

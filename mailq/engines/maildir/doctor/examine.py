@@ -29,7 +29,7 @@ from mailq.engines.maildir.layout import Layout
 from mailq.engines.maildir.line import Line
 from mailq.engines.maildir.reaper import Reaper
 from mailq.errors import MailqError
-from mailq.message import Stamps
+from mailq.ids import MonotonicIds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -77,7 +77,7 @@ def _examine(
     settings, mount = marker.settings, machine.mount_of(layout.root)
     yield from _carefully("permissions", permissions.examine(layout, disk, settings, fix=mend))
     yield from _carefully("directories", structure.examine_directories(layout, disk, settings, machine, fix=mend))
-    store, writable = Store(layout, disk, clock, Stamps(clock), marker), permissions.may_write(layout)
+    store, writable = Store(layout, disk, clock, MonotonicIds(clock), marker), permissions.may_write(layout)
     patient = Patient(store, machine, mount, clock(), mend and writable, full, writable)
     yield from _carefully("fsync", resources.examine(patient))
     # After a sync: only then does ext4 say what it makes of one.

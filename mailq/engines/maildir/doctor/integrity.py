@@ -11,14 +11,14 @@ from mailq.engines.maildir.layout import GONE
 
 if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
 
 Condition = Literal["whole", "torn", "unreadable", "gone"]
 
 _PART: Final = 1 << 20
 
 
-def condition_of(disk: Disk, path: str, envelope: Envelope) -> Condition:
+def condition_of(disk: Disk, path: str, envelope: MessageName) -> Condition:
     """Read a message and compare it with its name; follows no link, waits for no FIFO."""
     try:
         fd = disk.open_to_read(path)
@@ -42,11 +42,11 @@ def condition_of(disk: Disk, path: str, envelope: Envelope) -> Condition:
     return "whole" if crc == envelope.crc else "torn"
 
 
-def fits(envelope: Envelope, size: int) -> bool:
+def fits(envelope: MessageName, size: int) -> bool:
     """Whether a file's length is what its name says."""
-    return (envelope.size is None or envelope.size == size) and envelope.head <= size
+    return (envelope.size is None or envelope.size == size) and envelope.header_bytes <= size
 
 
-def is_whole(disk: Disk, path: str, envelope: Envelope) -> bool:
+def is_whole(disk: Disk, path: str, envelope: MessageName) -> bool:
     """Whether a file is there, can be read, and is what its name says."""
     return condition_of(disk, path, envelope) == "whole"

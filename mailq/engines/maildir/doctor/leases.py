@@ -12,6 +12,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import leases, names, reaper
 from mailq.engines.maildir.doctor.finding import Finding, Sample, plural
 from mailq.engines.maildir.doctor.listing import messages
+from mailq.ids import NS
 
 if TYPE_CHECKING:
     from mailq.engines.base import Reaped
@@ -240,7 +241,7 @@ def _read(patient: Patient, entry: os.DirEntry[str]) -> _Known | None:
     # Another container under this kernel counts its processes by other numbers.
     is_counted_here = here and story.get("host") == platform.node()
     stopped = is_counted_here and isinstance(pid, int) and patient.machine.is_stopped(pid)
-    age = (patient.now - status.st_mtime_ns) / names.NS
+    age = (patient.now - status.st_mtime_ns) / NS
     return _Known(entry.name, pid, here, patient.is_dead(entry.name), stopped, age)
 
 
@@ -262,7 +263,7 @@ class Waiting:
         """Look at one."""
         now, settings = self._patient.now, self._patient.settings
         if seen.state == "delayed":
-            place = 0 if seen.foreign else seen.envelope.place
+            place = 0 if seen.foreign else seen.envelope.visible_at
             since = max(place, seen.status.st_ctime_ns)
             if now > since + policy.ns(60.0 + 2 * settings.reap_interval):
                 self._due.add(self._patient.short(seen.path))

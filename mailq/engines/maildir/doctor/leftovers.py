@@ -17,6 +17,7 @@ from mailq.engines.maildir.recovery import replay
 from mailq.engines.maildir.remains import left_behind, strangers
 from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
+from mailq.ids import NS, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -50,7 +51,7 @@ class Dead:
         if seen.state == "dead":
             self._found.add(self._patient.short(seen.path))
             self._oldest = min(self._oldest or seen.status.st_mtime_ns, seen.status.st_mtime_ns)
-        mark = seen.envelope.origin
+        mark = seen.envelope.source_queue
         if mark:
             if len(self._origins) >= _MOST_MARKS:
                 self._origins.clear()
@@ -62,7 +63,7 @@ class Dead:
     def findings(self) -> Findings:
         """What there was."""
         if self._found.count and self._oldest is not None:
-            age = max(0, self._patient.now - self._oldest) / names.NS
+            age = max(0, self._patient.now - self._oldest) / NS
             yield self._found.finding(
                 "dead-letters",
                 "warning",
@@ -113,14 +114,14 @@ class Litter:
     def __init__(self, patient: Patient) -> None:
         self._patient = patient
         self._ours, self._others = Sample(), Sample()
-        horizon = patient.now / names.NS - reaper.LITTER_AGE
+        horizon = patient.now / NS - reaper.LITTER_AGE
         for name, status in _files(patient.layout.tmp):
             if max(status.st_mtime, status.st_ctime) < horizon:
                 (self._ours if reaper.is_litter(name) else self._others).add(f"tmp/{name}")
         self._benches = Sample()
         with os.scandir(patient.layout.root) as scan:
             for entry in scan:
-                if entry.name.startswith(BENCH) and _mtime(entry) < patient.now / names.NS - _HOUR:
+                if entry.name.startswith(BENCH) and _mtime(entry) < patient.now / NS - _HOUR:
                     self._benches.add(entry.name)
 
     @property
@@ -159,10 +160,10 @@ class Litter:
 def examine_texts(patient: Patient, ids: Ids) -> Findings:
     """Error texts whose messages are gone."""
     found = Sample()
-    horizon = patient.now / names.NS - _DAY
+    horizon = patient.now / NS - _DAY
     for name, status in _files(patient.layout.errors):
         id = name.partition(".")[0]
-        if status.st_mtime < horizon and names.is_id(id) and id not in ids:
+        if status.st_mtime < horizon and is_id(id) and id not in ids:
             found.add(f"errors/{name}")
     if not found.count:
         yield Finding("error-texts", "ok", "every old error text has its message")
@@ -179,7 +180,7 @@ def examine_replies(patient: Patient) -> Findings:
     """Replies that nobody fetched and nobody swept."""
     found = Sample()
     ttl = patient.settings.reply_ttl
-    horizon = patient.now / names.NS - ttl * _SWEEP_SHARE - 2 * _MINUTE
+    horizon = patient.now / NS - ttl * _SWEEP_SHARE - 2 * _MINUTE
     removed = 0
     for name, status in _files(patient.layout.replies):
         if status.st_mtime < horizon and is_reply(name):
@@ -203,7 +204,7 @@ def examine_replies(patient: Patient) -> Findings:
 def examine_turn(patient: Patient) -> Findings:
     """The stamp of the last reaping."""
     status = layouts.status_of(patient.layout.reap_lock)
-    if status is None or status.st_mtime_ns <= patient.now + names.NS:
+    if status is None or status.st_mtime_ns <= patient.now + NS:
         yield Finding("reap-lock", "ok", "its stamp is not ahead of the clock")
         return
     fixed = None
@@ -211,7 +212,7 @@ def examine_turn(patient: Patient) -> Findings:
         with contextlib.suppress(OSError):
             patient.store.disk.utime(patient.layout.reap_lock, patient.now)
             fixed = "set to now"
-    ahead = (status.st_mtime_ns - patient.now) / names.NS
+    ahead = (status.st_mtime_ns - patient.now) / NS
     yield Finding(
         "reap-lock",
         "warning",

@@ -15,6 +15,7 @@ from mailq.engines.maildir.doctor.listing import everything
 from mailq.engines.maildir.doctor.permissions import OWN_AGAIN
 from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
+from mailq.ids import NS
 from mailq.settings import LONGEST
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _BUDGET_FILES: Final = 2000
 _BUDGET_BYTES: Final = 64 << 20
-_SOON: Final = 60 * names.NS
+_SOON: Final = 60 * NS
 """So far ahead, in nanoseconds, is not called the future: clocks differ a little."""
 
 
@@ -65,7 +66,7 @@ class Torn:
         short = self._patient.short(seen.path)
         if condition == "unreadable":
             self._unreadable.add(short)
-        if condition != "torn" or (seen.state == "dead" and seen.envelope.why == "torn"):
+        if condition != "torn" or (seen.state == "dead" and seen.envelope.reason == "torn"):
             return  # among the dead as torn: that is where it belongs
         if seen.state == "dead" or (seen.state == "leased" and self._patient.holds(seen.name, seen.envelope)):
             self._kept.add(short)
@@ -76,10 +77,10 @@ class Torn:
 
     def _bury(self, seen: Seen, short: str) -> None:
         """As a claim would that meets it."""
-        step = policy.Step("dead", seen.envelope.buried("torn"))
+        step = policy.undeliverable(seen.envelope, "torn")
         text = f"the file has {seen.status.st_size} bytes and is not what its name says; 'mailq edit' re-seals it"
         try:
-            self._patient.store.settle(seen.path, step, error=text, attempt=0)
+            self._patient.store.settle(seen.path, seen.envelope, step, text=text)
         except FileNotFoundError:
             return  # a consumer met it first
         except (MailqError, OSError):
@@ -279,9 +280,9 @@ class Future:
         """Look at one."""
         soon = self._patient.now + _SOON
         if seen.state == "delayed":
-            ahead = seen.envelope.place > soon + policy.ns(LONGEST)
+            ahead = seen.envelope.visible_at > soon + policy.ns(LONGEST)
         else:  # what died before it was due is not due any more
-            ahead = seen.envelope.place > soon and seen.state != "dead"
+            ahead = seen.envelope.visible_at > soon and seen.state != "dead"
         # The mtime of a leased one is its deadline.
         stamped = seen.status.st_ctime_ns > soon or (seen.state != "leased" and seen.status.st_mtime_ns > soon)
         if ahead or stamped:

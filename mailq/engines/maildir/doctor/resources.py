@@ -13,6 +13,7 @@ from mailq.engines.maildir import names
 from mailq.engines.maildir.compaction import REMADE, Remaking
 from mailq.engines.maildir.doctor.finding import Finding
 from mailq.engines.maildir.doctor.listing import everything
+from mailq.ids import NS, new_id
 from mailq.message import STATES
 
 try:
@@ -133,7 +134,7 @@ def _locks(patient: Patient) -> Finding:
 def _a_name(patient: Patient) -> str:
     """A file in ``tmp/`` of a name of ours: if we are killed before we remove it, it is swept as litter."""
     now = patient.store.clock()
-    return f"{patient.layout.tmp}/{names.format_name(names.Envelope(now, names.new_id(now), 'txt'))}"
+    return f"{patient.layout.tmp}/{names.format_name(names.MessageName(now, new_id(now), 'txt'))}"
 
 
 class _Probe(NamedTuple):
@@ -171,8 +172,8 @@ def _write_one(patient: Patient) -> _Probe:
         stamp = os.lstat(path).st_mtime_ns
     finally:
         disk.unlink(path)
-    before, after = now / names.NS - _KERNEL_TICK, clock() / names.NS
-    at = stamp / names.NS
+    before, after = now / NS - _KERNEL_TICK, clock() / NS
+    at = stamp / NS
     return _Probe(took, min(0.0, at - before) + max(0.0, at - after))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mailq.engines.maildir.doctor.context import Patient
-    from mailq.engines.maildir.names import Envelope
+    from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
 
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     path: str
     name: str
     status: os.stat_result
-    envelope: Envelope
+    envelope: MessageName
     foreign: bool
 
 
@@ -71,7 +71,9 @@ def walk(patient: Patient, collectors: Sequence[Collector]) -> Walk:
             envelope = names.parse(name)
             foreign = envelope is None
             if envelope is None:
-                envelope = names.adopt(name, place=status.st_ctime_ns, size=status.st_size, number=status.st_ino)
+                envelope = names.from_dropped_file(
+                    name, visible_at=status.st_ctime_ns, size=status.st_size, number=status.st_ino
+                )
             seen = Seen(state, path, name, status, envelope, foreign)
             for collector in collectors:
                 collector.see(seen)
