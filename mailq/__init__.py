@@ -33,6 +33,7 @@ from mailq.errors import (
     SettingsError,
     StorageError,
     TimeLimit,
+    Unsupported,
     UsageError,
     WorkerFailed,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Stats",
     "StorageError",
     "TimeLimit",
+    "Unsupported",
     "UsageError",
     "Worker",
     "WorkerFailed",

@@ -60,40 +60,59 @@ class Attempt(NamedTuple):
 
 
 class Envelope(Protocol):
-    """What an engine knows of a message without reading it. Times are nanoseconds since 1970, durations seconds.
-
-    ``visible_at`` is the place in line of a ready message, and the due time of a delayed
-    one. ``ext`` is a file extension: it stands for the content type, unless a header tells another.
-    ``attempts`` are finished since the message was pushed or last died, ``total_attempts`` in
-    its whole life. ``reason`` says why it last died, and is empty if it never did.
-    """
+    """What an engine knows of a message without reading it. Times are nanoseconds since 1970, durations seconds."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """32 hex digits, the same for the message's whole life."""
+
     @property
-    def pushed_at(self) -> int: ...
+    def pushed_at(self) -> int:
+        """When it was pushed."""
+
     @property
-    def visible_at(self) -> int: ...
+    def visible_at(self) -> int:
+        """The place in line of a ready message, the due time of a delayed one."""
+
     @property
-    def ext(self) -> str: ...
+    def ext(self) -> str:
+        """A file extension, which stands for the content type unless a header tells another."""
+
     @property
-    def header_bytes(self) -> int: ...
+    def header_bytes(self) -> int:
+        """The number of bytes in front of the body that are headers."""
+
     @property
-    def file_name(self) -> str: ...
+    def file_name(self) -> str:
+        """The name of a file that a person has put into the queue; else empty."""
+
     @property
-    def priority(self) -> int: ...
+    def priority(self) -> int:
+        """0 to 9; higher is delivered first."""
+
     @property
-    def lease(self) -> float | None: ...
+    def lease(self) -> float | None:
+        """Its own lease, instead of the queue's."""
+
     @property
-    def max_retries(self) -> int | None: ...
+    def max_retries(self) -> int | None:
+        """Its own number of retries, instead of the queue's."""
+
     @property
-    def ttl(self) -> float | None: ...
+    def ttl(self) -> float | None:
+        """Its own time to live, instead of the queue's."""
+
     @property
-    def attempts(self) -> int: ...
+    def attempts(self) -> int:
+        """The number of attempts finished since it was pushed or last died."""
+
     @property
-    def total_attempts(self) -> int: ...
+    def total_attempts(self) -> int:
+        """The number of attempts finished in its whole life."""
+
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """Why it last died; empty if it never did."""
 
 
 class NewMessage(NamedTuple):

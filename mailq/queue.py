@@ -24,15 +24,14 @@ from mailq.errors import (
 from mailq.ids import NS
 from mailq.message import FAILED_OUTCOMES, FILENAME, REPLY, STATES, NewMessage, State, read_body, safe_ext
 from mailq.reply import Reply
-from mailq.settings import LONGEST, MOMENT, seconds, whole
+from mailq.settings import LONGEST, MOMENT, whole
+from mailq.settings import seconds as checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from mailq.engines.base import Claim, Editable, Engine, LeaseHolder, Presence, Reaped, Replies, Settled, Stats
-    from mailq.message import Envelope
-    from mailq.policy import Step
+    from mailq.engines.base import Claim, Editable, Engine, LeaseHolder, Presence, Reaped, Replies, Stats
     from mailq.settings import Settings
 
 _CLOSED_AFTER: Final = 1.0  # seconds until a pop notices that the queue was closed just as it began to wait
@@ -51,6 +50,7 @@ class Queue:
         self._engine = engine
         self._reopen = reopen
         self._is_closed = False
+        self._events = telemetry.QueueEvents(engine.location)
 
     def __repr__(self) -> str:
         """Name the queue."""
@@ -151,12 +151,10 @@ class Queue:
         try:
             ids = self.engine.push(messages)
         except QueueFull as full:
-            self._emit("full", length=full.length, limit=full.limit, asked=full.asked)
+            self._events.full(full)
             raise
         self._end_if_closed()
-        if telemetry.attached():
-            for id, new in zip(ids, messages, strict=True):
-                self._emit("push", id, size=len(new.data), delay=new.delay, priority=new.priority)
+        self._events.pushed(ids, messages)
         return ids
 
     def push_file(
@@ -226,7 +224,7 @@ class Queue:
 
     def _pop(self, limit: int, lease: float | None, wait: float, *, detached: bool) -> list[Delivery]:
         if lease is not None:
-            lease = seconds(lease, "lease", least=MOMENT)
+            lease = checked_seconds(lease, "lease", least=MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
         engine = self.engine
@@ -235,7 +233,7 @@ class Queue:
         try:
             while not self._is_closed:
                 claimed = engine.claim(limit, lease=lease, detached=detached)
-                self._emit_settled(claimed.settled)
+                self._events.settled(claimed.settled, self.settings.ttl)
                 if claimed.claims:
                     break
                 left = until - time.monotonic()
@@ -257,10 +255,10 @@ class Queue:
         rest is as for pop.
         """
         whole(limit, "limit", least=1, most=1_000_000)
-        lease = None if lease is None else seconds(lease, "lease", least=MOMENT)
+        lease = None if lease is None else checked_seconds(lease, "lease", least=MOMENT)
         claimed = self.engine.claim(limit, lease=lease, detached=detached)
         try:
-            self._emit_settled(claimed.settled)
+            self._events.settled(claimed.settled, self.settings.ttl)
             return None if claimed.more and not claimed.claims else self._delivered(claimed.claims)
         except BaseException:  # as above
             self._give_back(claimed.claims)
@@ -275,11 +273,7 @@ class Queue:
     def _delivered(self, claims: Sequence[Claim]) -> list[Delivery]:
         if self._is_closed:  # meanwhile, by another thread
             raise QueueClosed(self.location)
-        if telemetry.attached():
-            now = time.time()
-            for _, envelope, _, _ in claims:
-                waited = max(0.0, now - envelope.visible_at / NS)
-                self._emit("pop", envelope.id, attempt=envelope.attempts + 1, waited=waited)
+        self._events.popped(claims)
         return [Delivery(self, claim) for claim in claims]
 
     def delivery(self, receipt: str) -> Delivery:
@@ -357,12 +351,12 @@ class Queue:
             outcome = "nack" if error is None else "error"
         if outcome not in FAILED_OUTCOMES:
             raise UsageError(f"outcome is {shown(outcome)}; it must be {', '.join(FAILED_OUTCOMES)}")
-        delay = None if delay is None else seconds(delay, "delay")
+        delay = None if delay is None else checked_seconds(delay, "delay")
         self._settle(receipt, Settlement("nack", delay, outcome, error))
 
     def release(self, receipt: str, *, delay: float = 0.0) -> None:
         """Give a message back as if it had never been popped; no attempt is counted. Raises LeaseLost."""
-        self._settle(receipt, Settlement("release", seconds(delay, "delay")))
+        self._settle(receipt, Settlement("release", checked_seconds(delay, "delay")))
 
     def reject(self, receipt: str, reason: str | None = None) -> None:
         """Give up on a message at once: it goes to the dead, with the reason. Raises LeaseLost."""
@@ -371,19 +365,7 @@ class Queue:
         self._settle(receipt, Settlement("reject", text=reason))
 
     def _settle(self, receipt: str, settlement: Settlement) -> None:
-        envelope, step = self.engine.settle(receipt, settlement)
-        if not telemetry.attached():
-            return
-        facts: dict[str, Any] = {}
-        if step is not None:
-            self._emit_death(envelope, step)
-            known: dict[str, dict[str, Any]] = {
-                "nack": {"outcome": step.outcome, "delay": step.delay},
-                "release": {"delay": step.delay},
-                "reject": {"reason": settlement.text},
-            }
-            facts = known[settlement.verb]
-        self._emit(settlement.verb, envelope.id, attempt=envelope.attempts + 1, **facts)
+        self._events.verb(settlement, self.engine.settle(receipt, settlement))
 
     def extend(self, receipt: str, seconds: float) -> float:
         """Hold a message until at least ``seconds`` from now; return the new deadline (seconds since 1970).
@@ -391,33 +373,9 @@ class Queue:
         Never shortens a lease. Raises LeaseLost as soon as the old deadline has
         passed, even if nobody else has the message yet.
         """
-        envelope, deadline = self.engine.extend(receipt, _seconds(seconds, "seconds"))
-        if telemetry.attached():
-            self._emit("extend", envelope.id, attempt=envelope.attempts + 1, seconds=seconds)
+        envelope, deadline = self.engine.extend(receipt, checked_seconds(seconds, "seconds"))
+        self._events.extended(envelope, seconds)
         return deadline / NS
-
-    # Events: all of them are emitted here, from what the engine returns
-
-    def _emit(self, name: str, id: str = "", **facts: Any) -> None:  # noqa: ANN401 - facts are what they are
-        telemetry.emit(name, self.location, id, **facts)
-
-    def _emit_settled(self, settled: Iterable[Settled]) -> None:
-        """What became of messages whose leases ended, and of those that could not be delivered."""
-        if not telemetry.attached():
-            return
-        for envelope, step in settled:
-            if step is not None:
-                self._emit_death(envelope, step)
-                if step.outcome:
-                    self._emit("requeue", envelope.id, attempt=envelope.attempts + 1, outcome=step.outcome)
-
-    def _emit_death(self, envelope: Envelope, step: Step) -> None:
-        if step.state != "dead":
-            return
-        attempts = envelope.total_attempts + bool(step.outcome)
-        self._emit("dead", envelope.id, attempts=attempts, reason=step.reason)
-        if step.reason == "expired":
-            self._emit("expire", envelope.id, ttl=envelope.ttl or self.settings.ttl)
 
     # Look and mend
 
@@ -481,10 +439,9 @@ class Queue:
             raise UsageError("ids are text: pass those that push returned")
         if limit is not None:
             whole(limit, "limit", least=0, most=1 << 62)
-        ids = self.engine.redrive(chosen, limit=limit)
-        for id in ids if telemetry.attached() else ():
-            self._emit("redrive", id)
-        return len(ids)
+        redriven = self.engine.redrive(chosen, limit=limit)
+        self._events.redriven(redriven)
+        return len(redriven)
 
     def purge(self, state: State) -> int:
         """Delete every message in a state for good. Returns how many.
@@ -511,7 +468,7 @@ class Queue:
     def reap(self) -> Reaped:
         """Give back what late and dead consumers hold, now; every consumer does so by itself."""
         reaped = self.engine.reap()
-        self._emit_settled(reaped.settled)
+        self._events.settled(reaped.settled, self.settings.ttl)
         return reaped
 
     def _require(self, capability: str, what: str) -> None:
@@ -544,9 +501,6 @@ class Queue:
     ) -> None:
         """Close."""
         self.close()
-
-
-_seconds = seconds  # the checker, where a parameter has its name
 
 
 def _checked_state(state: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
 import itertools
 import logging
 import math
@@ -210,19 +209,14 @@ class MemoryEngine:
         if self._settings.paused:
             return
         may_bury = True
-        while len(claims) < limit:
-            chosen = heapq.nsmallest(limit - len(claims), self._in("ready"), key=lambda message: message.place)
-            if not chosen:
-                return
-            for message in chosen:
-                unfit = self._unfit(message)
-                if unfit is None:
-                    claims.append(self._lease(message, lease, bound=bound))
-                elif may_bury:
-                    settled.append(self._bury(message, *unfit))
-                    may_bury = budget.allows_more()
-            if not may_bury:
-                return
+        for message in sorted(self._in("ready"), key=lambda message: message.place):
+            if len(claims) >= limit:
+                break
+            if (unfit := self._unfit(message)) is None:
+                claims.append(self._lease(message, lease, bound=bound))
+            elif may_bury:
+                settled.append(self._bury(message, *unfit))
+                may_bury = budget.allows_more()
 
     def _lease(self, message: _Message, lease: float | None, *, bound: bool) -> Claim:
         envelope = message.envelope

@@ -15,6 +15,7 @@ from mailq.engines.maildir.compaction import directories_of, holds_any
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.files import Store
 from mailq.engines.maildir.names import parse
+from mailq.engines.maildir.push import Writer
 from mailq.errors import MailqError, SettingsError, StorageError
 from mailq.ids import MonotonicIds
 from mailq.message import STATES
@@ -240,7 +241,7 @@ class _Intake:
         for item in batch:
             self._put_texts(item)
         try:
-            paths = self._store.put_back([(item.state, item.envelope, item.data) for item in batch])
+            paths = Writer(self._store).restore([(item.state, item.envelope, item.data) for item in batch])
         except BaseException:
             for item in batch:
                 error_texts.remove(self._store.disk, self._store.layout.errors, item.envelope)

@@ -211,7 +211,7 @@ def test_one_that_is_killed_right_after_its_claim_has_not_taken_over_an_mtime_fr
     def die(*_: object, **__: object) -> None:
         raise Death
 
-    host.engine._read = die  # type: ignore[method-assign, assignment]
+    host.engine._claimer._read = die  # type: ignore[method-assign, assignment]
     host.engine._store.settle = die  # type: ignore[method-assign, assignment] # the dead give nothing back
     with pytest.raises(Death):
         host.queue.pop(detached=True)

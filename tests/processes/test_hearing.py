@@ -416,7 +416,7 @@ def test_what_was_tried_in_vain_and_given_back_meanwhile_is_found_by_the_next_po
     held: list[mailq.Delivery | None] = []
     engine = told._engine
     assert isinstance(engine, MaildirEngine)
-    take = engine._take
+    take = engine._claimer._take
 
     def taking(name: str, *about: Any, detached: bool) -> Any:
         if not held:
@@ -428,7 +428,7 @@ def test_what_was_tried_in_vain_and_given_back_meanwhile_is_found_by_the_next_po
             return claim
         return take(name, *about, detached=detached)
 
-    monkeypatch.setattr(engine, "_take", taking)
+    monkeypatch.setattr(engine._claimer, "_take", taking)
     found = [delivery.body for _ in range(3) for delivery in told.pop_many(2)]
     assert sorted(found) == ["first", "second", "third"]
 
@@ -442,7 +442,7 @@ def test_a_pop_that_is_interrupted_forgets_nothing(told: mailq.Queue, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_take", interrupted)
+        patched.setattr(engine._claimer, "_take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             told.pop()
     delivery = told.pop()

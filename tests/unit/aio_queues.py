@@ -71,7 +71,7 @@ class Looks:
         self._empty = threading.Semaphore(0)
         self._local = threading.local()
         self.bells: list[object] = []
-        monkeypatch.setattr(queue, "listen", self)
+        monkeypatch.setattr(queue, "subscribe", self)
 
     def __call__(self, bell: Callable[[], None]) -> float:
         self._listen(bell)

@@ -268,9 +268,9 @@ def test_to_look_takes_no_library_that_few_need(tmp_path: Path) -> None:
     (tmp_path / "fs/ext4/8:1/fc_info").write_text("fc stats:\n0 commits\n")
     code = """if True:
         import sys
-        from mailq.engines import disk, mounts
-        look = mounts.makes_fast_commits
-        mounts.makes_fast_commits = lambda device: look("8:1", proc=".", sys=".")
+        from mailq.engines.maildir import disk, filesystems
+        look = filesystems.makes_fast_commits
+        filesystems.makes_fast_commits = lambda device: look("8:1", proc=".", sys=".")
         disk.Disk().write_file("x", b"x", mode=0o600, sync=True)
         print(*sys.modules.keys() & {"ctypes", "encodings.ascii"})
     """

@@ -18,6 +18,7 @@ EXAMPLES: list[BaseException] = [
     errors.SettingsError("text", key="lease", path="/jobs/mailq.toml", line=3),
     errors.SettingsConflict("lease", asked=5.0, found=60.0, path="/jobs/mailq.toml"),
     errors.QueueClosed("/jobs"),
+    errors.Unsupported("memory://", "keep replies"),
     errors.CodecError("text", content_type="application/json", raw=b"{"),
     errors.QueueNotFound("/jobs"),
     errors.MessageNotFound("0" * 32),

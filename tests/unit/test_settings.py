@@ -52,10 +52,12 @@ OTHERS: dict[str, Any] = {
     "dead_letters": '../failed "jobs"',
     "file_mode": "0660",
 }
+IN_FILE = [field for field in fields(Settings) if field.name != "paused"]
+"""The others: in a directory, a pause is a file of its own."""
 
 
 def test_there_is_another_value_for_each_setting() -> None:
-    assert list(OTHERS) == [field.name for field in fields(Settings)]
+    assert list(OTHERS) == [field.name for field in IN_FILE]
 
 
 def test_the_defaults_are_those_of_the_documentation() -> None:
@@ -81,7 +83,7 @@ def test_two_queues_have_two_identities() -> None:
 
 def test_a_new_file_explains_every_setting() -> None:
     lines = render(new_marker(Settings())).splitlines()
-    for field in fields(Settings):
+    for field in IN_FILE:
         (at,) = [n for n, line in enumerate(lines) if line.lstrip("# ").startswith(f"{field.name} =")]
         assert lines[at - 1] == f"# {field.metadata['help']}"
         assert field.metadata["help"].endswith(".")
@@ -108,7 +110,7 @@ def test_an_edit_changes_one_setting_and_its_reset_brings_the_text_back(key: str
 @given(some_settings, some_settings)
 def test_any_edit_of_any_file_gives_the_settings_asked_for(old: Settings, new: Settings) -> None:
     marker = Marker(QUEUE, old)
-    changes = {field.name: getattr(new, field.name) for field in fields(new)}
+    changes = {field.name: getattr(new, field.name) for field in IN_FILE}
     assert parse(edit(render(marker), marker, changes), "q").settings == new
 
 
@@ -319,3 +321,11 @@ def test_no_duration_is_longer_than_ten_years() -> None:
     assert Settings().merged({"lease": LONGEST}).lease == LONGEST
     with pytest.raises(SettingsError):
         Settings().merged({"lease": LONGEST + 1})
+
+
+def test_a_pause_is_no_line_of_the_file() -> None:
+    assert "paused" not in render(Marker(QUEUE, Settings(paused=True)))
+    with pytest.raises(SettingsError, match="use 'mailq pause' and 'mailq resume'"):
+        parse(HEAD + "paused = true\n", "q")
+    with pytest.raises(SettingsError, match="it must be true or false"):
+        Settings().changed({"paused": "yes"})

@@ -6,13 +6,11 @@ docs/disk-format.md says what the directories and names mean.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import itertools
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mailq import policy
 from mailq.engines.base import (
@@ -29,11 +27,13 @@ from mailq.engines.base import (
     Stats,
 )
 from mailq.engines.budget import Budget
-from mailq.engines.maildir import admin, at_fork, dead_letters, error_texts, layout, leases, names
+from mailq.engines.maildir import admin, at_fork, dead_letters, error_texts, layout, leases
+from mailq.engines.maildir.claim import Claimer
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.files import Store, Unfit
 from mailq.engines.maildir.leases import Owner
 from mailq.engines.maildir.line import Line
+from mailq.engines.maildir.push import Writer
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
 from mailq.engines.maildir.recovery import Mending, replay
@@ -43,10 +43,9 @@ from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.ids import NS, MonotonicIds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from mailq.engines.maildir.names import MessageName
-    from mailq.engines.maildir.window import Tried
     from mailq.message import NewMessage, State
     from mailq.settings import Settings
 
@@ -71,14 +70,14 @@ class MaildirEngine:
         layout.check(self._layout, self._disk, self._store.settings)
         replay(self._store, waits=True)
         self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
+        self._writer = Writer(self._store)
         self._line = Line(self._store)
         self._reaper = Reaper(self._store, self._line)
-        self._mending = Mending(self._store)
         self._waking = self._line.waking
         self._room = Room(self._store)
         self._replies = Replies(self._store)
-        self._claims = _claim_numbers()
         self._receipts = Receipts()
+        self._claimer = Claimer(self._store, self._line, self._owner, self._receipts, Mending(self._store))
         self._tended = self._next_tending = 0
         self._looked = self._next_look = 0
         self._left_some = False
@@ -101,14 +100,14 @@ class MaildirEngine:
     # Producing
 
     def push(self, messages: Sequence[NewMessage]) -> list[str]:
-        """Write, sync, rename, sync: see Store.put."""
+        """Write, sync, rename, sync: see Writer.push."""
         now = self._clock()
         if not self._looked <= now < self._next_look:  # a process that only pushes does not tend
             self._reload()
             self._looked, self._next_look = now, now + policy.ns(self.settings.reap_interval)
         self._room.take(len(messages))
         try:
-            placed = self._store.put(messages)
+            placed = self._writer.push(messages)
         except StorageError as error:
             if not error.maybe_pushed:  # a caller must hear of those, whatever became of the queue
                 layout.require_marker(self._layout)
@@ -122,141 +121,23 @@ class MaildirEngine:
     # Consuming
 
     def claim(self, limit: int, *, lease: float | None, detached: bool) -> Claimed:
-        """Rename ready messages into ``cur/``, one after the other, as they stand in line."""
+        """Maintain the queue, if it is time; then see Claimer.claim."""
         budget = Budget()
         settled: list[Settled] = []
         self._tend(budget, settled)
-        tried, self._left_some = self._line.begin(), False
+        self._left_some = False
         if self._is_paused():
+            self._line.begin()
             return Claimed([], settled)
-        claims: list[Claim] = []
-        buried: list[str] = []  # synced together, which takes less time
-        try:
-            # In a function of its own: CPython 3.13 may raise an exception from outside where a loop turns as if that were
-            # not within the try.
-            self._claim(claims, limit, lease, tried, budget, buried, settled, detached=detached)
-            failure = self._line.expired.bury(budget, buried, settled)
-            self._store.sync_buried(buried)
-            if tried.for_good:
-                self._line.doubt()  # another claim must find them again
-        except BaseException:
-            self._line.clear()  # of the one that was about to be claimed nobody will be told again
-            for claim in claims:
-                with contextlib.suppress(MailqError):
-                    self.settle(claim.receipt, Settlement("release"))
-            self._store.sync_buried(buried)
-            raise
-        self._left_some = budget.left_some
-        if not claims:
-            self._check_nothing(tried, failure, budget, settled)
-        return Claimed(claims, settled, more=budget.left_some or (failure is not None and not claims))
+        claimed = self._claimer.claim(limit, lease, budget, settled, detached=detached)
+        self._left_some = claimed.more
+        return claimed
 
     def _is_paused(self) -> bool:
         is_paused = layout.is_there(self._layout.paused)
         if is_paused != self.settings.paused:
             self._store.set_paused(is_paused)
         return is_paused
-
-    def _claim(
-        self,
-        claims: list[Claim],
-        limit: int,
-        lease: float | None,
-        tried: Tried,
-        budget: Budget,
-        buried: list[str],
-        settled: list[Settled],
-        *,
-        detached: bool,
-    ) -> None:
-        while len(claims) < limit and (key := self._line.next_key(tried, budget)) is not None:
-            try:
-                claim = self._take(layout.name_of(key), lease, buried, settled, detached=detached)
-            except StorageError as error:  # one bad message must not block the others
-                tried.refuse(key, error)
-                claim = None
-            if claim is not None:
-                claims.append(claim)
-                self._receipts.remember(claim.receipt, cast("MessageName", claim.envelope))
-            elif not budget.allows_more():
-                break
-
-    def _check_nothing(
-        self, tried: Tried, failure: StorageError | None, budget: Budget, settled: list[Settled]
-    ) -> None:
-        """Raise why a claim has claimed nothing, if that is an error."""
-        if failure is not None:
-            if not settled:  # else the next claim meets it again, and this one says what it has done
-                raise failure
-        elif budget.left_some:
-            self._line.put_off(tried)
-        elif tried.failures:
-            raise tried.failures[0]
-        else:
-            layout.require_marker(self._layout)
-
-    def _take(
-        self, name: str, lease: float | None, buried: list[str], settled: list[Settled], *, detached: bool
-    ) -> Claim | None:
-        """Claim one file; None if another was faster, or if it is not fit to be delivered."""
-        path = f"{self._layout.new}/{name}"
-        try:
-            mtime = self._store.mtime(path)  # first of all: where there are many consumers, most names in line are gone
-            envelope = layout.envelope_of(self._layout.new, name)
-            if envelope is None:
-                return None
-            now, settings = self._clock(), self.settings
-            if policy.has_expired(envelope, settings, now):
-                self._line.expired.add(name)
-                return None
-            until = policy.lease_end(envelope, settings, now=now, lease=lease)
-            owner = "" if detached else self._owner.token()
-            claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._claims) & 0xFFFFFF:06x}")
-            # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
-            if mtime > until:
-                self._store.take_back(path, until)
-            return self._hold(path, claimed, until, buried, settled)
-        except FileNotFoundError:
-            return None
-
-    def _hold(
-        self, path: str, claimed: MessageName, until: int, buried: list[str], settled: list[Settled]
-    ) -> Claim | None:
-        receipt = names.format_name(claimed)
-        held = f"{self._layout.cur}/{receipt}"
-        is_unfit = False
-        try:
-            self._store.move(path, held, unique=True)
-            try:
-                return Claim(receipt, claimed, self._read(held, claimed, until), until)
-            except Unfit as verdict:
-                is_unfit = True
-                step = policy.undeliverable(claimed, verdict.why)
-                self._store.settle(held, claimed, step, text=verdict.text, buried=buried)
-                settled.append(Settled(claimed, step))
-                return None
-        except FileNotFoundError:
-            raise
-        except BaseException as error:  # an interrupt too, also right after the rename: nobody will have the receipt
-            if not (is_unfit and isinstance(error, StorageError)):  # what cannot be buried now, cannot be at once
-                with contextlib.suppress(OSError, MailqError):
-                    self._store.settle(held, claimed, policy.released(claimed, now=self._clock()))
-            raise
-
-    def _read(self, held: str, claimed: MessageName, until: int) -> bytes:
-        try:
-            return self._store.read(held, claimed, until=until)
-        except Unfit as verdict:
-            if verdict.why != "torn":
-                raise
-        is_done = self._mending.is_done()  # it may be whole in a journal
-        try:
-            return self._store.read(held, claimed, until=until)
-        except Unfit as verdict:
-            if is_done or verdict.why != "torn":
-                raise
-            why = "it is torn, and may be whole in a journal that cannot be replayed yet"
-            raise StorageError("read the message", OSError(errno.EBUSY, why, held)) from None
 
     def wait(self, timeout: float) -> None:
         """Wait for word of an arrival, the next due time, the next reaping, or the next look."""
@@ -501,9 +382,4 @@ class MaildirEngine:
         """Begin a forked child's life: its own lock and claim tokens (no random one twice)."""
         self._lock = threading.RLock()
         self._ids.after_fork()
-        self._claims = _claim_numbers()
-
-
-def _claim_numbers() -> Iterator[int]:
-    """What makes, together with owner and deadline, each claim's name unlike any before: the fence."""
-    return itertools.count(int.from_bytes(os.urandom(3)))
+        self._claimer.after_fork()

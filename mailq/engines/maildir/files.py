@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from mailq import policy
 from mailq.engines.maildir import dead_letters, error_texts, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import can_syncfs
@@ -24,20 +22,18 @@ from mailq.errors import StorageError
 from mailq.ids import NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.journal import File
     from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.names import MessageName
     from mailq.ids import MonotonicIds
-    from mailq.message import NewMessage, State
     from mailq.policy import Step
     from mailq.settings import Marker
 
 _T = TypeVar("_T")
 
-_BATCH: Final = 16
+BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
 
 _MANY: Final = 1024
@@ -51,15 +47,6 @@ class Unfit(Exception):
         self.why = why
         self.text = text
         super().__init__(text)
-
-
-class Placed(NamedTuple):
-    """A new message that has its name and directory."""
-
-    id: str
-    name: str
-    directory: str
-    data: bytes
 
 
 def _gone_or_refused(error: OSError, path: str) -> OSError:
@@ -89,99 +76,11 @@ class Store:
         self.mark = marker.queue[:8]
         self.settings = replace(marker.settings, paused=layouts.is_there(self.layout.paused))
         self.durable = marker.settings.durability == "power-loss"
-        self._mode = int(marker.settings.file_mode, 8)
+        self.mode = int(marker.settings.file_mode, 8)
 
     def set_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - what it is about
         """Go by this, too: it is not in the settings file."""
         self.settings = replace(self.settings, paused=is_paused)
-
-    # In
-
-    def put(self, messages: Sequence[NewMessage]) -> list[Placed]:
-        """Store new messages: durable, if the settings promise that, when they are returned.
-
-        All or nothing on return; whatever a failure may have left is named by it.
-        """
-        placed = [self._place(message) for message in messages]
-        one = len(placed) == 1
-
-        def store(journal: File | None = None) -> list[Placed]:
-            at_the_end = self._born_at_the_end if journal is None else self._at_the_end
-            return self._store("push", placed, (lambda message: message) if one else at_the_end, journal)
-
-        return self.journal.use(placed, self.settings, store) if self.durable else store()
-
-    def put_back(self, messages: Sequence[tuple[State, MessageName, bytes]]) -> list[str]:
-        """Store messages that have an id, a place and a story already. Returns their paths; else as ``put``.
-
-        The caller has made sure that no message with such an id is in the queue:
-        rename replaces in silence.
-        """
-        # What a killed import has left in tmp/ must not be in the way of the next.
-        claim = os.urandom(4).hex()
-        placed = [
-            Placed(e.id, names.format_name(e._replace(claim=claim)), self.layout.directory(state), data)
-            for state, e, data in messages
-        ]
-        final = {e.id: names.format_name(e) for _, e, _ in messages}
-        stored = self._store("import", placed, lambda message: message._replace(name=final[message.id]))
-        return [f"{message.directory}/{message.name}" for message in stored]
-
-    def _store(
-        self, verb: str, placed: Sequence[Placed], named: Callable[[Placed], Placed], journal: File | None = None
-    ) -> list[Placed]:
-        """Write each message, then rename it to the name that it gets only then."""
-        written: list[Placed] = []
-        renamed: list[Placed] = []
-
-        def rename() -> None:
-            for message in placed:
-                target = named(message)
-                renamed.append(target)
-                self.disk.rename(f"{self.layout.tmp}/{message.name}", f"{target.directory}/{target.name}")
-
-        try:
-            if journal:  # durable there before the files get names; they are not synced
-                self._write(placed, written, sync=False)
-                journal.append(placed)
-                rename()
-                if not journal.settle():
-                    self.journal.leave()
-            elif self.durable:
-                self._store_synced(placed, written, rename)
-            else:
-                self._write(placed, written, sync=False)
-                rename()
-        except BaseException as error:
-            maybe = self._withdraw(written, renamed)
-            if journal and not self.journal.leave():
-                maybe = [message.id for message in placed]
-            if isinstance(error, OSError):
-                raise StorageError(verb, error, maybe_pushed=maybe) from error
-            if maybe:
-                error.add_note(f"mailq: these may be in the queue all the same: {', '.join(maybe)}")
-            raise
-        return renamed
-
-    def _store_synced(self, placed: Sequence[Placed], written: list[Placed], rename: Callable[[], None]) -> None:
-        """The files are synced before they get their names; then, after the renames, the directories are."""
-        together = len(placed) >= _BATCH and can_syncfs()
-        # syncfs reports the write errors since its descriptor was opened: so before the first write.
-        fd = self._open_for_syncfs() if together else None
-        try:
-            self._write(placed, written, sync=not together)
-            if fd is not None:
-                self.disk.syncfs(fd)
-        finally:
-            if fd is not None:
-                self.disk.drop(fd)
-        self.synced({message.directory for message in placed}, rename)
-
-    def _write(self, placed: Sequence[Placed], written: list[Placed], *, sync: bool) -> None:
-        mode = self._mode
-        for message in placed:
-            written.append(message)
-            self.disk.write_file(f"{self.layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
 
     def synced(self, directories: Iterable[str], rename: Callable[[], _T]) -> _T:
         """Sync the directories that ``rename()`` renames messages into, also those that are exchanged meanwhile."""
@@ -205,70 +104,12 @@ class Store:
                 self.disk.sync_directory(root)
             self._rooted.add(root)
 
-    def _at_the_end(self, message: Placed) -> Placed:
-        """Give a message of a batch its place in line when it comes there, not when the batch began to be written.
-
-        A consumer takes what is older than its listing for complete. A batch of which
-        it sees the second message, and by bad luck not the first, must look younger.
-        """
-        if message.directory != self.layout.new:
-            return message
-        name = names.with_time(message.name, self.ids.next())
-        return Placed(message.id, name, message.directory, message.data)
-
-    def _born_at_the_end(self, message: Placed) -> Placed:
-        """The same with the id too, which no journal has yet: it carries the time of the push, where a retry stands again."""
-        if message.directory != self.layout.new:
-            return message
-        now = self.ids.next()
-        id = self.ids.new_id(now)
-        return Placed(id, names.with_time_and_id(message.name, now, id), message.directory, message.data)
-
-    def _place(self, message: NewMessage) -> Placed:
-        now = self.ids.next()
-        data, ext, header_bytes, delay, priority, lease, max_retries, ttl = message
-        id = self.ids.new_id(now)
-        step = policy.pushed(now, now=self.clock(), delay=delay)
-        name = names.MessageName(
-            step.visible_at,
-            id,
-            ext,
-            len(data),
-            names.checksum(data),
-            header_bytes,
-            "",
-            priority,
-            lease,
-            max_retries,
-            ttl,
-        )
-        return Placed(id, names.format_name(name), self.layout.directory(step.state), data)
-
-    def _open_for_syncfs(self) -> int:
+    def open_for_syncfs(self) -> int:
         """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
         try:
             return self.disk.open(self.layout.tmp, os.O_RDONLY)
         except PermissionError:
             return self.disk.open_to_read(self.layout.marker)
-
-    def _withdraw(self, written: Sequence[Placed], renamed: Sequence[Placed]) -> list[str]:
-        """Take back what a failed push wrote. Returns the ids that may be in the queue all the same."""
-        maybe = []
-        for message, target in itertools.zip_longest(written, renamed):
-            try:
-                self.disk.unlink(f"{self.layout.tmp}/{message.name}")
-            except OSError:
-                # A rename that reported an error may have happened all the same.
-                if target is not None and not self._unlinked(f"{target.directory}/{target.name}"):
-                    maybe.append(target.id)
-        return maybe
-
-    def _unlinked(self, path: str) -> bool:
-        try:
-            self.disk.unlink(path)
-        except OSError:
-            return False
-        return True
 
     # Along
 
@@ -335,7 +176,7 @@ class Store:
         target = f"{self.layout.directory(step.state)}/{names.format_name(after)}"
         self.move(path, target)
         if text is not None:
-            error_texts.write(self.disk, self.layout.errors, after.id, number, text, mode=self._mode)
+            error_texts.write(self.disk, self.layout.errors, after.id, number, text, mode=self.mode)
         return target
 
     def mtime(self, path: str) -> int:
@@ -400,7 +241,7 @@ class Store:
         with contextlib.suppress(OSError):
             self.set_mtime(target, self.clock())  # when it died; an extended deadline must not stay either
         if text is not None:
-            error_texts.write(self.disk, self.layout.errors, message.id, number, text, mode=self._mode)
+            error_texts.write(self.disk, self.layout.errors, message.id, number, text, mode=self.mode)
         if home is not self.layout:
             error_texts.move(self.disk, self.layout.errors, home.errors, message)
         return target
@@ -408,8 +249,8 @@ class Store:
     def sync_buried(self, letters: list[str]) -> None:
         """Make dead letters durable where they were moved to, and empty the list."""
         try:
-            if self.durable and len(letters) >= _BATCH and can_syncfs():
-                fd = self._open_for_syncfs()
+            if self.durable and len(letters) >= BATCH and can_syncfs():
+                fd = self.open_for_syncfs()
                 try:
                     self.disk.syncfs(fd)
                 finally:
@@ -493,7 +334,7 @@ class Store:
         finally:
             self.disk.drop(fd)
         copy = f"{self.layout.tmp}/.copy.{os.urandom(8).hex()}"
-        self.disk.write_file(copy, data, mode=self._mode, sync=self.durable)
+        self.disk.write_file(copy, data, mode=self.mode, sync=self.durable)
         try:
             self.disk.utime(copy, ns)
             if before is not None and self.clock() >= before:

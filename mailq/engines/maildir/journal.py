@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.files import Placed
     from mailq.engines.maildir.layout import Layout
     from mailq.message import State
     from mailq.settings import Settings
@@ -71,6 +70,15 @@ _CLOSED: Final = -1
 """No file: what is written there fails, and comes to no other file."""
 
 _STATES: Final[dict[str, State]] = {"new": "ready", "later": "delayed"}
+
+
+class Staged(NamedTuple):
+    """A new message that has its name and directory."""
+
+    id: str
+    name: str
+    directory: str
+    data: bytes
 
 
 class Record(NamedTuple):
@@ -117,7 +125,7 @@ class Journal:
         self._end: weakref.finalize[..., Journal] | None = None
         at_fork.follow(self)
 
-    def use(self, messages: Sequence[Placed], settings: Settings, store: Callable[[File | None], _T]) -> _T:
+    def use(self, messages: Sequence[Staged], settings: Settings, store: Callable[[File | None], _T]) -> _T:
         """Call ``store`` with the journal, which no other push uses meanwhile; with None if this push goes without.
 
         A push that waits for the lock may be told to end at any moment. It must not take the lock with it.
@@ -256,7 +264,7 @@ class File:
         self._offset = 0
         return True
 
-    def append(self, messages: Sequence[Placed]) -> None:
+    def append(self, messages: Sequence[Staged]) -> None:
         """Make messages durable that have no names yet."""
         parts = []
         for message in messages:

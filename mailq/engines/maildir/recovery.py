@@ -17,6 +17,7 @@ from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.compaction import directories_of
 from mailq.engines.maildir.journal import LAST, MARK, decode
 from mailq.engines.maildir.names import is_intact, parse
+from mailq.engines.maildir.push import Writer
 from mailq.engines.maildir.remains import LACKING, Damaged, dead, journals, read, turn
 from mailq.ids import NS
 from mailq.message import STATES
@@ -143,7 +144,7 @@ class _Lost(NamedTuple):
 def _put_back(store: Store, lost: Sequence[_Lost]) -> None:
     if not lost:
         return
-    kept = store.put_back([(one.state, one.envelope, one.data) for one in lost])
+    kept = Writer(store).restore([(one.state, one.envelope, one.data) for one in lost])
     for torn in {one.torn for one in lost if one.torn}.difference(kept):  # in a directory that was exchanged
         with contextlib.suppress(FileNotFoundError):
             store.disk.unlink(torn)
