@@ -128,6 +128,12 @@ class NewMessage(NamedTuple):
     ttl: float | None = None
 
 
+def check_state(state: str) -> None:
+    """Raise UsageError if there is no such state."""
+    if state not in STATES:
+        raise UsageError(f"{shown(state)} is no state; there are {', '.join(STATES)}")
+
+
 def safe_ext(name: str) -> str:
     """The extension of a file name, in lower case, if a message can have it; else ``bin``."""
     ext = name.rpartition(".")[2].lower() if "." in name else ""

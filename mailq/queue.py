@@ -22,7 +22,7 @@ from mailq.errors import (
     shown,
 )
 from mailq.ids import NS
-from mailq.message import FAILED_OUTCOMES, FILENAME, REPLY, STATES, NewMessage, State, read_body, safe_ext
+from mailq.message import FAILED_OUTCOMES, FILENAME, REPLY, NewMessage, State, check_state, read_body, safe_ext
 from mailq.reply import Reply
 from mailq.settings import LONGEST, MOMENT, whole
 from mailq.settings import seconds as checked_seconds
@@ -317,9 +317,7 @@ class Queue:
         Python asks for an iterator in the same way. ``list(q.drain())`` ends.
         """
         while True:
-            delivery = self.pop(wait=math.inf)
-            if delivery is not None:
-                yield delivery
+            yield from self.pop_many(1, wait=math.inf)
 
     def drain(self, *, lease: float | None = None) -> Iterator[Delivery]:
         """Deliver messages until none is ready. Delayed and leased ones are not waited for."""
@@ -400,7 +398,7 @@ class Queue:
 
     def peek(self, state: State = "ready", limit: int | None = 10) -> list[Message]:
         """Look at the first messages in a state without leasing them; None lists all."""
-        _checked_state(state)
+        check_state(state)
         return [Message(self, record) for record in self.engine.look(state, limit=limit)]
 
     def get(self, id: str) -> Message:
@@ -448,7 +446,7 @@ class Queue:
 
         Purging ``leased`` takes messages out of their holders' hands.
         """
-        _checked_state(state)
+        check_state(state)
         return self.engine.remove(state)
 
     def workers(self) -> list[LeaseHolder]:
@@ -501,8 +499,3 @@ class Queue:
     ) -> None:
         """Close."""
         self.close()
-
-
-def _checked_state(state: str) -> None:
-    if state not in STATES:
-        raise UsageError(f"{shown(state)} is no state; there are {', '.join(STATES)}")

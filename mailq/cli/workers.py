@@ -30,8 +30,8 @@ def workers(queue: str, *, as_json: bool) -> None:
         owners = source.workers()
     if as_json:
         for owner in owners:
-            known = owner._asdict()  # last: a story may hold anything, also names that are not its own
-            click.echo(json.dumps({**known.pop("story"), **known}))
+            known = owner._asdict()  # last: a status may hold anything, also names that are not its own
+            click.echo(json.dumps({**known.pop("status"), **known}))
         return
     columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
     output.table(columns, (_row(owner) for owner in owners))

@@ -268,7 +268,7 @@ def _share(stage: Stage, delivery: mailq.Delivery) -> None:
 def _extend(stage: Stage, delivery: mailq.Delivery) -> None:
     stage.act(lambda: delivery.extend(600))
     if stage.returned:
-        until = stage.engine.deadline(delivery.receipt)
+        until = stage.engine.claimed(delivery.receipt).deadline
         stage.expect(until >= stage.clock() + 600 * NS, "the deadline has moved")
 
 

@@ -161,7 +161,7 @@ claim = queue._engine.claim
 
 def told(limit, **options):
     claims = claim(limit, **options)
-    print(*(found.data.decode() for found in claims), flush=True)
+    print(*(found.data.decode() for found in claims.claims), flush=True)
     return claims
 
 queue._engine.claim = told

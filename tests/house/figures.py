@@ -79,35 +79,21 @@ def imports(path: Path, known: set[str], *, also_types: bool) -> set[str]:
 
 
 def cycles(*, also_types: bool) -> list[list[str]]:
-    """The groups of modules that import each other, by Tarjan's algorithm."""
+    """The groups of modules that import each other."""
     paths = {name_of(path): path for path in PACKAGE.rglob("*.py")}
     graph = {name: imports(path, set(paths), also_types=also_types) - {name} for name, path in paths.items()}
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
+    reached = {name: _reachable(name, graph) for name in graph}
+    groups = {frozenset({name, *(other for other in reached[name] if name in reached[other])}) for name in graph}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
 
-    def visit(name: str) -> None:
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for other in sorted(graph[name]):
-            if other not in index:
-                visit(other)
-                low[name] = min(low[name], low[other])
-            elif other in stack:
-                low[name] = min(low[name], index[other])
-        if low[name] == index[name]:
-            group = []
-            while True:
-                group.append(stack.pop())
-                if group[-1] == name:
-                    break
-            if len(group) > 1:
-                found.append(sorted(group))
 
-    for name in sorted(graph):
-        if name not in index:
-            visit(name)
+def _reachable(name: str, graph: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        for other in graph[todo.pop()] - found:
+            found.add(other)
+            todo.append(other)
     return found
 
 

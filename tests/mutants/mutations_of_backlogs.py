@@ -34,7 +34,7 @@ BACKLOGS: Final = (
     Mutant(
         "a message is buried that has not expired by the settings of today",
         "mailq/engines/maildir/expired.py",
-        "        if not lifecycle.has_expired(envelope, store.settings, store.clock()):",
+        "        if not policy.has_expired(envelope, store.settings, store.clock()):",
         "        if not envelope:",
         (f"{_BACKLOGS}test_when_messages_shall_live_longer_those_that_were_to_be_buried_are_delivered",),
     ),
@@ -47,16 +47,16 @@ BACKLOGS: Final = (
     ),
     Mutant(
         "a claim tries again what the disk has refused the one before",
-        "mailq/engines/maildir/engine.py",
+        "mailq/engines/maildir/claim.py",
         "            self._line.put_off(tried)\n",
-        "",
+        "            pass\n",
         (f"{_BACKLOGS}test_a_message_behind_more_that_the_disk_refuses_than_a_window_holds_is_reached",),
     ),
     Mutant(
         "a pop returns nothing when one claim has found nothing to lease in its time",
         "mailq/queue.py",
-        "                    continue\n                left = until",
-        "                    return []\n                left = until",
+        "                if not claimed.more:  # else something",
+        "                if True:  # else something",
         (f"{_BACKLOGS}test_a_pop_finds_what_is_behind_a_backlog",),
     ),
     Mutant(
@@ -124,8 +124,8 @@ LONG_LINES: Final = (
     Mutant(
         "a redrive that finds nothing costs a listing",
         "mailq/engines/maildir/engine.py",
-        "        if count:\n            self._line.clear()\n",
-        "        if count >= 0:\n            self._line.clear()\n",
+        "        if redriven:\n            self._line.clear()\n",
+        "        if redriven is not None:\n            self._line.clear()\n",
         (f"{_LINES}test_a_redrive_that_finds_nothing_costs_no_listing",),
     ),
 )

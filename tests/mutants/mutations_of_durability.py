@@ -40,22 +40,22 @@ DURABILITY: Final = (
     ),
     Mutant(
         "the file of a push is not synced",
-        _STORE,
+        "mailq/engines/maildir/push.py",
         "sync=not together",
         "sync=False",
         (f"{_STATES}[push]",),
     ),
     Mutant(
         "a batch is not synced",
-        _STORE,
-        "            if fd is not None:\n                self.disk.syncfs(fd)\n",
+        "mailq/engines/maildir/push.py",
+        "            if fd is not None:\n                self._disk.syncfs(fd)\n",
         "",
         ("tests/unit/test_batches.py",),
     ),
     Mutant(
         "a push writes where it is delivered from",
-        _STORE,
-        'write_file(f"{self.layout.tmp}/{message.name}", message.data',
+        "mailq/engines/maildir/push.py",
+        'write_file(f"{self._layout.tmp}/{message.name}", message.data',
         'write_file(f"{message.directory}/{message.name}", message.data',
         (f"{_CONTRACT}test_a_body_comes_out_as_it_went_in",),
     ),
@@ -160,18 +160,14 @@ DURABILITY: Final = (
     ),
     Mutant(
         "a failed push leaves what it wrote",
-        _STORE,
-        """                self.disk.unlink(f"{self.layout.tmp}/{message.name}")
-            except OSError:
-""",
-        """                pass
-            except OSError:
-""",
+        "mailq/engines/maildir/push.py",
+        '                self._disk.unlink(f"{self._layout.tmp}/{message.name}")\n            except OSError:\n',
+        "                pass\n            except OSError:\n",
         ("tests/faults/test_each_call_fails.py::test_each_call_of_each_verb_fails[push]",),
     ),
     Mutant(
         "a failed push does not say what may be in the queue",
-        _STORE,
+        "mailq/engines/maildir/push.py",
         "                    maybe.append(target.id)\n",
         "                    pass\n",
         ("tests/faults/test_vanished.py::test_a_push_that_may_have_happened_says_so_even_if_the_queue_is_gone",),

@@ -37,9 +37,9 @@ HEARING: Final = (
     ),
     Mutant(
         "what could not be taken beside another is not tried again",
-        "mailq/engines/maildir/engine.py",
-        "            self._line.doubt()  # another claim must find them again\n",
-        "            pass\n",
+        "mailq/engines/maildir/claim.py",
+        "                self._line.doubt()  # another claim must find them again\n",
+        "                pass\n",
         (f"{_HEARING}test_what_could_not_be_taken_beside_another_is_tried_again_by_the_next_pop",),
     ),
     Mutant(

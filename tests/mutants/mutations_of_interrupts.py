@@ -27,13 +27,13 @@ INTERRUPTS: Final = (
     Mutant(
         "what an interrupted pop has claimed stays leased",
         "mailq/queue.py",
-        "        except BaseException:  # interrupted, or closed: nobody has them\n            self._give_back(claims)\n",
+        "        except BaseException:  # interrupted, or closed: nobody has them\n            self._give_back(claimed.claims)\n",
         "        except BaseException:\n",
         (f"{_STEPS}[unsynced]",),
     ),
     Mutant(
         "a message that was renamed for an interrupted claim stays leased",
-        "mailq/engines/maildir/engine.py",
+        "mailq/engines/maildir/claim.py",
         "            if not (is_unfit and isinstance(error, StorageError)):",
         "            if not is_unfit and isinstance(error, Exception):",
         (f"{_STEPS}[unsynced]",),
@@ -55,18 +55,8 @@ INTERRUPTS: Final = (
     Mutant(
         "a message in memory is nowhere for a step",
         "mailq/engines/memory.py",
-        """        del self._files[state][name]
-        if state == "leased":
-            del self._deadlines[name]
-        elif state == "dead":
-            del self._died[name]
-        self._files[target_state]""",
-        """        self._files[state].pop(name)
-        if state == "leased":
-            del self._deadlines[name]
-        elif state == "dead":
-            del self._died[name]
-        self._files[target_state]""",
+        "        self._messages[envelope.id] = _Message(step.state, envelope, message.data, history, died)\n",
+        "        self._messages.pop(envelope.id)\n        self._messages[envelope.id] = _Message(step.state, envelope, message.data, history, died)\n",
         (f"{_STEPS}[memory]",),
     ),
 )

@@ -25,8 +25,8 @@ JOURNALS: Final = (
     ),
     Mutant(
         "a journal's mark vouches for names that are not there yet",
-        _STORE,
-        "                rename()\n                if not journal.settle():\n                    self.journal.leave()\n",
+        "mailq/engines/maildir/push.py",
+        "                rename()\n                if not journal.settle():\n                    self._store.journal.leave()\n",
         "                journal.settle()\n                rename()\n",
         (f"{_STATES}[push]",),
     ),
@@ -75,7 +75,7 @@ JOURNALS: Final = (
     Mutant(
         "an edit takes a message that is not synced out of its journal's reach",
         "mailq/engines/maildir/admin.py",
-        "            store.disk.sync_file(record.name)",
+        "            store.disk.sync_file(record.location)",
         "            pass",
         (f"{_STATES}[edit]",),
     ),
@@ -145,7 +145,7 @@ JOURNALS: Final = (
     Mutant(
         "a child that is forked while a replay takes its locks keeps them",
         "mailq/engines/maildir/locks.py",
-        "        with forks.no_fork:  # a child that is forked before",
+        "        with at_fork.no_fork:  # a child that is forked before",
         "        if disk:  # a child that is forked before",
         (f"{_WHOSE}test_a_child_that_is_forked_during_a_replay_keeps_nobody_from_the_next",),
     ),
@@ -158,7 +158,7 @@ JOURNALS: Final = (
     ),
     Mutant(
         "whoever meets a torn message does not look into journals",
-        "mailq/engines/maildir/engine.py",
+        "mailq/engines/maildir/claim.py",
         "is_done = self._mending.is_done()",
         "is_done = True",
         (f"{_REPLAYING}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
@@ -172,14 +172,14 @@ JOURNALS: Final = (
     ),
     Mutant(
         "what is in a journal is not checked",
-        _JOURNAL,
-        "if is_whole(envelope, data) else None",
+        "mailq/engines/maildir/journal.py",
+        "if names.is_intact(envelope, data) else None",
         "if data is not None else None",
         (f"{_REPLAYING}test_a_journal_that_is_none_restores_nothing",),
     ),
     Mutant(
         "a torn message is given up on though its journal could not be replayed for now",
-        "mailq/engines/maildir/engine.py",
+        "mailq/engines/maildir/claim.py",
         "if is_done or verdict.why",
         "if held or verdict.why",
         (f"{_WHOSE}test_a_torn_message_is_not_given_up_on_as_long_as_its_journal_cannot_be_replayed_for_now",),
@@ -251,8 +251,8 @@ JOURNALS: Final = (
     ),
     Mutant(
         "what a journal brings back of a batch stands before what had its names already",
-        "mailq/engines/maildir/replay.py",
-        'if record.state == "ready" and envelope.place <= last:',
+        "mailq/engines/maildir/recovery.py",
+        'if record.state == "ready" and envelope.visible_at <= last:',
         "if not record.state:",
         ("tests/hand/test_replaying.py::test_a_batch_whose_producer_was_killed_between_its_renames_keeps_its_order",),
     ),

@@ -70,7 +70,7 @@ ARCHIVES: Final = (
     Mutant(
         "a torn message is exported as whole",
         "mailq/transfer/export.py",
-        "        if is_whole(envelope, item.data):\n",
+        "        if is_intact(envelope, item.data):\n",
         "        if True:\n",
         ("tests/archive/test_round_trip.py::test_a_torn_message_is_dead_in_the_archive_and_told_of",),
     ),
@@ -129,13 +129,8 @@ DOCTOR: Final = (
     Mutant(
         "the doctor asks what ext4 makes of a sync before there was one",
         "mailq/engines/maildir/doctor/examine.py",
-        """    yield from _carefully("fsync", room.examine(patient))
-    # After a sync: only then does ext4 say what it makes of one.
-    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
-""",
-        """    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
-    yield from _carefully("fsync", room.examine(patient))
-""",
+        '    yield from _carefully("fsync", resources.examine(patient))\n    # After a sync: only then does ext4 say what it makes of one.\n    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))\n',
+        '    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))\n    yield from _carefully("fsync", resources.examine(patient))\n',
         (
             "tests/doctor/test_doctor_machine.py::test_whoever_is_the_first_to_sync_since_the_mount_is_told_of_fast_commits_too",
         ),

@@ -152,7 +152,7 @@ JOBS: Final = (
     Mutant(
         "a paused queue delivers",
         "mailq/engines/maildir/engine.py",
-        "        if layout.is_there(self._layout.paused):\n",
+        "        if self._is_paused():\n",
         "        if False:\n",
         ("tests/workers/test_months.py::test_a_paused_queue_is_not_worked_and_costs_nothing",),
     ),
@@ -236,8 +236,8 @@ JOBS: Final = (
     Mutant(
         "an owner's story hides who tells it",
         "mailq/cli/workers.py",
-        '{**known.pop("story"), **known}',
-        '{**known, **known.pop("story")}',
+        '{**known.pop("status"), **known}',
+        '{**known, **known.pop("status")}',
         (f"{_ABUSE}test_a_foreign_story_cannot_pass_itself_off_as_another",),
     ),
     Mutant(

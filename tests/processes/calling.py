@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from unittest import mock
 
 import mailq
-from mailq import message
+from mailq import ids
 from mailq.engines.maildir import journal, later, line
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
@@ -59,7 +59,7 @@ def scenes(directory: str, kind: str) -> Iterator[Iterator[Scene]]:
         mock.patch.object(line, "_FRESH", _LONG),
         mock.patch.object(line, "_MUCH", _LONG),
         mock.patch.object(later, "_FRESH", _LONG),
-        mock.patch.object(message, "_SALTS", 1000),  # one draw for all of them
+        mock.patch.object(ids, "_RANDOM_NUMBERS", 1000),  # one draw for all of them
         mailq.Queue(MaildirEngine(path, disk=disk)) as queue,
     ):
         yield _scenes(_Stage(queue))

@@ -139,7 +139,7 @@ def test_the_dead_are_listed_again_only_when_there_are_others(
 def test_a_killed_worker_stays_a_while(path: Path, queue: library.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    script = f"import mailq, os; mailq.open({str(path)!r}).tell({story()!r}); os._exit(9)"
+    script = f"import mailq, os; mailq.open({str(path)!r}).publish({story()!r}); os._exit(9)"
     subprocess.run([Path(MAILQ).with_name("python"), "-c", script], check=False)
     watch = top_data.Watch(str(path))
     for _ in range(3):

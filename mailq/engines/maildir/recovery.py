@@ -170,7 +170,7 @@ def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Los
         for state, path, envelope in _find(store, unseen):
             record = unseen[envelope.id]
             if state == "ready" and not envelope.tries:
-                places[envelope.id] = envelope.place
+                places[envelope.id] = envelope.visible_at
             try:
                 if envelope.crc == record.envelope.crc and not _is_whole(store, path, envelope):
                     lost.append(_Lost(state, envelope, record.data, path))
@@ -186,7 +186,7 @@ def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Los
 
 def _in_order(
     records: Mapping[str, Record], never: Mapping[str, Record], places: Mapping[str, int]
-) -> Iterator[tuple[Envelope, Record]]:
+) -> Iterator[tuple[MessageName, Record]]:
     """The messages that never came to be, each behind those before it in the journal that wait in line.
 
     A message of a batch gets its place as it gets its name: where a producer was killed between two of
@@ -196,11 +196,11 @@ def _in_order(
     for id, record in sorted(records.items(), key=lambda item: item[1].number):
         envelope = record.envelope
         if id in never:
-            if record.state == "ready" and envelope.place <= last:
-                envelope = envelope._replace(place=last + 1)
+            if record.state == "ready" and envelope.visible_at <= last:
+                envelope = envelope._replace(visible_at=last + 1)
             yield envelope, record
         if record.state == "ready":
-            last = max(last, places.get(id, envelope.place if id in never else 0))
+            last = max(last, places.get(id, envelope.visible_at if id in never else 0))
 
 
 def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, MessageName]]:
