@@ -65,18 +65,18 @@ def _report(path: str, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _spell(value: Any) -> Any:  # noqa: ANN401 - a field of a finding
-    """A value as JSON can hold it: what is no UTF-8 in a path is spelled out."""
+    """A value as JSON can hold it: what is not UTF-8 in a path is spelled out."""
     if isinstance(value, tuple):
         return [_spell(part) for part in value]
     return value.encode(errors="surrogateescape").decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    """A table for a person; for a program one line each: level, check, what, what to do, what was done, what it is about."""
+    """A table for a person; for a program one line each: level, check, what, remedy, what was done, what it is about."""
     if not sys.stdout.isatty():
         for finding in findings:
             about = finding.paths if finding.level != "ok" else ()
-            cells = (finding.level, finding.check, finding.what, finding.todo, finding.fixed or "", *about)
+            cells = (finding.level, finding.check, finding.what, finding.remedy, finding.fixed or "", *about)
             click.echo("\t".join(map(plain, cells)))
         return
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
@@ -93,8 +93,8 @@ def _print(findings: Sequence[Finding]) -> None:
             text.append(f"\n{plain(path)}", style="dim")
         if len(finding.paths) < finding.affected and finding.paths and finding.level != "ok":
             text.append(f"\nand {finding.affected - len(finding.paths)} more", style="dim")
-        if finding.todo and finding.fixed is None:
-            text.append(f"\n-> {plain(finding.todo)}", style="bold")
+        if finding.remedy and finding.fixed is None:
+            text.append(f"\n-> {plain(finding.remedy)}", style="bold")
         if finding.fixed is not None:
             text.append(f"\nfixed: {plain(finding.fixed)}", style="green")
         grid.add_row(Text(finding.level, style=_COLOURS[finding.level]), finding.check, text)

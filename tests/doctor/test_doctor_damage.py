@@ -46,7 +46,7 @@ def test_it_is_named(path: Path, damage: Damage) -> None:
     found = look(path, ahead=damage.ahead)
     assert level(found, damage.check) == damage.level
     (told,) = [f for f in found[damage.check] if f.level == damage.level and damage.says in f.what]
-    assert told.todo or damage.level == "ok"
+    assert told.remedy or damage.level == "ok"
     assert told.fixed is None
     assert snapshot(path) == before, "without --fix nothing is touched"
 
@@ -123,7 +123,7 @@ def test_a_directory_with_other_things_in_it_is_not_made_a_queue(path: Path) -> 
     (path / "letter.txt").write_text("dear")
     (finding,) = look(path, fix=True)["marker"]
     assert finding.fixed is None
-    assert "holds other things" in finding.todo
+    assert "holds other things" in finding.remedy
     assert not (path / "mailq.toml").exists()
 
 

@@ -87,8 +87,8 @@ DOCTOR: Final = (
     Mutant(
         "the doctor deletes what it should move aside",
         _DUPLICATES,
-        "            self._asides.setdefault(root, Aside(loser.queue)).put(loser.path)\n",
-        "            self._patient.store.disk.unlink(loser.path)\n",
+        "            self._quarantines.setdefault(root, Quarantine(loser.queue)).put(loser.path)\n",
+        "            self._context.disk.unlink(loser.path)\n",
         (f"{_TEST_DUPLICATES}test_the_newest_state_stays",),
     ),
     Mutant(
@@ -108,8 +108,8 @@ DOCTOR: Final = (
     Mutant(
         "the doctor does not look into the shared dead-letter queue",
         _DUPLICATES,
-        "(patient,) if home is None else (patient, home)",
-        "(patient,)",
+        "(context,) if home is None else (context, home)",
+        "(context,)",
         ("tests/doctor/test_doctor_shared_dead.py",),
     ),
     Mutant(
@@ -121,20 +121,22 @@ DOCTOR: Final = (
     ),
     Mutant(
         "the doctor replaces what was put aside before",
-        "mailq/engines/maildir/doctor/quarantine.py",
+        _DUPLICATES,
         "        while os.path.lexists(target):",
         "        while False:",
         (f"{_TEST_DUPLICATES}test_what_is_aside_is_never_replaced_delivered_or_purged",),
     ),
     Mutant(
         "the doctor asks what ext4 makes of a sync before there was one",
-        "mailq/engines/maildir/doctor/examine.py",
-        """    yield from _carefully("fsync", room.examine(patient))
+        "mailq/engines/maildir/doctor/filesystem.py",
+        """    Check("fsync", "", _fsync),
+    Check("clock-drift", "the disk and this machine agree on the time", _drift),
     # After a sync: only then does ext4 say what it makes of one.
-    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
+    Check("file-system", "", _judged("file-system")),
 """,
-        """    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))
-    yield from _carefully("fsync", room.examine(patient))
+        """    Check("file-system", "", _judged("file-system")),
+    Check("fsync", "", _fsync),
+    Check("clock-drift", "the disk and this machine agree on the time", _drift),
 """,
         (
             "tests/doctor/test_doctor_machine.py::test_whoever_is_the_first_to_sync_since_the_mount_is_told_of_fast_commits_too",
@@ -143,8 +145,8 @@ DOCTOR: Final = (
     Mutant(
         "the doctor does not name a torn message",
         "mailq/engines/maildir/doctor/messages.py",
-        '            self._judge(seen, "torn")\n',
-        "            pass\n",
+        '            return seen._replace(condition="torn")\n',
+        "            return seen\n",
         ("tests/doctor/test_doctor_damage.py::test_it_is_named",),
     ),
 )

@@ -5,6 +5,6 @@ deletes a message.
 """
 
 from mailq.engines.maildir.doctor.examine import examine
-from mailq.engines.maildir.doctor.finding import Finding
+from mailq.engines.maildir.doctor.report import Finding
 
 __all__ = ["Finding", "examine"]
