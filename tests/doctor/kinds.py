@@ -47,13 +47,20 @@ import mailq
 from mailq.engines.maildir.doctor.leftovers import BENCH
 
 DAMAGES: Final = [
-    Damage("nothing there", shutil.rmtree, "marker", "error", "nothing at this place", after="error"),
+    Damage(
+        "nothing there",
+        shutil.rmtree,
+        "marker",
+        "error",
+        "not a directory that can be read: No such file",
+        after="error",
+    ),
     Damage(
         "a file",
         a_file,
         "marker",
         "error",
-        "not a directory",
+        "not a directory that can be read: Not a directory",
         after="error",
     ),
     Damage(
@@ -147,7 +154,7 @@ DAMAGES: Final = [
         "permissions",
         "warning",
         "1 directory is open to others",
-        "0700",
+        "permissions set",
     ),
     Damage(
         "directories that are shut",
@@ -155,7 +162,7 @@ DAMAGES: Final = [
         "permissions",
         "error",
         "2 directories lack",
-        "0700",
+        "permissions set",
     ),
     Damage("a file that is shut", lambda path: push(path).chmod(0), "file-permissions", "error", "1 file", "0600"),
     Damage(
@@ -205,7 +212,7 @@ DAMAGES: Final = [
         lambda path: one_of_each(path / "new"),
         "strays",
         "warning",
-        "1 FIFO",
+        "5 entries, a symbolic link, directory, FIFO,",
         after="warning",
     ),
     Damage(

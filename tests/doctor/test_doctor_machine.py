@@ -154,10 +154,6 @@ class Told(Machine):
     def inotify(self) -> InotifyUse | None:
         return self.told.get("inotify", super().inotify())
 
-    def open_files(self) -> int | None:
-        limit: int | None = self.told.get("open_files", 1024)
-        return limit
-
     def longest_name(self, path: str) -> int | None:
         limit: int | None = self.told.get("longest_name", 255)
         return limit
@@ -178,8 +174,6 @@ GIB = 1 << 30
         ({"space": None}, "free-bytes", "ok"),
         ({"inotify": InotifyUse(125, 128, 0, 65536)}, "inotify", "warning"),
         ({"inotify": InotifyUse(5, 128, 65530, 65536)}, "inotify", "warning"),
-        ({"open_files": 64}, "open-files", "warning"),
-        ({"open_files": None}, "open-files", "ok"),
         ({"longest_name": 143}, "name-length", "error"),
     ],
 )
@@ -216,11 +210,6 @@ def test_this_machine_counts_its_own() -> None:
     mount = here.mount_of("/proc/self")
     assert mount is not None
     assert mount.type == "proc"
-
-
-def test_few_files_for_a_process_are_named_by_the_command(queue: library.Queue, shell: Shell) -> None:
-    done = shell("ulimit -n 100; mailq doctor jobs | grep open-files")
-    assert done.stdout.startswith(b"warning\topen-files\t100 for a process")
 
 
 def test_a_file_system_without_locks_is_a_warning(

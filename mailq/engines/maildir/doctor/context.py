@@ -99,22 +99,19 @@ class Context:
     def condition_of(self, path: str, envelope: MessageName) -> Condition:
         """Read a message and compare it with its name, without holding it in memory; follows no link, waits for no FIFO."""
         try:
-            fd = self.disk.open_to_read(path)
+            fd, crc = self.disk.open_to_read(path), 0
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    return "unreadable"
+                if not fits(envelope, status.st_size):
+                    return "torn"
+                while envelope.crc is not None and (part := self.disk.read(fd, _PART)):
+                    crc = zlib.crc32(part, crc)
+            finally:
+                self.disk.drop(fd)
         except OSError as error:
             return "gone" if error.errno in layouts.GONE else "unreadable"
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return "unreadable"
-            if not fits(envelope, status.st_size):
-                return "torn"
-            crc = 0
-            while envelope.crc is not None and (part := self.disk.read(fd, _PART)):
-                crc = zlib.crc32(part, crc)
-        except OSError as error:
-            return "gone" if error.errno in layouts.GONE else "unreadable"
-        finally:
-            self.disk.drop(fd)
         return "whole" if envelope.crc in {None, crc} else "torn"
 
 

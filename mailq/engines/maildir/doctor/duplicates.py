@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mailq.engines.maildir.doctor.report import Findings
-    from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
@@ -71,40 +70,24 @@ def _half(id: str) -> int:
     return int(id[16:], 16)
 
 
-class Quarantine:
-    """``aside/``, where files go that must not be delivered and must not be lost: ``new/x`` to ``aside/new/x``."""
+def _quarantine(context: Context, path: str) -> set[str]:
+    """Move a file to ``aside/``, by one rename: ``new/x`` to ``aside/new/x``. Returns the directories to sync.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._touched: set[str] = set()
-
-    def put(self, path: str) -> None:
-        """One rename. Raises FileNotFoundError if another process was faster, OSError if it failed."""
-        directory, name = os.path.split(path)
-        aside = self._context.layout.aside
-        home = f"{aside}/{os.path.basename(directory)}"
-        for made in (aside, home):
-            if made not in self._touched:
-                self._make(made)
-        target = f"{home}/{name}"
-        while os.path.lexists(target):  # a rename would replace what was put there before
-            target = f"{home}/{name}~{os.urandom(2).hex()}"
-        self._context.disk.rename(path, target)
-        self._touched |= {directory, home, aside}
-
-    def _make(self, path: str) -> None:
+    Raises FileNotFoundError if another process was faster, OSError if it failed.
+    """
+    directory, name = os.path.split(path)
+    aside = context.layout.aside
+    home = f"{aside}/{os.path.basename(directory)}"
+    for made in (aside, home):
         with contextlib.suppress(FileExistsError):
-            self._context.disk.make_directory(path, layouts.directory_mode(self._context.settings))
-        if not stat.S_ISDIR(os.lstat(path).st_mode):  # a planted link would lead out of the queue
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-
-    def sync(self) -> None:
-        """Make the moves durable."""
-        if self._touched and self._context.store.durable:
-            for path in sorted({*self._touched, self._context.layout.root}):
-                # They have happened; what a power cut takes back, a second look finds again.
-                with contextlib.suppress(OSError):
-                    self._context.disk.sync_directory(path)
+            context.disk.make_directory(made, layouts.directory_mode(context.settings))
+        if not stat.S_ISDIR(os.lstat(made).st_mode):  # a planted link would lead out of the queue
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), made)
+    target = f"{home}/{name}"
+    while os.path.lexists(target):  # a rename would replace what was put there before
+        target = f"{home}/{name}~{os.urandom(2).hex()}"
+    context.disk.rename(path, target)
+    return {directory, home, aside, context.layout.root} if context.store.durable else set()
 
 
 def _files(context: Context) -> Iterator[tuple[Context, State, os.DirEntry[str], str]]:
@@ -126,23 +109,19 @@ def _home_of(context: Context) -> Context | None:
     """The shared dead-letter queue, if there is one that can be looked into; another check says what is wrong with it."""
     store = context.store
     home = dead_letters.home_of(store.layout, store.settings)
-    if home is None or home.links() or not _may_look(home):
+    if home is None or home.links():
+        return None
+    # Not every user who may put dead letters into a queue may read there.
+    if not all(os.access(path, os.R_OK | os.X_OK) for path in map(home.directory, STATES) if os.path.isdir(path)):
         return None
     try:
         marker = layouts.load(home, store.disk)
     except MailqError:
         return None
-    found = Context(
-        Store(home, store.disk, store.clock, store.ids, marker), context.machine, fix=context.fix, full=False
-    )
+    there = Store(home, store.disk, store.clock, store.ids, marker)
+    found = Context(there, context.machine, fix=context.fix, full=False)
     found.fix = found.fix and found.writable and not structure.is_root_elsewhere(store.disk, home.root)
     return found
-
-
-def _may_look(layout: Layout) -> bool:
-    """Not every user who may put dead letters into a queue may read there."""
-    there = filter(os.path.isdir, map(layout.directory, STATES))
-    return all(os.access(directory, os.R_OK | os.X_OK) for directory in there)
 
 
 def examine(context: Context) -> Findings:
@@ -153,7 +132,10 @@ def examine(context: Context) -> Findings:
     doubtful = ids.twice()
     for start in range(0, len(doubtful), _AT_ONCE):
         contest.hold(set(doubtful[start : start + _AT_ONCE]))
-    contest.sync()
+    for path in sorted(contest.to_sync):
+        # They have happened; what a power cut takes back, a second look finds again.
+        with contextlib.suppress(OSError):
+            context.disk.sync_directory(path)
     yield contest.finding()
 
 
@@ -161,10 +143,8 @@ class _Contest:
     """Has the sightings of each id meet, one after the other: of each only the best so far is remembered."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
-        self._losers = Examples()
-        self._failed = ""
-        self._quarantines: dict[str, Quarantine] = {}
+        self._context, self._losers, self._failed = context, Examples(), ""
+        self.to_sync: set[str] = set()
 
     def hold(self, halves: set[int]) -> None:
         """Go once through the queue, for the ids with these halves."""
@@ -174,11 +154,6 @@ class _Contest:
                 here = Sighting(queue, state, entry.path, envelope)
                 best[id] = self._meet(best[id], here) if id in best else here
 
-    def sync(self) -> None:
-        """Make the moves durable."""
-        for quarantine in self._quarantines.values():
-            quarantine.sync()
-
     def _meet(self, first: Sighting, second: Sighting) -> Sighting:
         """Of two sightings of an id, the one that stays."""
         there = _both_there(first.path, second.path)
@@ -186,18 +161,17 @@ class _Contest:
             return second if there else first
         older, newer = sorted((first, second), key=_rank(first, second))
         with contextlib.suppress(FileNotFoundError):  # a consumer took it meanwhile, and it was none any more
-            is_moved = self._context.fix and self._move(older)
+            is_moved = self._context.fix and self._is_moved(older)
             self._losers.add(self._context.short(older.path), is_mended=is_moved)
         return newer
 
-    def _move(self, loser: Sighting) -> bool:
-        """Move it aside, if that can be. Raises FileNotFoundError if it is gone."""
-        root = loser.queue.layout.root
+    def _is_moved(self, loser: Sighting) -> bool:
+        """Move it to quarantine, if that can be. Raises FileNotFoundError if it is gone."""
         if not loser.queue.fix:
-            self._failed = f"{root} is another user's, or may not be written"
+            self._failed = f"{loser.queue.layout.root} is another user's, or may not be written"
             return False
         try:
-            self._quarantines.setdefault(root, Quarantine(loser.queue)).put(loser.path)
+            self.to_sync |= _quarantine(loser.queue, loser.path)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -213,15 +187,13 @@ class _Contest:
             if self._context.settings.dead_letters is not None and _home_of(self._context) is None:
                 what += "; the dead-letter queue could not be looked into"
             return Finding("duplicates", "ok", what)
-        what = spelled(
-            "{n} file[ holds a message|s hold messages] that another file holds, too, as in a copy of a ", found.count
-        )
+        what = spelled("{n} file[ holds a message|s hold messages] that another file holds, too", found.count)
+        what += ", as in a copy of a running queue: it would be delivered twice"
         moved = spelled("{n} file[|s] moved to aside/", found.mended)
         remedy = "mailq doctor QUEUE --fix keeps the newest state of each and moves the others to aside/"
         if self._failed:
             remedy = f"{moved}, then it failed: {self._failed}"
         fixed = f"{moved}; the newest state of each message stays" if found.mended == found.count else None
-        what += "running queue: it would be delivered twice"
         return Finding("duplicates", "error", what, remedy, fixed, found.count, found.paths)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from functools import partial
 from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Final
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from mailq.engines.maildir import filesystems, names
 from mailq.engines.maildir.compaction import REMADE, Remaking
 from mailq.engines.maildir.doctor.context import everything
-from mailq.engines.maildir.doctor.report import Check, Finding, Trouble
+from mailq.engines.maildir.doctor.report import Check, Finding, Level, Trouble
 from mailq.engines.maildir.locks import LockFile
 from mailq.ids import NS, new_id
 
@@ -31,13 +32,8 @@ if TYPE_CHECKING:
     from mailq.settings import Settings
 
 _LITTLE_SHARE: Final = 0.05
-_LITTLE_BYTES: Final = 1 << 30
-_USUAL_BYTES: Final = 1 << 20
-_LITTLE_INODES: Final = 10_000
-_FEW_INODES: Final = 100
 _FEW_INSTANCES: Final = 10
 _FEW_WATCHES: Final = 100
-_FEW_FILES: Final = 256
 _SLOW: Final = 0.1
 _PROBES: Final = 5
 
@@ -130,65 +126,45 @@ def _options(settings: Settings, mount: Mount) -> Findings:
             yield Finding("mount-options", "warning", f"{option}: {_RISKS[option]}", f"mount {place} without it")
 
 
-def _judged(check: str) -> Callable[[Context], Findings]:
+def _judged(context: Context, check: str) -> Findings:
     """What is said of the file system under one name."""
-
-    def look(context: Context) -> Findings:
-        found = judge(context.layout.root, context.settings, context.machine, context.mount)
-        return (finding for finding in found if finding.check == check)
-
-    return look
+    found = judge(context.layout.root, context.settings, context.machine, context.mount)
+    return (finding for finding in found if finding.check == check)
 
 
 # Room and limits
 
 
-def _bytes(context: Context) -> Findings:
-    space = context.machine.space(context.layout.root)
-    free, total = (space.free_bytes, space.total_bytes) if space else (None, None)
-    remedy = "make room: old dead letters (mailq purge QUEUE --state dead), or others' files"
-    largest = min(context.settings.max_message_bytes, _USUAL_BYTES)
-    yield _room("free-bytes", free, total, (largest, _LITTLE_BYTES), remedy, lambda count: f"{count >> 20:,} MiB")
-
-
-def _inodes(context: Context) -> Findings:
-    space = context.machine.space(context.layout.root)
-    free, total = (space.free_inodes, space.total_inodes) if space else (None, None)
-    remedy = "remove small files from this file system, or remake it with more inodes"
-    yield _room("free-inodes", free, total, (_FEW_INODES, _LITTLE_INODES), remedy, str)
+def _graded(check: str, text: str, *grades: tuple[bool, Level, str, str]) -> Finding:
+    """A measurement with the first of its grades that holds: what that means, and the remedy."""
+    held = [Finding(check, level, text + meaning, remedy) for holds, level, meaning, remedy in grades if holds]
+    return held[0] if held else Finding(check, "ok", text)
 
 
 def _room(
-    check: str, free: int | None, total: int | None, least: tuple[int, int], remedy: str, shown: Callable[[int], str]
-) -> Finding:
+    context: Context, *, check: str, place: int, least: int, little: int, shown: Callable[[int], str], remedy: str
+) -> Findings:
+    """Whether there is room, of one kind: ``place`` is where it stands in what the machine says."""
+    space = context.machine.space(context.layout.root)
+    free, total = space[place : place + 2] if space else (None, None)
     if free is None or total is None:
-        return Finding(check, "ok", "this file system does not say how many are free")
-    text = f"{shown(free)} of {shown(total)} are free"
-    if free < least[0]:
-        return Finding(check, "error", f"{text}: pushes fail", remedy)
-    if free < least[1] and free < total * _LITTLE_SHARE:
-        return Finding(check, "warning", f"{text}: when they are used up, pushes fail", remedy)
-    return Finding(check, "ok", text)
+        yield Finding(check, "ok", "this file system does not say how many are free")
+        return
+    yield _graded(
+        check,
+        f"{shown(free)} of {shown(total)} are free",
+        (free < least, "error", ": pushes fail", remedy),
+        (free < little and free < total * _LITTLE_SHARE, "warning", ": when they are used up, pushes fail", remedy),
+    )
 
 
 def _inotify(context: Context) -> Findings:
     has = context.machine.inotify()
-    if has is None:
-        yield Finding("inotify", "ok", "not here: consumers notice arrivals by looking, once a second")
-        return
-    text = f"{has.instances} of {has.max_instances} instances, {has.watches} of {has.max_watches} watches are taken"
-    if has.max_instances - has.instances < _FEW_INSTANCES or has.max_watches - has.watches < _FEW_WATCHES:
+    if has is not None:
+        text = f"{has.instances} of {has.max_instances} instances, {has.watches} of {has.max_watches} watches are taken"
+        is_little = has.max_instances - has.instances < _FEW_INSTANCES or has.max_watches - has.watches < _FEW_WATCHES
         remedy = "sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288"
-        yield Finding("inotify", "warning", f"{text}: further ones look once a second instead", remedy)
-    else:
-        yield Finding("inotify", "ok", text)
-
-
-def _open_files(context: Context) -> Findings:
-    limit = context.machine.open_files()
-    if limit is not None and limit < _FEW_FILES:
-        what = f"{limit} for a process: too few for a worker with many slots"
-        yield Finding("open-files", "warning", what, "ulimit -n 1024")
+        yield _graded("inotify", text, (is_little, "warning", ": further ones look once a second instead", remedy))
 
 
 # What a lock, a sync and the clock are like here
@@ -196,9 +172,6 @@ def _open_files(context: Context) -> Findings:
 
 def _locks(context: Context) -> Findings:
     """Whether a process can show that it lives."""
-    if fcntl is None or not context.writable:
-        yield Finding("locks", "ok", "not tried: there are none on this system, or nothing may be written here")
-        return
     path = _a_name(context)
     try:
         file = LockFile(context.disk, path, os.O_RDWR)
@@ -207,7 +180,8 @@ def _locks(context: Context) -> Findings:
         return
     try:
         with file:
-            file.is_locked(fcntl.LOCK_EX)
+            if fcntl is not None:
+                file.is_locked(fcntl.LOCK_EX)
     except OSError as error:
         what = f"flock fails here ({error.strerror}): what a killed consumer held is back only when its lease ends"
         yield Finding("locks", "warning", what, "mount network disks with locks (no nolock); or keep leases short")
@@ -233,13 +207,9 @@ def _fsync(context: Context) -> Findings:
         yield Finding("fsync", "error", what, "see dmesg; a full disk, a quota, or a failing one: pushes fail, too")
         return
     text = f"a durable push takes {took * 1000:.2f} ms, so {1 / max(took, 1e-6):.0f} a second one by one"
-    if context.settings.durability != "power-loss":
-        yield Finding("fsync", "ok", f"{text}; these settings do not sync")
-    elif took > _SLOW:
-        remedy = "push many at a time (push_many syncs once), or find out what else keeps the disk busy"
-        yield Finding("fsync", "warning", text, remedy)
-    else:
-        yield Finding("fsync", "ok", text)
+    remedy = "push many at a time (push_many syncs once), or find out what else keeps the disk busy"
+    is_slow = took > _SLOW and context.settings.durability == "power-loss"
+    yield _graded("fsync", text, (is_slow, "warning", "", remedy))
 
 
 def _may_probe(context: Context) -> bool:
@@ -260,34 +230,22 @@ def _write_one(context: Context) -> tuple[float, float]:
 
 
 def _drift(context: Context) -> Findings:
-    drift = None
-    if _may_probe(context):
-        with contextlib.suppress(OSError):
-            drift = _write_one(context)[1]
-    if drift is None:
-        yield Finding("clock-drift", "ok", "not measured: nothing could be written")
-    elif abs(drift) >= _DRIFT:
-        lease = context.settings.lease
-        yield Finding(
-            "clock-drift",
-            "error" if abs(drift) > lease / 4 else "warning",
-            f"the disk's clock is {abs(drift):.0f} s {'ahead of' if drift > 0 else 'behind'} this machine's: "
-            f"leases ({lease:g} s) end too early or too late",
-            "set both clocks by NTP: chronyc tracking, timedatectl",
-        )
+    with contextlib.suppress(OSError):  # "fsync" says so
+        drift = _write_one(context)[1] if _may_probe(context) else 0.0
+        side, lease = "ahead of" if drift > 0 else "behind", context.settings.lease
+        what = f"the disk's clock is {abs(drift):.0f} s {side} this machine's: leases ({lease:g} s) end too early or too late"
+        remedy = "set both clocks by NTP: chronyc tracking, timedatectl"
+        if abs(drift) >= _DRIFT:
+            yield Finding("clock-drift", "error" if abs(drift) > lease / 4 else "warning", what, remedy)
 
 
 # Directories that were once huge
 
 
-def _swollen(*directories: str) -> Callable[[Context], Iterator[str]]:
+def _swollen(context: Context, directories: tuple[str, ...]) -> Iterator[str]:
     """Those of some directories that are much larger than what they hold: ext4 never shrinks one."""
-
-    def look(context: Context) -> Iterator[str]:
-        if context.mount is None or context.mount.type in {"ext2", "ext3", "ext4"}:
-            yield from (name for name in directories if _is_swollen(f"{context.layout.root}/{name}"))
-
-    return look
+    if context.mount is None or context.mount.type in {"ext2", "ext3", "ext4"}:
+        yield from (name for name in directories if _is_swollen(f"{context.layout.root}/{name}"))
 
 
 def _is_swollen(path: str) -> bool:
@@ -305,22 +263,25 @@ _IS_SWOLLEN: Final = "{paths}: much larger than what is left in there; each list
 SWOLLEN: Final = Check("swollen", "no directory is much larger than what it holds",
       Trouble("warning", _IS_SWOLLEN,
               "the next consumer that finds it empty remakes it, and so does mailq doctor QUEUE --fix",
-              _swollen(*REMADE), lambda context: Remaking(context.store).renew(), "remade"),
+              partial(_swollen, directories=REMADE), lambda context: Remaking(context.store).renew(), "remade"),
       Trouble("warning", _IS_SWOLLEN,
               "while nothing uses the queue: cd QUEUE && for d in {each}; do mv -T $d $d.old && mkdir $d && chmod --reference=$d.old $d && find $d.old -type f -exec mv -t $d {} + && rmdir $d.old || exit; done",
-              _swollen("cur", "tmp", "errors")))
+              partial(_swollen, directories=("cur", "tmp", "errors"))))
 
 CHECKS: Final = (
-    Check("free-bytes", "", _bytes),
-    Check("free-inodes", "", _inodes),
-    Check("inotify", "", _inotify),
-    Check("open-files", "there is no limit, or a high one", _open_files),
+    Check("free-bytes", "", partial(
+        _room, check="free-bytes", place=0, least=1 << 20, little=1 << 30, shown=lambda count: f"{count >> 20:,} MiB",
+        remedy="make room: old dead letters (mailq purge QUEUE --state dead), or others' files")),
+    Check("free-inodes", "", partial(
+        _room, check="free-inodes", place=2, least=100, little=10_000, shown=str,
+        remedy="remove small files from this file system, or remake it with more inodes")),
+    Check("inotify", "not here: consumers notice arrivals by looking, once a second", _inotify),
     Check("locks", "a process can show by a lock that it lives", _locks),
     Check("fsync", "", _fsync),
-    Check("clock-drift", "the disk and this machine agree on the time", _drift),
+    Check("clock-drift", "as far as it could be measured, the disk and this machine agree on the time", _drift),
     # After a sync: only then does ext4 say what it makes of one.
-    Check("file-system", "", _judged("file-system")),
-    Check("mount-options", "nothing in them weakens what is synced", _judged("mount-options")),
-    Check("name-length", "the longest names fit", _judged("name-length")),
+    Check("file-system", "", partial(_judged, check="file-system")),
+    Check("mount-options", "nothing in them weakens what is synced", partial(_judged, check="mount-options")),
+    Check("name-length", "the longest names fit", partial(_judged, check="name-length")),
 )
 # fmt: on

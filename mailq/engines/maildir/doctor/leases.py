@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from mailq.engines.maildir import layout as layouts
@@ -14,7 +15,7 @@ from mailq.ids import NS
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mailq.engines.maildir.doctor.context import Context
 
@@ -24,17 +25,12 @@ _STATUS: Final = 65_536
 _Fate = Literal["alive", "died with leases", "ended", "left behind", "elsewhere", "stopped", "stuck"]
 
 
-def _holders(*fates: _Fate) -> Callable[[Context], Iterator[str]]:
-    """The files in ``owners/`` of processes that have one of these fates."""
-
-    def look(context: Context) -> Iterator[str]:
-        for entry in message_files(context.layout.owners):
-            fate, pid = _fate_of(context, entry) if names.is_token(entry.name) else ("alive", None)
-            if fate in fates:
-                shown = f" (pid {pid})" if fate in {"stopped", "stuck"} else ""
-                yield context.short(entry.path) + shown
-
-    return look
+def _holders(context: Context, fate: _Fate) -> Iterator[str]:
+    """The files in ``owners/`` of processes that have this fate."""
+    for entry in message_files(context.layout.owners):
+        found, pid = _fate_of(context, entry) if names.is_token(entry.name) else ("alive", None)
+        if found == fate:
+            yield context.short(entry.path) + (f" (pid {pid})" if fate in {"stopped", "stuck"} else "")
 
 
 def _fate_of(context: Context, entry: os.DirEntry[str]) -> tuple[_Fate, object]:
@@ -66,20 +62,20 @@ def _read(data: bytes) -> dict[str, object]:
 CHECKS: Final = (
     Check("owners", "none is dead",
           Trouble("warning", "{n} process[|es] died with leases that no consumer gave back",
-                  "any consumer does; with none: mailq reap QUEUE", _holders("died with leases"), reap, "removed"),
+                  "any consumer does; with none: mailq reap QUEUE", partial(_holders, fate="died with leases"), reap, "removed"),
           Trouble("ok", "{n} ended without a close: the next consumer removes what is left of [it|them]",
-                  "", _holders("ended"), reap, "removed")),
+                  "", partial(_holders, fate="ended"), reap, "removed")),
     Check("stuck-owners", "no live process lets its leases run out",
           Trouble("warning", "{n} process[ is|es are] stopped, and so is the work on what [it holds|they hold], until the leases run out",
                   "kill -CONT PID, if a signal or Ctrl-Z has stopped it; or kill -KILL PID: then it is given back at once",
-                  _holders("stopped")),
+                  partial(_holders, fate="stopped")),
           Trouble("warning", "{n} process[ lives and lets|es live and let] leases run out: hung, stopped, or too slow",
                   "look at [it|them] (mailq workers QUEUE; py-spy dump --pid PID), kill [it|them], or raise the lease",
-                  _holders("stuck"))),
+                  partial(_holders, fate="stuck"))),
     Check("other-hosts", "none",
           Trouble("warning", "{n} owner[|s] of other hosts, older than a day and without leases: left behind, copied along, or of before a restart, on a network disk",
-                  "if [it does|they do] not run any more: remove [this file|these files]", _holders("left behind")),
+                  "if [it does|they do] not run any more: remove [this file|these files]", partial(_holders, fate="left behind")),
           Trouble("ok", "{n} owner[|s] on other hosts: [its|their] leases end by time alone",
-                  "", _holders("elsewhere"))),
+                  "", partial(_holders, fate="elsewhere"))),
 )
 # fmt: on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import dead_letters, names, reaper
@@ -18,7 +19,7 @@ from mailq.errors import MailqError
 from mailq.ids import NS, is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mailq.engines.maildir.doctor.context import Context
     from mailq.engines.maildir.doctor.report import Findings
@@ -45,14 +46,11 @@ def _not_journals(context: Context) -> Iterator[str]:
     return map(context.short, strangers(context.layout, context.disk))
 
 
-def _litter(*, is_ours: bool) -> Callable[[Context], Iterator[str]]:
-    def look(context: Context) -> Iterator[str]:
-        horizon = context.now / NS - reaper.LITTER_AGE
-        for name, status in old_files(context.layout.tmp, horizon):
-            if status.st_ctime < horizon and reaper.is_litter(name) == is_ours:
-                yield f"tmp/{name}"
-
-    return look
+def _litter(context: Context, *, is_ours: bool) -> Iterator[str]:
+    horizon = context.now / NS - reaper.LITTER_AGE
+    for name, status in old_files(context.layout.tmp, horizon):
+        if status.st_ctime < horizon and reaper.is_litter(name) == is_ours:
+            yield f"tmp/{name}"
 
 
 def _benches(context: Context) -> Iterator[str]:
@@ -74,20 +72,16 @@ def _dead_letter_queue(context: Context) -> Findings:
     home = dead_letters.home_of(context.layout, context.settings)
     if home is None:
         return
-    remedy, why = f"mailq init {shlex.quote(home.root)}, or mailq config QUEUE dead_letters none", ""
     try:
         layouts.load(home, context.disk)
-        if os.stat(home.new).st_dev != os.stat(context.layout.root).st_dev:
-            why = "is on another file system"
-            remedy = "choose a queue on the same one: mailq config QUEUE dead_letters PATH"
-        elif not os.access(home.new, os.W_OK | os.X_OK):
-            why = "may not be written"
+        is_apart = os.stat(home.new).st_dev != os.stat(context.layout.root).st_dev
+        is_shut = not os.access(home.new, os.W_OK | os.X_OK)
+        why = "is on another file system" if is_apart else "may not be written" if is_shut else ""
     except (MailqError, OSError) as error:
         why = f"cannot be used: {error}"
     if why:
+        remedy = f"mailq init {shlex.quote(home.root)}, or another one on this file system: mailq config QUEUE dead_letters PATH"
         yield Finding("dead-letter-queue", "warning", f"the dead stay here: {home.root} {why}", remedy)
-    else:
-        yield Finding("dead-letter-queue", "ok", f"the dead go to {home.root}")
 
 
 def _replies(context: Context) -> Iterator[str]:
@@ -150,10 +144,10 @@ AMONG: Final = (
     Check("litter", "nothing old is in tmp/",
           Trouble("warning", "{n} file[|s] in tmp/ older than a day: what killed producers were writing",
                   "any consumer removes [it|them]; with none: mailq reap QUEUE",
-                  _litter(is_ours=True), reap, "removed"),
+                  partial(_litter, is_ours=True), reap, "removed"),
           Trouble("warning", "{n} file[|s] in tmp/ older than a day and not named as ours: left alone",
                   "remove [it|them], or move [it|them] into new/ if [it is a message|they are messages]",
-                  _litter(is_ours=False)),
+                  partial(_litter, is_ours=False)),
           Trouble("warning", "{n} director[y|ies] of a 'mailq bench' that was killed, or is still at it after an hour",
                   f"if none runs: rm -r QUEUE/{BENCH}*", _benches)),
 )
@@ -162,7 +156,7 @@ AMONG: Final = (
 
 # fmt: off
 CHECKS: Final = (
-    Check("dead-letter-queue", "the dead stay in dead/", _dead_letter_queue),
+    Check("dead-letter-queue", "the dead can go where the settings send them", _dead_letter_queue),
     Check("replies", "no reply is older than reply_ttl",
           Trouble("warning", "{n} repl[y|ies] older than reply_ttl: no process asks for [it|them] any more",
                   "[it goes|they go] when the next reply is written, or with mailq doctor QUEUE --fix",

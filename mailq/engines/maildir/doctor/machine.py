@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mailq.engines.maildir import filesystems
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,11 +66,8 @@ class Machine:
     def space(self, path: str) -> Space | None:
         """How much room there is for this user."""
         try:
-            if not hasattr(os, "statvfs"):
-                usage = shutil.disk_usage(path)
-                return Space(usage.free, usage.total, None, None)
             status = os.statvfs(path)
-        except OSError:
+        except (OSError, AttributeError):  # Windows has no statvfs
             return None
         inodes = (
             (status.f_favail, status.f_files) if status.f_files else (None, None)
@@ -102,13 +93,6 @@ class Machine:
         """Whether a process is known to be stopped: by a signal, by Ctrl-Z, or by a debugger."""
         _, _, fields = self._read(f"{pid}/stat").rpartition(") ")  # the name before may hold anything
         return fields[:1] in {"T", "t"}
-
-    def open_files(self) -> int | None:
-        """How many files a process may have open; None if there is no limit, or none is known."""
-        if resource is None:
-            return None
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return None if soft == resource.RLIM_INFINITY else soft
 
     def _read(self, name: str) -> str:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import policy
@@ -58,15 +58,6 @@ class Seen(NamedTuple):
     condition: Condition = "whole"
 
 
-_KINDS: Final = {
-    stat.S_IFLNK: "symbolic link[|s]",
-    stat.S_IFDIR: "director[y|ies]",
-    stat.S_IFIFO: "FIFO[|s]",
-    stat.S_IFSOCK: "socket[|s]",
-    stat.S_IFREG: "dot-name[|s]",
-}
-
-
 class Walk:
     """One walk through the messages. A file that goes away meanwhile is left out.
 
@@ -79,7 +70,7 @@ class Walk:
         self._found: defaultdict[Trouble, Examples] = defaultdict(Examples)
         self._newest: list[tuple[int, str, Seen]] = []
         self._files = self._read = 0
-        self._kinds, self._strays = Counter[str](), Examples()
+        self._strays = Examples()
         for state in STATES:
             for name, status in everything(context.layout.directory(state)):
                 self._enter(state, name, status)
@@ -92,7 +83,6 @@ class Walk:
     def _enter(self, state: State, name: str, status: os.stat_result) -> None:
         path = f"{self._context.layout.directory(state)}/{name}"
         if name[0] == "." or not stat.S_ISREG(status.st_mode):
-            self._kinds[_KINDS.get(stat.S_IFMT(status.st_mode), "device[|s]")] += 1
             self._strays.add(self._context.short(path))
             return
         envelope = names.parse(name)
@@ -156,16 +146,10 @@ class Walk:
                 read = f"{self._read} of them read{more}"
                 yield Finding(check.name, "ok", spelled(check.well, self._files).replace("{read}", read))
 
-    def strays(self, context: Context) -> Findings:
+    def among(self, context: Context) -> Findings:
         """What is among the messages and not a message."""
         if self._strays.count:
-            kinds = ", ".join(spelled(f"{{n}} {kind}", count) for kind, count in self._kinds.items())
-            yield Trouble(
-                "warning",
-                f"among the messages: {kinds}; nothing delivers or follows them",
-                "move them out of the queue, or remove them",
-                self.strays,
-            ).finding(context, "strays", self._strays)
+            yield _AMONG.finding(context, "strays", self._strays)
 
 
 def _strays_beside(context: Context) -> Iterator[str]:
@@ -176,12 +160,14 @@ def _strays_beside(context: Context) -> Iterator[str]:
                 yield context.short(f"{directory}/{name}")
 
 
+# fmt: off
 BESIDE: Final = Trouble(
-    "warning",
-    "in replies/ and owners/: {n} entr[y|ies] not named as ours: nothing reads or removes [it|them]",
-    "move [it|them] out of the queue, or into new/ if [it is a message|they are messages]",
-    _strays_beside,
-)
+    "warning", "in replies/ and owners/: {n} entr[y|ies] not named as ours: nothing reads or removes [it|them]",
+    "move [it|them] out of the queue, or into new/ if [it is a message|they are messages]", _strays_beside)
+_AMONG: Final = Trouble(
+    "warning", "among the messages: {n} entr[y|ies], a symbolic link, directory, FIFO, socket, device or dot-name; nothing delivers or follows [it|them]",
+    "move [it|them] out of the queue, or remove [it|them]")
+# fmt: on
 
 
 # Content

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
@@ -38,23 +39,18 @@ _NEW_MARKER: Final = (
     "put mailq.toml back from a backup, or have one made with a new identity and the default settings: "
     "mv QUEUE/mailq.toml QUEUE/.mailq.toml.old && mailq init QUEUE"
 )
-_MOUNT_OR_CREATE: Final = "mount its disk, or create the queue: mailq init QUEUE"
 
 
 def examine_marker(layout: Layout, disk: Disk, *, fix: bool) -> Generator[Finding, None, Marker | None]:
     """Find and read the marker. What is returned is None when this is not a queue that can be examined further."""
-    finding = _refusal(layout)
-    if finding is None and os.path.lexists(layout.marker):
-        finding = Finding("marker", "ok", "mailq.toml is there")
-    elif finding is None:
-        finding = _lost_marker(layout)
-        if fix and finding.affected:
-            try:
-                layouts.create(layout, Settings(), disk)
-                made = "made, with a new identity and the default settings: 'mailq config' shows them"
-                finding = finding._replace(fixed=made)
-            except MailqError as error:
-                finding = finding._replace(remedy=f"{finding.remedy}; this failed: {error}")
+    finding = Finding("marker", "ok", "mailq.toml is there") if os.path.lexists(layout.marker) else _lost(layout)
+    if fix and finding.affected:
+        try:
+            layouts.create(layout, Settings(), disk)
+            made = "made, with a new identity and the default settings: 'mailq config' shows them"
+            finding = finding._replace(fixed=made)
+        except MailqError as error:
+            finding = finding._replace(remedy=f"{finding.remedy}; this failed: {error}")
     yield finding
     if finding.open:
         return None
@@ -67,30 +63,20 @@ def examine_marker(layout: Layout, disk: Disk, *, fix: bool) -> Generator[Findin
     return marker
 
 
-def _refusal(layout: Layout) -> Finding | None:
-    """Why there is nothing to look into at all."""
-    try:
-        os.listdir(layout.root)
-    except FileNotFoundError:
-        return Finding("marker", "error", "there is nothing at this place", _MOUNT_OR_CREATE)
-    except NotADirectoryError:
-        return Finding("marker", "error", "this is not a directory; a queue is one", "name the queue's directory")
-    except OSError as error:
-        remedy = "become the user that the queue belongs to, or have that user share it"
-        return Finding("marker", "error", f"the directory cannot be read: {error.strerror}", remedy)
-    return None
-
-
-def _lost_marker(layout: Layout) -> Finding:
-    """A directory without a marker: a queue that lost it, if there are messages; else an unmounted disk, or nothing."""
+def _lost(layout: Layout) -> Finding:
+    """A place without a marker: a queue that lost it, if there are messages; else an unmounted disk, or nothing."""
     directories = [path for path in map(layout.directory, STATES) if not os.path.islink(path)]
     files = (entry for path in directories for entry in message_files(path))
     found = Examples(os.path.relpath(entry.path, layout.root) for entry in files if names.parse(entry.name))
-    if not found.count:
-        what = "mailq.toml is missing and there are no messages: this is not a queue, or its disk is not mounted"
-        return Finding("marker", "error", what, _MOUNT_OR_CREATE)
     what = spelled("mailq.toml is missing, but {n} message[ is|s are] here; nothing delivers [it|them]", found.count)
     remedy = "put mailq.toml back from a backup, or have a new one made: mailq doctor QUEUE --fix"
+    if not found.count:
+        what = "mailq.toml is missing and there are no messages: this is not a queue, or its disk is not mounted"
+        remedy = "mount its disk, or create the queue: mailq init QUEUE"
+        try:
+            os.listdir(layout.root)
+        except OSError as error:  # another user's, a file, or nothing at all
+            what = f"this is not a directory that can be read: {error.strerror}"
     return Finding("marker", "error", what, remedy, None, found.count, found.paths)
 
 
@@ -132,33 +118,23 @@ def is_root_elsewhere(disk: Disk, root: str) -> bool:
         return False
 
 
-_NARROW: Final = Trouble(
-    "error", "{n} director[y lacks|ies lack] permissions that file_mode gives", "mailq doctor QUEUE --fix"
-)
-_WIDE: Final = Trouble(
-    "warning",
-    "{n} director[y is|ies are] open to others, and mailq trusts what is written here",
-    "mailq doctor QUEUE --fix; or share the queue: mailq config QUEUE file_mode 0660",
-)
+def _wrong(context: Context, *, is_narrow: bool) -> Iterator[str]:
+    """The directories that lack permissions, or are open to others."""
+    for path, mode, want in _wrong_modes(context):
+        if bool(want & ~mode) == is_narrow:
+            yield context.short(path)
 
 
-def _modes(context: Context) -> Findings:
-    """Who may enter, read and write the directories."""
-    narrow, wide = Examples(), Examples()
-    modes = set()
-    for path, mode, want in _wrong_modes(context.layout, layouts.directory_mode(context.settings)):
-        modes.add(f"{want:04o}")
-        is_mended = context.fix and _set_mode(context.disk, path, mode & 0o7000 | want)
-        (narrow if want & ~mode else wide).add(context.short(path), is_mended=is_mended)
-    chmod = " or ".join(sorted(modes))
-    for found, trouble in ((narrow, _NARROW), (wide, _WIDE)):
-        if found.count:
-            finding = trouble._replace(fixed=f"set to {chmod}").finding(context, "permissions", found)
-            yield finding._replace(remedy=f"chmod {chmod}, or {finding.remedy}")
+def _set_modes(context: Context) -> None:
+    """Set the permissions of directories that are this user's own."""
+    for path, mode, want in _wrong_modes(context):
+        if hasattr(os, "geteuid") and os.stat(path).st_uid == os.geteuid():
+            context.disk.chmod(path, mode & 0o7000 | want)
 
 
-def _wrong_modes(layout: Layout, by_settings: int) -> Iterator[tuple[str, int, int]]:
+def _wrong_modes(context: Context) -> Iterator[tuple[str, int, int]]:
     """The directories with other permissions than they should have: which they have, and which they should."""
+    layout, by_settings = context.layout, layouts.directory_mode(context.settings)
     is_box = _is_sticky(layout.new)
     for path in (layout.root, *filter(os.path.isdir, layout.directories())):
         mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -174,15 +150,6 @@ def _wrong_modes(layout: Layout, by_settings: int) -> Iterator[tuple[str, int, i
 
 def _is_sticky(path: str) -> bool:
     return os.path.isdir(path) and bool(os.stat(path).st_mode & stat.S_ISVTX)
-
-
-def _set_mode(disk: Disk, path: str, mode: int) -> bool:
-    """Set the permissions of a directory, if it is this user's own."""
-    with contextlib.suppress(OSError):
-        if hasattr(os, "geteuid") and os.stat(path).st_uid == os.geteuid():
-            disk.chmod(path, mode)
-            return True
-    return False
 
 
 def _of_others(context: Context) -> Iterator[str]:
@@ -231,7 +198,11 @@ def _apart(context: Context) -> Iterator[str]:
 # fmt: off
 CHECKS: Final = (
     Check("permissions", "directories are as file_mode says, and writable",
-          _modes,
+          Trouble("error", "{n} director[y lacks|ies lack] permissions that file_mode gives",
+                  "mailq doctor QUEUE --fix, or chmod", partial(_wrong, is_narrow=True), _set_modes, "permissions set"),
+          Trouble("warning", "{n} director[y is|ies are] open to others, and mailq trusts what is written here",
+                  "mailq doctor QUEUE --fix, or chmod; or share the queue: mailq config QUEUE file_mode 0660",
+                  partial(_wrong, is_narrow=False), _set_modes, "permissions set"),
           Trouble("error", "{n} entr[y|ies] of another user than the queue's directory, as a command leaves that was run as another user: the queue's user cannot use [it|them]",
                   OWN_AGAIN, _of_others),
           _ourselves),
