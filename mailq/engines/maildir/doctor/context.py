@@ -20,7 +20,6 @@ from mailq.errors import MailqError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from mailq.engines.base import Reaped
     from mailq.engines.maildir.disk import Disk
     from mailq.engines.maildir.doctor.machine import Machine
     from mailq.engines.maildir.files import Store
@@ -76,10 +75,11 @@ class Context:
         return replay(self.store, waits=True)
 
     @cached_property
-    def reaped(self) -> Reaped | None:
-        """Reap, once; what came of it, None if it failed."""
+    def reaped(self) -> str | None:
+        """Reap, once; what that did, for a person, and None if it failed."""
         with contextlib.suppress(MailqError, OSError):  # then nothing was mended, and the findings say so
-            return reaper.Reaper(self.store, Line(self.store)).reap()
+            done = reaper.Reaper(self.store, Line(self.store)).reap()
+            return f"reaped: {done.returned} to be tried again, {done.died} dead, {done.due} due"
         return None
 
     def short(self, path: str) -> str:

@@ -23,7 +23,7 @@ from mailq.engines.maildir import dead_letters, names, reaper
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.doctor import structure
 from mailq.engines.maildir.doctor.context import Context, message_files
-from mailq.engines.maildir.doctor.report import Examples, Finding, spelled
+from mailq.engines.maildir.doctor.report import Examples, Finding, Findings, Trouble, spelled
 from mailq.engines.maildir.files import Store
 from mailq.errors import MailqError
 from mailq.ids import is_id
@@ -32,9 +32,15 @@ from mailq.message import STATES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mailq.engines.maildir.doctor.report import Findings
     from mailq.engines.maildir.names import MessageName
     from mailq.message import State
+
+# fmt: off
+_TWICE: Final = Trouble(
+    "error", "{n} file[ holds a message|s hold messages] that another file holds, too, as in a copy of a running queue: it would be delivered twice",
+    "mailq doctor QUEUE --fix keeps the newest state of each and moves the others to aside/",
+    fixed="{n} file[|s] moved to aside/; the newest state of each message stays")
+# fmt: on
 
 _AT_ONCE: Final = 50_000
 """The number of doubtful ids that are looked into with one listing: what is remembered of each is a name."""
@@ -187,14 +193,11 @@ class _Contest:
             if self._context.settings.dead_letters is not None and _home_of(self._context) is None:
                 what += "; the dead-letter queue could not be looked into"
             return Finding("duplicates", "ok", what)
-        what = spelled("{n} file[ holds a message|s hold messages] that another file holds, too", found.count)
-        what += ", as in a copy of a running queue: it would be delivered twice"
-        moved = spelled("{n} file[|s] moved to aside/", found.mended)
-        remedy = "mailq doctor QUEUE --fix keeps the newest state of each and moves the others to aside/"
+        finding = _TWICE.finding(self._context, "duplicates", found)
         if self._failed:
-            remedy = f"{moved}, then it failed: {self._failed}"
-        fixed = f"{moved}; the newest state of each message stays" if found.mended == found.count else None
-        return Finding("duplicates", "error", what, remedy, fixed, found.count, found.paths)
+            moved = spelled("{n} file[|s] moved to aside/, then it failed: ", found.mended)
+            finding = finding._replace(remedy=moved + self._failed)
+        return finding
 
 
 def _rank(first: Sighting, second: Sighting) -> Callable[[Sighting], tuple[object, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 from functools import partial
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import filesystems, names
 from mailq.engines.maildir.compaction import REMADE, Remaking
-from mailq.engines.maildir.doctor.context import everything
-from mailq.engines.maildir.doctor.report import Check, Finding, Level, Trouble
+from mailq.engines.maildir.doctor.context import Context, everything
+from mailq.engines.maildir.doctor.report import Check, Finding, Findings, Level, Trouble
 from mailq.engines.maildir.locks import LockFile
 from mailq.ids import NS, new_id
 
@@ -25,15 +26,14 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mailq.engines.maildir.doctor.context import Context
     from mailq.engines.maildir.doctor.machine import Machine
-    from mailq.engines.maildir.doctor.report import Findings
     from mailq.engines.maildir.filesystems import Mount
     from mailq.settings import Settings
 
 _LITTLE_SHARE: Final = 0.05
 _FEW_INSTANCES: Final = 10
 _FEW_WATCHES: Final = 100
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _SLOW: Final = 0.1
 _PROBES: Final = 5
 
@@ -174,20 +174,17 @@ def _locks(context: Context) -> Findings:
     """Whether a process can show that it lives."""
     path = _a_name(context)
     try:
-        file = LockFile(context.disk, path, os.O_RDWR)
-    except OSError as error:  # no room, or no tmp/: the lock has no part in it, and other checks say so
-        yield Finding("locks", "ok", f"not tried: no file can be made in tmp/: {error.strerror}")
-        return
-    try:
-        with file:
+        with LockFile(context.disk, path, os.O_RDWR) as file:
             if fcntl is not None:
                 file.is_locked(fcntl.LOCK_EX)
     except OSError as error:
-        what = f"flock fails here ({error.strerror}): what a killed consumer held is back only when its lease ends"
-        yield Finding("locks", "warning", what, "mount network disks with locks (no nolock); or keep leases short")
-    finally:
-        with contextlib.suppress(OSError):
-            context.disk.unlink(path)
+        if error.errno in _NO_LOCKS:
+            what = f"flock fails here ({error.strerror}): what a killed consumer held is back only when its lease ends"
+            yield Finding("locks", "warning", what, "mount network disks with locks (no nolock); or keep leases short")
+        else:  # no room, or no tmp/: other checks say so
+            yield Finding("locks", "ok", f"not tried: no file can be made in tmp/: {error.strerror}")
+    with contextlib.suppress(OSError):
+        context.disk.unlink(path)
 
 
 def _a_name(context: Context) -> str:

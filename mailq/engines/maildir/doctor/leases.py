@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import leases, names
-from mailq.engines.maildir.doctor.context import message_files
+from mailq.engines.maildir.doctor.context import Context, message_files
 from mailq.engines.maildir.doctor.report import Check, Trouble, reap
 from mailq.ids import NS
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from mailq.engines.maildir.doctor.context import Context
 
 _DAY: Final = 86_400.0
 _STATUS: Final = 65_536

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from mailq.engines.maildir import dead_letters, names, reaper
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.compaction import Remaking, holds_any, spares_of
-from mailq.engines.maildir.doctor.context import message_files, old_files
-from mailq.engines.maildir.doctor.report import Check, Finding, Trouble, reap
+from mailq.engines.maildir.doctor.context import Context, message_files, old_files
+from mailq.engines.maildir.doctor.report import Check, Finding, Findings, Trouble, reap
 from mailq.engines.maildir.remains import left_behind, strangers
 from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
@@ -21,8 +21,6 @@ from mailq.ids import NS, is_id
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailq.engines.maildir.doctor.context import Context
-    from mailq.engines.maildir.doctor.report import Findings
 
 BENCH: Final = ".mailq-bench-"
 """So begins the name of the directory that ``mailq bench`` works in."""
@@ -36,14 +34,6 @@ _MINUTE: Final = 60.0
 def _spares(context: Context) -> Iterator[str]:
     """The directories that hold messages and are half remade; the consumers remove an empty one when it is old."""
     return (os.path.basename(path) for path in spares_of(context.layout) if holds_any(path))
-
-
-def _journals(context: Context) -> Iterator[str]:
-    return map(context.short, left_behind(context.layout, context.disk))
-
-
-def _not_journals(context: Context) -> Iterator[str]:
-    return map(context.short, strangers(context.layout, context.disk))
 
 
 def _litter(context: Context, *, is_ours: bool) -> Iterator[str]:
@@ -129,14 +119,14 @@ BEFORE: Final = (
     Check("journals", "no journal waits to be replayed",
           Trouble("warning", "{n} journal[|s] of dead producers: after a power cut messages may be in there alone",
                   "the process that opens the queue next replays [it|them], or mailq doctor QUEUE --fix",
-                  _journals, lambda context: context.journals_are_done, "replayed"),
+                  lambda context: map(context.short, left_behind(context.layout, context.disk)),
+                  lambda context: context.journals_are_done, "replayed"),
           Trouble("warning", "{n} entr[y|ies] in journal/ not a journal: nothing replays or removes [it|them]",
-                  "move [it|them] out of the queue, or remove [it|them]", _not_journals)),
+                  "move [it|them] out of the queue, or remove [it|them]",
+                  lambda context: map(context.short, strangers(context.layout, context.disk)))),
 )
-# fmt: on
 """What may hold messages, or make them whole."""
 
-# fmt: off
 AMONG: Final = (
     Check("error-texts", "every old error text has its message",
           Trouble("warning", "{n} error text[|s] older than a day, of messages that are gone",
@@ -151,10 +141,8 @@ AMONG: Final = (
           Trouble("warning", "{n} director[y|ies] of a 'mailq bench' that was killed, or is still at it after an hour",
                   f"if none runs: rm -r QUEUE/{BENCH}*", _benches)),
 )
-# fmt: on
 """What is looked at with the messages."""
 
-# fmt: off
 CHECKS: Final = (
     Check("dead-letter-queue", "the dead can go where the settings send them", _dead_letter_queue),
     Check("replies", "no reply is older than reply_ttl",

@@ -9,12 +9,13 @@ import heapq
 import os
 import stat
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import policy
 from mailq.engines.maildir import names, reaper
-from mailq.engines.maildir.doctor.context import everything, fits
-from mailq.engines.maildir.doctor.report import Check, Examples, Finding, Trouble, reap, spelled
+from mailq.engines.maildir.doctor.context import Condition, Context, everything, fits
+from mailq.engines.maildir.doctor.report import Check, Examples, Finding, Findings, Trouble, reap, spelled
 from mailq.engines.maildir.doctor.structure import OWN_AGAIN
 from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
@@ -25,8 +26,6 @@ from mailq.settings import LONGEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mailq.engines.maildir.doctor.context import Condition, Context
-    from mailq.engines.maildir.doctor.report import Findings
     from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
@@ -173,21 +172,11 @@ _AMONG: Final = Trouble(
 # Content
 
 
-def _is_torn(context: Context, seen: Seen) -> bool:
-    return _may_be_torn(seen) and not _is_kept(context, seen)
-
-
-def _is_torn_and_kept(context: Context, seen: Seen) -> bool:
-    return _may_be_torn(seen) and _is_kept(context, seen)
-
-
-def _may_be_torn(seen: Seen) -> bool:
-    """Among the dead as torn: that is where it belongs."""
-    return seen.condition == "torn" and not (seen.state == "dead" and seen.envelope.reason == "torn")
-
-
-def _is_kept(context: Context, seen: Seen) -> bool:
-    return seen.state == "dead" or context.holds(seen.envelope.owner, seen.end)
+def _is_torn(context: Context, seen: Seen, *, is_kept: bool) -> bool:
+    is_dead = seen.state == "dead"
+    if seen.condition != "torn" or (is_dead and seen.envelope.reason == "torn"):
+        return False  # among the dead as torn: that is where it belongs
+    return is_kept == (is_dead or context.holds(seen.envelope.owner, seen.end))
 
 
 def _bury(context: Context, seen: Seen) -> bool:
@@ -285,10 +274,10 @@ _CONTENT: Final = (
     Check("torn", "{n} message[|s] of the right length; {read}",
           Trouble("error", "{n} message[ is|s are] not what the name says, as a power cut leaves [it|them]; mailq does not deliver [it|them]",
                   "mailq doctor QUEUE --fix moves [it|them] to dead/; there, mailq edit QUEUE ID re-seals what can be mended",
-                  _is_torn, _bury, "{n} moved to dead/, with the reason"),
+                  partial(_is_torn, is_kept=False), _bury, "{n} moved to dead/, with the reason"),
           Trouble("warning", "{n} torn message[|s], leased or dead for another reason",
                   "mailq edit QUEUE ID re-seals a dead one; a leased one is looked at again when it comes back",
-                  _is_torn_and_kept)),
+                  partial(_is_torn, is_kept=True))),
     Check("unreadable", "all that were tried can be read",
           Trouble("error", "{n} message[|s] cannot be read: claims move [it|them] to dead/",
                   "give their user back the permission to read: chmod u+rw; if it is the disk, see dmesg",

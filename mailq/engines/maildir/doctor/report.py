@@ -174,8 +174,5 @@ def _age(seconds: float) -> str:
 
 
 def reap(context: Context) -> str | None:
-    """Reap; what that did, for a person. One reaping mends what all checks have found."""
-    reaped = context.reaped
-    if reaped is None:
-        return None
-    return f"reaped: {reaped.returned} to be tried again, {reaped.died} dead, {reaped.due} due"
+    """What a reaping did, for a person. One reaping mends what all checks have found."""
+    return context.reaped

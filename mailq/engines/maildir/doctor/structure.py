@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
-from mailq.engines.maildir.doctor.context import message_files
-from mailq.engines.maildir.doctor.report import Check, Examples, Finding, Trouble, spelled
+from mailq.engines.maildir.doctor.context import Context, message_files
+from mailq.engines.maildir.doctor.report import Check, Examples, Finding, Findings, Trouble, spelled
 from mailq.errors import MailqError, SettingsError
 from mailq.message import STATES
 from mailq.settings import Settings
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.doctor.context import Context
-    from mailq.engines.maildir.doctor.report import Findings
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Marker
 
@@ -135,7 +133,7 @@ def _set_modes(context: Context) -> None:
 def _wrong_modes(context: Context) -> Iterator[tuple[str, int, int]]:
     """The directories with other permissions than they should have: which they have, and which they should."""
     layout, by_settings = context.layout, layouts.directory_mode(context.settings)
-    is_box = _is_sticky(layout.new)
+    is_box = os.path.isdir(layout.new) and os.stat(layout.new).st_mode & stat.S_ISVTX
     for path in (layout.root, *filter(os.path.isdir, layout.directories())):
         mode = stat.S_IMODE(os.stat(path).st_mode)
         want = _BOX if path == layout.root and is_box else by_settings
@@ -146,10 +144,6 @@ def _wrong_modes(context: Context) -> Iterator[tuple[str, int, int]]:
         is_open = is_box and not mode & 0o066 & ~by_settings if path == layout.root else mode & stat.S_ISVTX
         if not (is_open and mode & stat.S_IRWXU == stat.S_IRWXU):
             yield path, mode, want
-
-
-def _is_sticky(path: str) -> bool:
-    return os.path.isdir(path) and bool(os.stat(path).st_mode & stat.S_ISVTX)
 
 
 def _of_others(context: Context) -> Iterator[str]:
