@@ -212,7 +212,7 @@ DAMAGES: Final = [
         lambda path: one_of_each(path / "new"),
         "strays",
         "warning",
-        "5 entries, a symbolic link, directory, FIFO,",
+        "5 entries that are not a message: a symbolic link, directory, FIFO,",
         after="warning",
     ),
     Damage(

@@ -47,16 +47,12 @@ class Context:
         self.store, self.machine, self.fix, self.full = store, machine, fix, full
         self.layout: Layout = store.layout
         self.disk: Disk = store.disk
+        self.settings: Settings = store.settings
         self.now = store.clock()
         self.mount = machine.mount_of(self.layout.root)
         self.is_dead = lru_cache(_MOST_HOLDERS)(partial(leases.is_dead, self.layout, self.disk))
         self.ids: Container[object] = ()
         self.leases, self.overdue = Counter[str](), Counter[str]()
-
-    @property
-    def settings(self) -> Settings:
-        """The settings of the queue."""
-        return self.store.settings
 
     @property
     def writable(self) -> bool:

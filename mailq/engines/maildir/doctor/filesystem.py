@@ -183,8 +183,9 @@ def _locks(context: Context) -> Findings:
             yield Finding("locks", "warning", what, "mount network disks with locks (no nolock); or keep leases short")
         else:  # no room, or no tmp/: other checks say so
             yield Finding("locks", "ok", f"not tried: no file can be made in tmp/: {error.strerror}")
-    with contextlib.suppress(OSError):
-        context.disk.unlink(path)
+    finally:
+        with contextlib.suppress(OSError):
+            context.disk.unlink(path)
 
 
 def _a_name(context: Context) -> str:

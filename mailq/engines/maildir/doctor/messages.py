@@ -164,7 +164,7 @@ BESIDE: Final = Trouble(
     "warning", "in replies/ and owners/: {n} entr[y|ies] not named as ours: nothing reads or removes [it|them]",
     "move [it|them] out of the queue, or into new/ if [it is a message|they are messages]", _strays_beside)
 _AMONG: Final = Trouble(
-    "warning", "among the messages: {n} entr[y|ies], a symbolic link, directory, FIFO, socket, device or dot-name; nothing delivers or follows [it|them]",
+    "warning", "among the messages: {n} entr[y that is|ies that are] not a message: a symbolic link, directory, FIFO, socket, device or dot-name; nothing delivers or follows [it|them]",
     "move [it|them] out of the queue, or remove [it|them]")
 # fmt: on
 
