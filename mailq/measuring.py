@@ -21,9 +21,9 @@ from mailq.connect import open as open_queue
 from mailq.connect import path_of
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.doctor import filesystem
-from mailq.engines.maildir.doctor.finding import Finding
 from mailq.engines.maildir.doctor.leftovers import BENCH
 from mailq.engines.maildir.doctor.machine import Machine
+from mailq.engines.maildir.doctor.report import Finding
 from mailq.engines.maildir.layout import Layout, load
 from mailq.errors import MailqError, StorageError, UsageError, WorkerFailed
 from mailq.settings import Settings
@@ -312,7 +312,7 @@ def judged(place: str, machine: Machine, mount: Mount | None, disk: Disk, fsync:
     layout, settings = Layout(place), Settings()
     with contextlib.suppress(MailqError):  # no queue, or one for the doctor
         settings = load(layout, disk).settings
-    for finding in filesystem.examine(layout, settings, machine, mount):
+    for finding in filesystem.judge(layout.root, settings, machine, mount):
         if finding.level != "ok":
             yield finding
     if fsync.median < _FREE and not (mount is not None and filesystem.is_memory(mount.type)):

@@ -112,8 +112,8 @@ def _print(measured: Measured, queue: str) -> None:
     for sentence in meaning(measured):
         click.echo(f"- {sentence}")
     for finding in measured.findings:
-        todo = finding.todo.replace("QUEUE", shlex.quote(queue))
-        click.echo(output.plain(f"{finding.level}: {finding.what}; {todo}"))
+        remedy = finding.remedy.replace("QUEUE", shlex.quote(queue))
+        click.echo(output.plain(f"{finding.level}: {finding.what}; {remedy}"))
 
 
 def _time(seconds: float) -> str:

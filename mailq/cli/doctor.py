@@ -65,38 +65,34 @@ def _report(path: str, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _spell(value: Any) -> Any:  # noqa: ANN401 - a field of a finding
-    """A value as JSON can hold it: what is no UTF-8 in a path is spelled out."""
+    """A value as JSON can hold it: what is not UTF-8 in a path is spelled out."""
     if isinstance(value, tuple):
         return [_spell(part) for part in value]
     return value.encode(errors="surrogateescape").decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    """A table for a person; for a program one line each: level, check, what, what to do, what was done, what it is about."""
+    """A table for a person; for a program one line each: level, check, what, remedy, what was done, what it is about."""
     if not sys.stdout.isatty():
         for finding in findings:
             about = finding.paths if finding.level != "ok" else ()
-            cells = (finding.level, finding.check, finding.what, finding.todo, finding.fixed or "", *about)
+            cells = (finding.level, finding.check, finding.what, finding.remedy, finding.fixed or "", *about)
             click.echo("\t".join(map(plain, cells)))
         return
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = Table.grid(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
     for finding in findings:
-        text = Text(plain(finding.what))
-        for path in finding.paths if finding.level != "ok" else ():
-            text.append(f"\n{plain(path)}", style="dim")
-        if len(finding.paths) < finding.affected and finding.paths and finding.level != "ok":
-            text.append(f"\nand {finding.affected - len(finding.paths)} more", style="dim")
-        if finding.todo and finding.fixed is None:
-            text.append(f"\n-> {plain(finding.todo)}", style="bold")
+        notes = [(path, "dim") for path in finding.paths if finding.level != "ok"]
+        if notes and len(notes) < finding.affected:
+            notes.append((f"and {finding.affected - len(notes)} more", "dim"))
         if finding.fixed is not None:
-            text.append(f"\nfixed: {plain(finding.fixed)}", style="green")
+            notes.append((f"fixed: {finding.fixed}", "green"))
+        elif finding.remedy:
+            notes.append((f"-> {finding.remedy}", "bold"))
+        text = Text.assemble(plain(finding.what), *((f"\n{plain(note)}", style) for note, style in notes))
         grid.add_row(Text(finding.level, style=_COLOURS[finding.level]), finding.check, text)
     Console().print(grid)
 
@@ -106,15 +102,11 @@ def _verdict(path: str, findings: Sequence[Finding], *, fix: bool) -> str:
     open_ones = sum(finding.open for finding in findings)
     warnings = sum(finding.level == "warning" and finding.fixed is None for finding in findings)
     fixed = sum(finding.fixed is not None for finding in findings)
-    parts = [_count(len(findings), "check")]
-    parts.append(_count(open_ones, "error"))
-    parts.append(_count(warnings, "warning"))
-    if fixed:
-        parts.append(f"{fixed} fixed")
+    parts = [_count(len(findings), "check"), _count(open_ones, "error"), _count(warnings, "warning")]
     verdict = "not well" if open_ones else "well enough" if warnings else "all is well"
     if open_ones and not fix:
         verdict += "; --fix mends what can be mended"
-    return f"{path}: {', '.join(parts)}: {verdict}"
+    return f"{path}: {', '.join(parts)}{f', {fixed} fixed' if fixed else ''}: {verdict}"
 
 
 def _count(number: int, noun: str) -> str:

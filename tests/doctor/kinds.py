@@ -47,13 +47,20 @@ import mailq
 from mailq.engines.maildir.doctor.leftovers import BENCH
 
 DAMAGES: Final = [
-    Damage("nothing there", shutil.rmtree, "marker", "error", "nothing at this place", after="error"),
+    Damage(
+        "nothing there",
+        shutil.rmtree,
+        "marker",
+        "error",
+        "not a directory that can be read: No such file",
+        after="error",
+    ),
     Damage(
         "a file",
         a_file,
         "marker",
         "error",
-        "no directory",
+        "not a directory that can be read: Not a directory",
         after="error",
     ),
     Damage(
@@ -72,7 +79,7 @@ DAMAGES: Final = [
         "no messages",
         after="error",
     ),
-    Damage("a directory half made anew", half_remade, "spares", "warning", "1 directory", "taken over"),
+    Damage("a directory half remade", half_remade, "spares", "warning", "1 directory", "taken over"),
     Damage("a journal left behind", lose_what_is_in_a_journal, "journals", "warning", "1 journal", "replayed"),
     Damage(
         "strangers among the journals",
@@ -82,7 +89,7 @@ DAMAGES: Final = [
         "3 entries in journal/",
         after="warning",
     ),
-    Damage("a lost marker", lose_the_marker, "marker", "error", "1 message is here", "made anew"),
+    Damage("a lost marker", lose_the_marker, "marker", "error", "1 message is here", "made, with a new identity"),
     Damage(
         "settings that are no TOML",
         lambda path: edit(path, "lease = 60.0", "lease = = 60"),
@@ -147,7 +154,7 @@ DAMAGES: Final = [
         "permissions",
         "warning",
         "1 directory is open to others",
-        "0700",
+        "permissions set",
     ),
     Damage(
         "directories that are shut",
@@ -155,7 +162,7 @@ DAMAGES: Final = [
         "permissions",
         "error",
         "2 directories lack",
-        "0700",
+        "permissions set",
     ),
     Damage("a file that is shut", lambda path: push(path).chmod(0), "file-permissions", "error", "1 file", "0600"),
     Damage(
@@ -174,7 +181,12 @@ DAMAGES: Final = [
         "torn, leased and overdue", lambda path: tear(held(path)), "torn", "error", "1 message", "1 moved", ahead=600
     ),
     Damage(
-        "torn, in somebody's hands", lambda path: tear(held(path)), "torn", "warning", "in somebody's", after="warning"
+        "torn, in somebody's hands",
+        lambda path: tear(held(path)),
+        "torn",
+        "warning",
+        "1 torn message, leased or",
+        after="warning",
     ),
     Damage("torn, dead", lambda path: tear(died(path)), "torn", "warning", "dead for another", after="warning"),
     Damage(
@@ -200,12 +212,12 @@ DAMAGES: Final = [
         lambda path: one_of_each(path / "new"),
         "strays",
         "warning",
-        "1 FIFO",
+        "5 entries that are not a message: a symbolic link, directory, FIFO,",
         after="warning",
     ),
     Damage(
         "a name from the future",
-        lambda path: (path / "new" / ours(place=NOW + 10**18)).write_text("x"),
+        lambda path: (path / "new" / ours(visible_at=NOW + 10**18)).write_text("x"),
         "future",
         "warning",
         "1 file with a name",
@@ -232,7 +244,7 @@ DAMAGES: Final = [
         lambda path: (file := push(path)).rename(path / "cur" / file.name),
         "bare-claims",
         "ok",
-        "1 message without an end",
+        "1 leased message without an end",
     ),
     Damage("an overdue lease", held, "overdue", "warning", "1 lease ran out", "1 to be tried again", ahead=600),
     Damage(
@@ -331,7 +343,7 @@ DAMAGES: Final = [
         "in replies/ and owners/: 1 entry",
         after="warning",
     ),
-    Damage("a dead letter", died, "dead-letters", "warning", "1 message is dead", after="warning"),
+    Damage("a dead letter", died, "dead-letters", "warning", "1 dead letter, ", after="warning"),
     Damage(
         "a dead-letter queue that is gone",
         lambda path: shutil.rmtree(path.parent / "failed"),
@@ -343,7 +355,7 @@ DAMAGES: Final = [
     ),
     Damage(
         "a letter from an unknown queue",
-        lambda path: (path / "new" / ours(origin="59e10ab6")).write_text("x"),
+        lambda path: (path / "new" / ours(source_queue="59e10ab6")).write_text("x"),
         "origins",
         "warning",
         "1 message of other queues",
@@ -364,7 +376,7 @@ DAMAGES: Final = [
     ),
     Damage(
         "twice in one directory",
-        lambda path: copy_to(push(path), "new", place=NOW),
+        lambda path: copy_to(push(path), "new", visible_at=NOW),
         "duplicates",
         "error",
         "1 file holds",

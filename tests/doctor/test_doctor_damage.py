@@ -30,6 +30,11 @@ def named(damage: Damage) -> str:
 each = pytest.mark.parametrize("damage", DAMAGES, ids=named)
 
 
+def modes_of(path: Path) -> list[int]:
+    """The permissions of the directories."""
+    return [place.stat().st_mode for place in (path, *path.iterdir()) if place.is_dir()]
+
+
 def files_of(path: Path) -> list[tuple[int, int]]:
     """The files of messages, wherever they lie: which they are, and how long."""
     states = ("new", ".new.1a2b3c4d", "later", "cur", "dead", "aside/new", "aside/later", "aside/cur", "aside/dead")
@@ -46,7 +51,7 @@ def test_it_is_named(path: Path, damage: Damage) -> None:
     found = look(path, ahead=damage.ahead)
     assert level(found, damage.check) == damage.level
     (told,) = [f for f in found[damage.check] if f.level == damage.level and damage.says in f.what]
-    assert told.todo or damage.level == "ok"
+    assert told.remedy or damage.level == "ok"
     assert told.fixed is None
     assert snapshot(path) == before, "without --fix nothing is touched"
 
@@ -58,6 +63,8 @@ def test_it_is_mended_as_far_as_it_can_be_and_no_message_is_lost(path: Path, dam
     (told,) = [f for f in look(path, ahead=damage.ahead, fix=True)[damage.check] if damage.says in f.what]
     assert damage.fixed in (told.fixed or "")
     assert bool(damage.fixed) == (told.fixed is not None)
+    if damage.check == "permissions":
+        assert {mode & 0o777 for mode in modes_of(path)} == {0o700}
     again = look(path, ahead=damage.ahead)
     assert level(again, damage.check) == damage.after
     assert not [f for f in again[damage.check] if f.fixed]
@@ -123,7 +130,7 @@ def test_a_directory_with_other_things_in_it_is_not_made_a_queue(path: Path) -> 
     (path / "letter.txt").write_text("dear")
     (finding,) = look(path, fix=True)["marker"]
     assert finding.fixed is None
-    assert "holds other things" in finding.todo
+    assert "holds other things" in finding.remedy
     assert not (path / "mailq.toml").exists()
 
 

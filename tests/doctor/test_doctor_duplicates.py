@@ -19,7 +19,7 @@ from together import Child
 import mailq
 from mailq.engines.maildir import layout, names
 from mailq.engines.maildir.disk import Disk
-from mailq.engines.maildir.doctor import duplicates, listing
+from mailq.engines.maildir.doctor import context, duplicates
 from mailq.engines.maildir.doctor.machine import Machine
 from mailq.engines.maildir.names import checksum
 from mailq.ids import NS, id_time, new_id
@@ -151,7 +151,7 @@ def test_a_link_that_was_planted_for_aside_is_not_followed(queue: mailq.Queue, p
     (path / "aside" / "later").symlink_to(tmp_path / "outside")
     (finding,) = look(path, fix=True)["duplicates"]
     assert (finding.level, finding.fixed) == ("error", None)
-    assert "it failed: Not a directory" in finding.todo
+    assert "it failed: Not a directory" in finding.remedy
     assert os.listdir(tmp_path / "outside") == []
 
 
@@ -177,7 +177,7 @@ def test_a_disk_that_does_not_move_is_told(queue: mailq.Queue, path: Path) -> No
 
     (finding,) = look(path, fix=True, disk=Full())["duplicates"]
     assert (finding.level, finding.fixed) == ("error", None)
-    assert "No space left" in finding.todo
+    assert "No space left" in finding.remedy
 
 
 def test_a_disk_that_moves_only_some_leaves_an_error(queue: mailq.Queue, path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_disk_that_moves_only_some_leaves_an_error(queue: mailq.Queue, path: P
 
     (finding,) = look(path, fix=True, disk=Failing())["duplicates"]
     assert (finding.affected, finding.fixed, finding.open) == (3, None, True)
-    assert finding.todo == "1 file moved to aside/, then it failed: Input/output error"
+    assert finding.remedy == "1 file moved to aside/, then it failed: Input/output error"
     assert level(look(path, fix=True), "duplicates") == "error"
     assert level(look(path), "duplicates") == "ok"
 
@@ -279,7 +279,7 @@ def test_a_message_that_moves_on_while_it_is_listed_is_one(
     """Seen where it was, then where it is: when its id is listed, and again when the files that carry it meet."""
     file = push(path)
     moved = path / "later" / file.name
-    listed = listing.messages
+    listed = context.message_files
 
     def move_then_list(directory: str) -> Any:
         if directory == f"{path}/new" and moved.exists():
@@ -288,7 +288,7 @@ def test_a_message_that_moves_on_while_it_is_listed_is_one(
             file.rename(moved)
         return listed(directory)
 
-    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates.messages", move_then_list)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates.message_files", move_then_list)
     (finding,) = look(path)["duplicates"]
     assert finding.level == "ok"
 
@@ -320,9 +320,10 @@ def test_a_file_that_is_listed_twice_is_one(queue: mailq.Queue, path: Path, monk
     """As a listing may that others rename in meanwhile. That a backup holds a link to the file must not matter."""
     file = push(path)
     os.link(file, path.parent / "backup")
-    listed = listing.messages
+    listed = context.message_files
     monkeypatch.setattr(
-        "mailq.engines.maildir.doctor.duplicates.messages", lambda directory: [*listed(directory), *listed(directory)]
+        "mailq.engines.maildir.doctor.duplicates.message_files",
+        lambda directory: [*listed(directory), *listed(directory)],
     )
     (finding,) = look(path, fix=True)["duplicates"]
     assert finding.level == "ok"

@@ -95,7 +95,7 @@ def messages_in(path: Path) -> int:
 
 @pytest.mark.parametrize("how", ["before", "after", "error"])
 def test_at_every_change(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailq.engines.maildir.doctor.resources._PROBES", 1)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.filesystem._PROBES", 1)
     wreck(tmp_path / "wreck")
     count = messages_in(tmp_path / "wreck")
     at = 0

@@ -117,8 +117,8 @@ def test_a_queue_whose_own_name_is_strange_gets_commands_that_can_be_pasted(tmp_
     library.open(tmp_path / "my jobs; echo").pause()
     report = json.loads(mailq("doctor", "my jobs; echo", "--json").stdout)
     (paused,) = [f for f in report["findings"] if f["check"] == "paused"]
-    assert paused["todo"] == f"mailq resume '{tmp_path}/my jobs; echo'"
-    subprocess.run(["sh", "-c", f"{sys.executable} -m {paused['todo']}"], check=True)
+    assert paused["remedy"] == f"mailq resume '{tmp_path}/my jobs; echo'"
+    subprocess.run(["sh", "-c", f"{sys.executable} -m {paused['remedy']}"], check=True)
     assert not (tmp_path / "my jobs; echo" / "paused").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_million_entries_are_counted_in_bounded_memory(path: Path, tmp_path: P
         if n % 60_000 == 0:
             one = tmp_path / f"one{n}"
             one.write_text("x")
-        name = ours(place=begun, id=f"{n:012x}70008{n * 2654435761 % (1 << 60):015x}", size=1)
+        name = ours(visible_at=begun, id=f"{n:012x}70008{n * 2654435761 % (1 << 60):015x}", size=1)
         os.link(one, path / ("new", "later", "dead")[n % 3] / name)
     code = (
         "import resource, sys; from mailq.engines.maildir.doctor import examine\n"

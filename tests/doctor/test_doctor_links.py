@@ -61,7 +61,7 @@ def test_the_remedy_makes_it_a_queue_again(path: Path, tmp_path: Path) -> None:
     mailq.open(path / "jobs").push("x")
     put_a_link(path / "jobs", "tmp", outside(tmp_path / "outside"))
     (finding,) = look(path / "jobs")["directories"]
-    remove = finding.todo.partition("(")[2].partition(")")[0].replace("NAME", finding.paths[0])
+    remove = finding.remedy.partition("(")[2].partition(")")[0].replace("NAME", finding.paths[0])
     subprocess.run(shlex.split(remove), check=True)
     (path / "jobs" / "tmp").mkdir(0o700)
     assert troubles(look(path / "jobs")) == []

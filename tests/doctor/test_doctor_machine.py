@@ -17,7 +17,7 @@ from command import Shell
 
 import mailq as library
 from mailq.engines.maildir.disk import Disk
-from mailq.engines.maildir.doctor.machine import Inotify, Machine, Space
+from mailq.engines.maildir.doctor.machine import InotifyUse, Machine, Space
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to mount")
 
@@ -151,12 +151,8 @@ class Told(Machine):
     def space(self, path: str) -> Space | None:
         return self.told.get("space", super().space(path))
 
-    def inotify(self) -> Inotify | None:
+    def inotify(self) -> InotifyUse | None:
         return self.told.get("inotify", super().inotify())
-
-    def open_files(self) -> int | None:
-        limit: int | None = self.told.get("open_files", 1024)
-        return limit
 
     def longest_name(self, path: str) -> int | None:
         limit: int | None = self.told.get("longest_name", 255)
@@ -176,10 +172,8 @@ GIB = 1 << 30
         ({"space": Space(9 * GIB, 100 * GIB, 5000, 10**7)}, "free-inodes", "warning"),
         ({"space": Space(9 * GIB, 100 * GIB, None, None)}, "free-inodes", "ok"),
         ({"space": None}, "free-bytes", "ok"),
-        ({"inotify": Inotify(125, 128, 0, 65536)}, "inotify", "warning"),
-        ({"inotify": Inotify(5, 128, 65530, 65536)}, "inotify", "warning"),
-        ({"open_files": 64}, "open-files", "warning"),
-        ({"open_files": None}, "open-files", "ok"),
+        ({"inotify": InotifyUse(125, 128, 0, 65536)}, "inotify", "warning"),
+        ({"inotify": InotifyUse(5, 128, 65530, 65536)}, "inotify", "warning"),
         ({"longest_name": 143}, "name-length", "error"),
     ],
 )
@@ -198,7 +192,7 @@ def test_inotify_is_counted_over_the_processes_of_this_user(path: Path, tmp_path
         for fd in range(3, 3 + count):
             (fds / str(fd)).symlink_to("anon_inode:inotify")
             (infos / str(fd)).write_text("pos:\t0\ninotify wd:1 ino:2\ninotify wd:2 ino:3\n")
-    assert known.inotify() == Inotify(3, 128, 6, 65536)
+    assert known.inotify() == InotifyUse(3, 128, 6, 65536)
 
 
 def test_this_machine_counts_its_own() -> None:
@@ -216,11 +210,6 @@ def test_this_machine_counts_its_own() -> None:
     mount = here.mount_of("/proc/self")
     assert mount is not None
     assert mount.type == "proc"
-
-
-def test_few_files_for_a_process_are_named_by_the_command(queue: library.Queue, shell: Shell) -> None:
-    done = shell("ulimit -n 100; mailq doctor jobs | grep open-files")
-    assert done.stdout.startswith(b"warning\topen-files\t100 for a process")
 
 
 def test_a_file_system_without_locks_is_a_warning(
@@ -364,9 +353,9 @@ def test_a_directory_that_was_once_huge(queue: library.Queue, path: Path, tmp_pa
         delivery = library.open(path).pop()
         assert delivery is not None
         delivery.ack()
-        assert look(path, fix=True)["swollen"][0].fixed == "made anew"
+        assert look(path, fix=True)["swollen"][0].fixed == "remade"
     else:
-        command = finding.todo.partition(": ")[2]
+        command = finding.remedy.partition(": ")[2]
         mode = (path / directory).stat().st_mode
         subprocess.run(["sh", "-ec", command], check=True)
         assert (path / directory).stat().st_mode == mode

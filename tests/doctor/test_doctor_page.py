@@ -23,7 +23,7 @@ def test_every_check_has_its_line(queue: mailq.Queue, path: Path) -> None:
         node.args[0].value
         for node in ast.walk(code)
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "_carefully"
+        and ast.unparse(node.func) == "carefully"
         and isinstance(node.args[0], ast.Constant)
     }
     assert set(explained) == {*look(path), *last_words}

@@ -39,8 +39,8 @@ def test_a_marker_of_which_nothing_is_left(tmp_path: Path, damage: Callable[[Pat
     damage(path / "mailq.toml")
     (finding,) = look(path, fix=True)["settings"]
     assert (finding.level, finding.fixed) == ("error", None)
-    assert "mend that line" not in finding.todo
-    run(finding.todo.rpartition(": ")[2])
+    assert "mend that line" not in finding.remedy
+    run(finding.remedy.rpartition(": ")[2])
     assert troubles(look(path)) == []
     assert len(list(mailq.open(path, create=False).drain())) == messages
 
@@ -49,7 +49,7 @@ def test_a_dead_letter_queue_with_a_blank_in_its_path(path: Path, tmp_path: Path
     mailq.open(path, dead_letters=str(tmp_path / "the dead"))
     shutil.rmtree(tmp_path / "the dead")
     (finding,) = look(path)["dead-letter-queue"]
-    run(finding.todo.partition(", or ")[0])
+    run(finding.remedy.partition(", or ")[0])
     assert troubles(look(path)) == []
 
 
@@ -60,7 +60,7 @@ def test_a_mount_point_with_a_blank_in_its_path(tmp_path: Path) -> None:
     for options, command in (("ro", f"mount -o remount,rw '{place}'"), ("rw,nobarrier", f"mount '{place}' without it")):
         mounts = f"36 1 8:1 / {spelled} {options[:2]} - ext4 /dev/sda1 {options}\n"
         (finding,) = look(place / "jobs", machine=machine(tmp_path / "m", mounts=mounts))["mount-options"]
-        assert finding.todo.endswith(command)
+        assert finding.remedy.endswith(command)
 
 
 def run(command: str) -> None:

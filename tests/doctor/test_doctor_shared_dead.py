@@ -103,11 +103,11 @@ def test_dead_letters_that_are_only_there_are_no_duplicates(path: Path, home: Pa
 def test_one_that_moves_between_the_two_queues_while_it_is_listed_is_one(
     path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mailq.engines.maildir.doctor import listing  # noqa: PLC0415 - what is replaced
+    from mailq.engines.maildir.doctor import context  # noqa: PLC0415 - what is replaced
 
     letter = die(path)
     back = path / "new" / letter.name
-    listed = listing.messages
+    listed = context.message_files
 
     def move_then_list(directory: str) -> object:
         if directory == f"{path}/new":
@@ -116,7 +116,7 @@ def test_one_that_moves_between_the_two_queues_while_it_is_listed_is_one(
             back.rename(letter)
         return listed(directory)
 
-    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates.messages", move_then_list)
+    monkeypatch.setattr("mailq.engines.maildir.doctor.duplicates.message_files", move_then_list)
     (finding,) = look(path, fix=True)["duplicates"]
     assert finding.level == "ok"
 
@@ -150,7 +150,7 @@ def test_in_another_users_queue_root_moves_nothing(path: Path, home: Path) -> No
     subprocess.run(["chown", "-R", "2001:2001", home], check=True)
     (finding,) = look(path, fix=True)["duplicates"]
     assert (finding.paths, finding.open) == ((f"../failed/new/{there.name}",), True)
-    assert "another user" in finding.todo
+    assert "another user" in finding.remedy
     assert there.exists()
     assert not (home / "aside").exists()
 

@@ -68,7 +68,7 @@ def test_what_root_leaves_in_the_queue_of_another_is_named_and_the_remedy_helps(
     finding = of_another_user(somebodys)
     assert finding is not None
     assert (finding.level, finding.paths, finding.fixed) == ("error", (left,), None)
-    subprocess.run(shlex.split(finding.todo.removeprefix("as root: ")), check=True)
+    subprocess.run(shlex.split(finding.remedy.removeprefix("as root: ")), check=True)
     assert of_another_user(somebodys) is None
 
 
@@ -86,7 +86,7 @@ def test_who_may_not_read_the_marker_of_another_user_is_told_whose_it_is(somebod
     edit_the_settings_as_root(somebodys)
     finding = found_by_somebody(somebodys, "settings")
     assert finding.level == "error"
-    assert "chown -R --reference=" in finding.todo
+    assert "chown -R --reference=" in finding.remedy
 
 
 def test_a_dead_letter_queue_that_may_not_be_read_is_not_looked_into(somebodys: Path) -> None:

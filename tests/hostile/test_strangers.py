@@ -139,10 +139,11 @@ def test_the_doctor_finds_the_drop_box_of_the_page_well_and_leaves_it_open(srv: 
     def examine_one_that_shows_too_much() -> None:
         box.chmod(0o755)
         assert [(f.level, f.fixed) for f in examine(box, fix=True) if f.check == "permissions"] == [
-            ("warning", "set to 0711")
+            ("warning", "permissions set")
         ]
 
     become(CONSUMER, examine_one_that_shows_too_much)
+    assert box.stat().st_mode & 0o777 == 0o711
     become(PRODUCER, lambda: mailq.open(box, create=False).push("the box is still open"))
 
 

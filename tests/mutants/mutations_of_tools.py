@@ -87,8 +87,8 @@ DOCTOR: Final = (
     Mutant(
         "the doctor deletes what it should move aside",
         _DUPLICATES,
-        "            self._asides.setdefault(root, Aside(loser.queue)).put(loser.path)\n",
-        "            self._patient.store.disk.unlink(loser.path)\n",
+        "            self.to_sync |= _quarantine(loser.queue, loser.path)\n",
+        "            loser.queue.disk.unlink(loser.path)\n",
         (f"{_TEST_DUPLICATES}test_the_newest_state_stays",),
     ),
     Mutant(
@@ -101,15 +101,15 @@ DOCTOR: Final = (
     Mutant(
         "what the doctor moved is not synced",
         _DUPLICATES,
-        "    contest.sync()\n",
-        "",
+        "    for path in sorted(contest.to_sync):\n",
+        "    for path in ():\n",
         (f"{_TEST_DUPLICATES}test_moves_are_durable",),
     ),
     Mutant(
         "the doctor does not look into the shared dead-letter queue",
         _DUPLICATES,
-        "(patient,) if home is None else (patient, home)",
-        "(patient,)",
+        "(context,) if home is None else (context, home)",
+        "(context,)",
         ("tests/doctor/test_doctor_shared_dead.py",),
     ),
     Mutant(
@@ -121,16 +121,23 @@ DOCTOR: Final = (
     ),
     Mutant(
         "the doctor replaces what was put aside before",
-        "mailq/engines/maildir/doctor/quarantine.py",
-        "        while os.path.lexists(target):",
-        "        while False:",
+        _DUPLICATES,
+        "    while os.path.lexists(target):",
+        "    while False:",
         (f"{_TEST_DUPLICATES}test_what_is_aside_is_never_replaced_delivered_or_purged",),
     ),
     Mutant(
         "the doctor asks what ext4 makes of a sync before there was one",
-        "mailq/engines/maildir/doctor/examine.py",
-        '    yield from _carefully("fsync", resources.examine(patient))\n    # After a sync: only then does ext4 say what it makes of one.\n    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))\n',
-        '    yield from _carefully("file-system", filesystem.examine(layout, settings, machine, mount))\n    yield from _carefully("fsync", resources.examine(patient))\n',
+        "mailq/engines/maildir/doctor/filesystem.py",
+        """    Check("fsync", "", _fsync),
+    Check("clock-drift", "as far as it could be measured, the disk and this machine agree on the time", _drift),
+    # After a sync: only then does ext4 say what it makes of one.
+    Check("file-system", "", partial(_judged, check="file-system")),
+""",
+        """    Check("file-system", "", partial(_judged, check="file-system")),
+    Check("fsync", "", _fsync),
+    Check("clock-drift", "as far as it could be measured, the disk and this machine agree on the time", _drift),
+""",
         (
             "tests/doctor/test_doctor_machine.py::test_whoever_is_the_first_to_sync_since_the_mount_is_told_of_fast_commits_too",
         ),
@@ -138,8 +145,8 @@ DOCTOR: Final = (
     Mutant(
         "the doctor does not name a torn message",
         "mailq/engines/maildir/doctor/messages.py",
-        '            self._judge(seen, "torn")\n',
-        "            pass\n",
+        '            return seen._replace(condition="torn")\n',
+        "            return seen\n",
         ("tests/doctor/test_doctor_damage.py::test_it_is_named",),
     ),
 )

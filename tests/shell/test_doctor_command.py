@@ -66,7 +66,7 @@ def test_json_is_one_object(mailq: Shell, tmp_path: Path) -> None:
     assert (report["queue"], report["healthy"]) == (str(tmp_path / "jobs"), False)
     assert sum(report["counts"].values()) == len(report["findings"])
     (torn,) = [f for f in report["findings"] if f["check"] == "torn"]
-    assert set(torn) == {"check", "level", "what", "todo", "fixed", "affected", "paths"}
+    assert set(torn) == {"check", "level", "what", "remedy", "fixed", "affected", "paths"}
     assert torn["paths"][0].startswith("new/")
     assert json.loads(mailq("doctor", "jobs", "--json", "--fix").stdout)["healthy"] is True
 

@@ -26,7 +26,6 @@ _OF_THE_MACHINE = (
     "locks",
     "mount-options",
     "name-length",
-    "open-files",
 )
 _NOT_LEFT = (*_OF_THE_MACHINE, "dead-letters")
 """What the doctor says that is not about what a storm has left behind."""

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mailq.engines.maildir import filesystems
 
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mailq.engines.maildir.filesystems import Mount
 
@@ -35,7 +28,7 @@ class Space(NamedTuple):
     total_inodes: int | None
 
 
-class Inotify(NamedTuple):
+class InotifyUse(NamedTuple):
     """What this user has of inotify, and may have."""
 
     instances: int
@@ -50,14 +43,17 @@ class Machine:
     def __init__(
         self, *, proc: str = "/proc", sys: str = "/sys", timer: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._proc = proc
-        self._sys = sys
-        self.timer = timer
+        self._proc, self._sys, self.timer = proc, sys, timer
 
     def mount_of(self, path: str) -> Mount | None:
-        """The file system that a path is on; None where the system does not say."""
+        """The file system that a path is on, with all that ext4 does; None where the system does not say."""
         found = filesystems.mount_of(path, proc=self._proc)
-        return found and found._replace(options=found.options | self._ext4_options(found))
+        if found is None or found.type != "ext4":
+            return found
+        # The mount table leaves out its defaults.
+        name = filesystems.name_of_device(found.device, sys=self._sys)
+        options = set(self._read(f"fs/ext4/{name}/options").split()) - {"rw", "ro"}
+        return found._replace(options=found.options | options)
 
     def has_journal(self, mount: Mount) -> bool | None:
         """Whether an ext4 file system has a journal; None where the kernel does not say."""
@@ -70,19 +66,13 @@ class Machine:
     def space(self, path: str) -> Space | None:
         """How much room there is for this user."""
         try:
-            if not hasattr(os, "statvfs"):
-                usage = shutil.disk_usage(path)
-                return Space(usage.free, usage.total, None, None)
             status = os.statvfs(path)
-        except OSError:
+        except (OSError, AttributeError):  # Windows has no statvfs
             return None
-        counted = status.f_files > 0  # btrfs makes inodes as it needs them, and says 0
-        return Space(
-            status.f_bavail * status.f_frsize,
-            status.f_blocks * status.f_frsize,
-            status.f_favail if counted else None,
-            status.f_files if counted else None,
-        )
+        inodes = (
+            (status.f_favail, status.f_files) if status.f_files else (None, None)
+        )  # btrfs makes them as it needs them
+        return Space(status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize, *inodes)
 
     def longest_name(self, path: str) -> int | None:
         """How many bytes a file name may have; None where the system does not say."""
@@ -91,25 +81,18 @@ class Machine:
         except (OSError, ValueError, AttributeError):  # Windows has no pathconf
             return None
 
-    def inotify(self) -> Inotify | None:
+    def inotify(self) -> InotifyUse | None:
         """What this user has of inotify, over all processes that can be looked into."""
-        most, watches = (self._read(f"sys/fs/inotify/max_user_{what}") for what in ("instances", "watches"))
-        if not most.strip().isdigit() or not watches.strip().isdigit():
+        most, watches = (self._read(f"sys/fs/inotify/max_user_{what}").strip() for what in ("instances", "watches"))
+        if not most.isdigit() or not watches.isdigit():
             return None
-        held = [self._inotify_of(pid) for pid in self._processes()]
-        return Inotify(sum(a for a, _ in held), int(most), sum(b for _, b in held), int(watches))
+        held = list(self._watches())
+        return InotifyUse(len(held), int(most), sum(held), int(watches))
 
     def is_stopped(self, pid: int) -> bool:
         """Whether a process is known to be stopped: by a signal, by Ctrl-Z, or by a debugger."""
         _, _, fields = self._read(f"{pid}/stat").rpartition(") ")  # the name before may hold anything
         return fields[:1] in {"T", "t"}
-
-    def open_files(self) -> int | None:
-        """How many files a process may have open; None if there is no limit, or none is known."""
-        if resource is None:
-            return None
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return None if soft == resource.RLIM_INFINITY else soft
 
     def _read(self, name: str) -> str:
         try:
@@ -118,32 +101,13 @@ class Machine:
         except OSError:
             return ""
 
-    def _ext4_options(self, mount: Mount) -> frozenset[str]:
-        """What ext4 really does: the mount table leaves out its defaults."""
-        if mount.type != "ext4":
-            return frozenset()
-        name = filesystems.name_of_device(mount.device, sys=self._sys)
-        return frozenset(self._read(f"fs/ext4/{name}/options").split()) - {"rw", "ro"}
-
-    def _processes(self) -> list[str]:
-        if sys.platform == "win32":
-            return []
-        mine = os.getuid()
-        found = []
-        with contextlib.suppress(OSError), os.scandir(self._proc) as scan:
-            for entry in scan:
-                with contextlib.suppress(OSError):
-                    if entry.name.isdigit() and entry.stat().st_uid == mine:
-                        found.append(entry.name)
-        return found
-
-    def _inotify_of(self, pid: str) -> tuple[int, int]:
-        """The instances and the watches of one process."""
-        instances = watches = 0
-        with contextlib.suppress(OSError):
-            for fd in os.listdir(f"{self._proc}/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"{self._proc}/{pid}/fd/{fd}") == "anon_inode:inotify":
-                        instances += 1
-                        watches += self._read(f"{pid}/fdinfo/{fd}").count("inotify wd:")
-        return instances, watches
+    def _watches(self) -> Iterator[int]:
+        """The number of watches of each instance of inotify that this user's processes have."""
+        for pid in filter(str.isdigit, os.listdir(self._proc)):
+            with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+                if os.stat(f"{self._proc}/{pid}").st_uid != os.getuid():
+                    continue
+                for fd in os.listdir(f"{self._proc}/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        if os.readlink(f"{self._proc}/{pid}/fd/{fd}") == "anon_inode:inotify":
+                            yield self._read(f"{pid}/fdinfo/{fd}").count("inotify wd:")

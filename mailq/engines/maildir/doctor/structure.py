@@ -1,34 +1,38 @@
-"""What a queue stands on: the directory, the marker, the settings, the directories within.
+"""What a queue stands on: the directory, the marker, the settings, the directories within, and who may do what there.
 
-All of this works on what cannot be opened as a queue.
+The marker is looked at without a context, since there is none without a marker.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
-from mailq.engines.maildir.doctor.finding import Finding, Sample, plural
-from mailq.engines.maildir.doctor.listing import messages
-from mailq.engines.maildir.doctor.permissions import OWN_AGAIN
-from mailq.errors import MailqError, QueueNotFound, SettingsError
+from mailq.engines.maildir.doctor.context import Context, message_files
+from mailq.engines.maildir.doctor.report import Check, Examples, Finding, Findings, Trouble, spelled
+from mailq.errors import MailqError, SettingsError
 from mailq.message import STATES
 from mailq.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.doctor.finding import Findings
-    from mailq.engines.maildir.doctor.machine import Machine
     from mailq.engines.maildir.layout import Layout
     from mailq.settings import Marker
 
+OWN_AGAIN: Final = "as root: chown -R --reference=QUEUE QUEUE"
+"""What gives a queue back to the user that its directory belongs to."""
 
 _MOST: Final = 65_536
+_BOX: Final = 0o711
+"""The queue's own directory, where others may push and not look."""
+
 _NEW_MARKER: Final = (
     "put mailq.toml back from a backup, or have one made with a new identity and the default settings: "
     "mv QUEUE/mailq.toml QUEUE/.mailq.toml.old && mailq init QUEUE"
@@ -36,78 +40,18 @@ _NEW_MARKER: Final = (
 
 
 def examine_marker(layout: Layout, disk: Disk, *, fix: bool) -> Generator[Finding, None, Marker | None]:
-    """Find and read the marker. What is returned is None when this is no queue that can be examined further."""
-    refusal = _refusal(layout)
-    if refusal is not None:
-        yield refusal
+    """Find and read the marker. What is returned is None when this is not a queue that can be examined further."""
+    finding = Finding("marker", "ok", "mailq.toml is there") if os.path.lexists(layout.marker) else _lost(layout)
+    if fix and finding.affected:
+        try:
+            layouts.create(layout, Settings(), disk)
+            made = "made, with a new identity and the default settings: 'mailq config' shows them"
+            finding = finding._replace(fixed=made)
+        except MailqError as error:
+            finding = finding._replace(remedy=f"{finding.remedy}; this failed: {error}")
+    yield finding
+    if finding.open:
         return None
-    made = None
-    if not os.path.lexists(layout.marker):
-        lost = _lost_marker(layout)
-        if fix and lost.affected:
-            try:
-                layouts.create(layout, Settings(), disk)
-            except MailqError as error:
-                yield lost._replace(todo=f"{lost.todo}; it was not made anew: {error}")
-                return None
-            made = "made anew, with a new identity and the default settings: 'mailq config' shows them"
-        yield lost._replace(fixed=made)
-        if made is None:
-            return None
-    else:
-        yield Finding("marker", "ok", "mailq.toml is there")
-    return (yield from _examine_settings(layout, disk))
-
-
-def _refusal(layout: Layout) -> Finding | None:
-    """Why there is nothing to look into at all."""
-    try:
-        status = os.stat(layout.root)
-        if not stat.S_ISDIR(status.st_mode):
-            return Finding("marker", "error", "this is no directory; a queue is one", "name the queue's directory")
-        os.listdir(layout.root)
-    except FileNotFoundError:
-        return Finding(
-            "marker",
-            "error",
-            "there is nothing at this place",
-            "mount its disk, or create the queue: mailq init QUEUE",
-        )
-    except OSError as error:
-        return Finding(
-            "marker",
-            "error",
-            f"the directory cannot be read: {error.strerror}",
-            "become the user that the queue belongs to, or have that user share it",
-        )
-    return None
-
-
-def _lost_marker(layout: Layout) -> Finding:
-    """A directory without a marker: a queue that lost it, if there are messages; else an unmounted disk, or nothing."""
-    found = Sample()
-    for directory in map(layout.directory, STATES):
-        if os.path.islink(directory):  # what is there is not the queue's
-            continue
-        for entry in messages(directory):
-            if names.parse(entry.name) is not None:
-                found.add(os.path.relpath(entry.path, layout.root))
-    if found.count:
-        return found.finding(
-            "marker",
-            "error",
-            f"mailq.toml is missing, but {plural(found.count, 'message is', 'messages are')} here: nobody delivers",
-            "put mailq.toml back from a backup, or have a new one made: mailq doctor QUEUE --fix",
-        )
-    return Finding(
-        "marker",
-        "error",
-        "mailq.toml is missing and there are no messages: this is no queue, or its disk is not mounted",
-        "mount its disk, or create the queue: mailq init QUEUE",
-    )
-
-
-def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Marker | None]:
     try:
         marker = layouts.load(layout, disk)
     except (MailqError, OSError) as error:
@@ -115,6 +59,23 @@ def _examine_settings(layout: Layout, disk: Disk) -> Generator[Finding, None, Ma
         return None
     yield Finding("settings", "ok", f"they can be read; the queue is {marker.queue[:8]}")
     return marker
+
+
+def _lost(layout: Layout) -> Finding:
+    """A place without a marker: a queue that lost it, if there are messages; else an unmounted disk, or nothing."""
+    directories = [path for path in map(layout.directory, STATES) if not os.path.islink(path)]
+    files = (entry for path in directories for entry in message_files(path))
+    found = Examples(os.path.relpath(entry.path, layout.root) for entry in files if names.parse(entry.name))
+    what = spelled("mailq.toml is missing, but {n} message[ is|s are] here; nothing delivers [it|them]", found.count)
+    remedy = "put mailq.toml back from a backup, or have a new one made: mailq doctor QUEUE --fix"
+    if not found.count:
+        what = "mailq.toml is missing and there are no messages: this is not a queue, or its disk is not mounted"
+        remedy = "mount its disk, or create the queue: mailq init QUEUE"
+        try:
+            os.listdir(layout.root)
+        except OSError as error:  # another user's, a file, or nothing at all
+            what = f"this is not a directory that can be read: {error.strerror}"
+    return Finding("marker", "error", what, remedy, None, found.count, found.paths)
 
 
 def _remedy(layout: Layout, disk: Disk, error: Exception) -> str:
@@ -135,61 +96,116 @@ def _remedy(layout: Layout, disk: Disk, error: Exception) -> str:
 
 
 def linked(layout: Layout) -> Finding | None:
-    """Directories that are symbolic links: whoever mended there would move and delete what is not the queue's."""
-    found = tuple(os.path.basename(path) for path in layout.links())
+    """Directories that are symbolic links: a mending there would move and delete what is not the queue's."""
+    found = tuple(map(os.path.basename, layout.links()))
     if not found:
         return None
-    return Finding(
-        "directories",
-        "error",
-        f"symbolic links where directories belong: {', '.join(found)}. Nothing further was looked at or mended: "
-        "it would be done where they lead",
-        "put directories in their place: remove each link (rm QUEUE/NAME) and move there what it led to, if that is the queue's",
-        affected=len(found),
-        paths=found,
-    )
+    what = f"symbolic links where directories belong: {', '.join(found)}. Nothing further was looked at or mended: "
+    remedy = "put directories in their place: remove each link (rm QUEUE/NAME) and move there what it led to, if that is the queue's"
+    return Finding("directories", "error", f"{what}it would be done where they lead", remedy, None, len(found), found)
 
 
-def examine_directories(layout: Layout, disk: Disk, settings: Settings, machine: Machine, *, fix: bool) -> Findings:
-    """Look whether they are all there, and on one file system."""
-    missing = [os.path.basename(path) for path in layout.directories() if not os.path.isdir(path)]
-    if not missing:
-        yield Finding("directories", "ok", "all of them are there")
-    else:
-        finding = Finding(
-            "directories",
-            "error",
-            f"these are missing or no directories: {', '.join(missing)}",
-            "mailq doctor QUEUE --fix, or just open the queue; move away what is in their place",
-            affected=len(missing),
-            paths=tuple(missing),
-        )
-        if fix:
-            try:
-                layouts.check(layout, disk, settings)
-                finding = finding._replace(fixed="made")
-            except (QueueNotFound, OSError) as error:
-                if all(map(os.path.isdir, layout.directories())):
-                    finding = finding._replace(fixed="made")
-                else:
-                    finding = finding._replace(todo=f"they could not be made: {error}")
-        yield finding
-    yield _one_file_system(layout, machine)
+# Permissions
 
 
-def _one_file_system(layout: Layout, machine: Machine) -> Finding:
+def is_root_elsewhere(disk: Disk, root: str) -> bool:
+    """Whether this is root in a queue of a user to whom it cannot give files: that user could not read what it makes."""
+    try:
+        return disk.leaves_its_own_in(root)
+    except OSError:  # there is nothing there
+        return False
+
+
+def _wrong(context: Context, *, is_narrow: bool) -> Iterator[str]:
+    """The directories that lack permissions, or are open to others."""
+    for path, mode, want in _wrong_modes(context):
+        if bool(want & ~mode) == is_narrow:
+            yield context.short(path)
+
+
+def _set_modes(context: Context) -> None:
+    """Set the permissions of directories that are this user's own."""
+    for path, mode, want in _wrong_modes(context):
+        if hasattr(os, "geteuid") and os.stat(path).st_uid == os.geteuid():
+            context.disk.chmod(path, mode & 0o7000 | want)
+
+
+def _wrong_modes(context: Context) -> Iterator[tuple[str, int, int]]:
+    """The directories with other permissions than they should have: which they have, and which they should."""
+    layout, by_settings = context.layout, layouts.directory_mode(context.settings)
+    is_box = os.path.isdir(layout.new) and os.stat(layout.new).st_mode & stat.S_ISVTX
+    for path in (layout.root, *filter(os.path.isdir, layout.directories())):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        want = _BOX if path == layout.root and is_box else by_settings
+        if mode & 0o777 in {want, by_settings}:
+            continue
+        # As docs/security.md makes a drop-box: what a producer adds to is sticky. On the way there others may
+        # search, and see no more than the settings say.
+        is_open = is_box and not mode & 0o066 & ~by_settings if path == layout.root else mode & stat.S_ISVTX
+        if not (is_open and mode & stat.S_IRWXU == stat.S_IRWXU):
+            yield path, mode, want
+
+
+def _of_others(context: Context) -> Iterator[str]:
+    """What belongs to another user than the queue's directory does, and is not shared with a group either."""
+    root = os.stat(context.layout.root)
+    shared = layouts.directory_mode(context.settings) & 0o020
+    for path in (context.layout.marker, *context.layout.directories()):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            if status.st_uid != root.st_uid and not (shared and status.st_gid == root.st_gid):
+                yield context.short(path)
+
+
+def _ourselves(context: Context) -> Findings:
+    """Whether this process may use the queue, and should."""
+    if not context.writable:
+        what = "this process may not write here: it can look at the queue, not use it"
+        remedy = "become the user that the queue belongs to; if its disk went read-only after an error, see dmesg"
+        yield Finding("permissions", "error", what, remedy)
+    elif is_root_elsewhere(context.disk, context.layout.root):
+        what = "you are root, the queue belongs to another user, and root cannot give files to that user here: it could not read them"
+        yield Finding("permissions", "warning", what, "use the queue as that user; --fix does nothing for root here")
+
+
+# Directories
+
+
+def _missing(context: Context) -> Iterator[str]:
+    return (os.path.basename(path) for path in context.layout.directories() if not os.path.isdir(path))
+
+
+def _make(context: Context) -> None:
+    layouts.check(context.layout, context.disk, context.settings)
+
+
+def _apart(context: Context) -> Iterator[str]:
     """Between two file systems a rename is not atomic; between two mounts of one it is refused."""
-    apart = Sample()
-    device, mount = os.stat(layout.root).st_dev, machine.mount_of(layout.root)
+    layout, mount_of = context.layout, context.machine.mount_of
+    device, mount = os.stat(layout.root).st_dev, mount_of(layout.root)
     for path in filter(os.path.isdir, (*layout.directories(), layout.aside)):
-        there = machine.mount_of(path)
+        there = mount_of(path)
         if os.stat(path).st_dev != device or (mount and there and there.point != mount.point):
-            apart.add(os.path.basename(path))
-    if apart.count:
-        return apart.finding(
-            "one-file-system",
-            "error",
-            f"{', '.join(apart.paths)} is mounted from elsewhere: between mounts nothing can be renamed",
-            "unmount it; a queue must be on one file system",
-        )
-    return Finding("one-file-system", "ok", "a rename between any two directories is atomic")
+            yield os.path.basename(path)
+
+
+# fmt: off
+CHECKS: Final = (
+    Check("permissions", "directories are as file_mode says, and writable",
+          Trouble("error", "{n} director[y lacks|ies lack] permissions that file_mode gives",
+                  "mailq doctor QUEUE --fix, or chmod", partial(_wrong, is_narrow=True), _set_modes, "permissions set"),
+          Trouble("warning", "{n} director[y is|ies are] open to others, and mailq trusts what is written here",
+                  "mailq doctor QUEUE --fix, or chmod; or share the queue: mailq config QUEUE file_mode 0660",
+                  partial(_wrong, is_narrow=False), _set_modes, "permissions set"),
+          Trouble("error", "{n} entr[y|ies] of another user than the queue's directory, as a command leaves that was run as another user: the queue's user cannot use [it|them]",
+                  OWN_AGAIN, _of_others),
+          _ourselves),
+    Check("directories", "all of them are there",
+          Trouble("error", "missing, or not [a directory|directories]: {paths}",
+                  "mailq doctor QUEUE --fix, or just open the queue; move away what is in their place",
+                  _missing, _make, "made")),
+    Check("one-file-system", "a rename between any two directories is atomic",
+          Trouble("error", "mounted from elsewhere: {paths}; between mounts nothing can be renamed",
+                  "unmount it; a queue must be on one file system", _apart)),
+)
+# fmt: on
