@@ -227,12 +227,11 @@ class Queue:
             lease = checked_seconds(lease, "lease", least=MOMENT)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
-        engine = self.engine
         until = time.monotonic() + (wait if wait < LONGEST else math.inf)
         claimed = Claimed([])
         try:
             while not self._is_closed:
-                claimed = engine.claim(limit, lease=lease, detached=detached)
+                claimed = self.engine.claim(limit, lease=lease, detached=detached)
                 self._events.settled(claimed.settled, self.settings.ttl)
                 if claimed.claims:
                     break
@@ -240,7 +239,7 @@ class Queue:
                 if not claimed.more:  # else something may be ready behind what it has moved
                     if left <= 0:
                         break
-                    engine.wait(min(left, _CLOSED_AFTER))
+                    self._engine.wait(min(left, _CLOSED_AFTER))
             return self._delivered(claimed.claims)
         except BaseException:  # interrupted, or closed: nobody has them
             self._give_back(claimed.claims)
@@ -393,7 +392,7 @@ class Queue:
         return bool(self.engine.look(None, ids=[id], limit=1))
 
     def __bool__(self) -> bool:
-        """A queue is true, also an empty one: ``if queue:`` asks whether there is one."""
+        """A queue is true, also when it is empty: ``if queue:`` asks whether there is one."""
         return True
 
     def peek(self, state: State = "ready", limit: int | None = 10) -> list[Message]:
