@@ -115,7 +115,7 @@ def test_the_stream_stays_open_for_whoever_passed_it(path: Path) -> None:
     stream = io.BytesIO(gzip.compress(tar(GOOD)))
     for done in (transfer.Imported(1, 0, 0), transfer.Imported(0, 1, 0)):
         stream.seek(0)
-        assert transfer.import_from(path, stream) == done
+        assert transfer.import_(path, stream) == done
 
 
 # A new queue

@@ -19,7 +19,7 @@ import mailq
 from mailq import transfer
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
-from mailq.transfer.items import Item, Text
+from mailq.transfer.items import ErrorText, Item
 
 
 def name_of(number: int, data: bytes = b"body") -> str:
@@ -42,7 +42,7 @@ def counted(path: Path) -> bytes:
     for n in range(4):
         lay(path, plain(n))
     for n in (4, 5):
-        lay(path, plain(n, tries="Er", state="dead")._replace(texts=(Text(1, b"text", 0),)))
+        lay(path, plain(n, tries="Er", state="dead")._replace(texts=(ErrorText(1, b"text", 0),)))
     return exported(path)
 
 
@@ -204,7 +204,7 @@ def test_an_endless_member_is_read_in_small_pieces_and_never_kept(path: Path) ->
     stream = Endless(tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT), 20_000_000)
     told: list[str] = []
     with pytest.raises(transfer.ImportStopped, match="cut off") as stopped:
-        transfer.import_from(path, io.BufferedReader(stream), tell=told.append)
+        transfer.import_(path, io.BufferedReader(stream), tell=told.append)
     assert stopped.value.done == transfer.Imported(1, 0, 1)
     assert "max_message_bytes" in told[0]
     assert stream.largest <= 1 << 17
@@ -215,7 +215,7 @@ def test_endless_zeros_are_not_read_for_ever(path: Path, head: bytes) -> None:
     make(path)
     stream = Endless(head, 1 << 40)
     with pytest.raises(transfer.ImportStopped, match="what a power cut or a bad disk leaves") as stopped:
-        transfer.import_from(path, io.BufferedReader(stream))
+        transfer.import_(path, io.BufferedReader(stream))
     assert stopped.value.done.imported == bool(head)
     assert stream.most > (1 << 40) - (2 << 20)
 
@@ -262,7 +262,7 @@ class FailingDisk(Disk):
 def test_a_full_disk_stops_it_nothing_is_half_there_and_a_second_run_completes_it(tmp_path: Path, number: int) -> None:
     source = make(tmp_path / "source")
     for n in range(4):
-        lay(source, Item("ready", sealed(n, tries="E"), b"body", None, (Text(1, b"text", 0),)))
+        lay(source, Item("ready", sealed(n, tries="E"), b"body", None, (ErrorText(1, b"text", 0),)))
     data = exported(source)
     for after in range(100):
         path = tmp_path / f"jobs{after}"

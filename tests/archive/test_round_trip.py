@@ -23,8 +23,8 @@ from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.names import checksum
 from mailq.ids import NS
-from mailq.message import join_headers
-from mailq.transfer.items import Flaw, Format, Item, Kept, Text, checked
+from mailq.message import RestingState, join_headers
+from mailq.transfer.items import ErrorText, Flaw, Format, Item, checked
 from mailq.transfer.jsonl import LinesReader, LinesWriter
 from mailq.transfer.tar import TarReader, TarWriter
 
@@ -59,7 +59,7 @@ def items(draw: st.DrawFn) -> Item:
     data, head = head_and_body
     if draw(st.integers(0, 9)) == 0:  # headers that no push writes
         data, head = b'{ "by" : "hand" }\n' + data, 18 + head
-    state: Kept = draw(st.sampled_from(("ready", "delayed", "dead")))
+    state: RestingState = draw(st.sampled_from(("ready", "delayed", "dead")))
     envelope = (
         draw(envelopes()).at_rest(state)._replace(ext=draw(exts), header_bytes=head, size=len(data), crc=checksum(data))
     )
@@ -68,7 +68,7 @@ def items(draw: st.DrawFn) -> Item:
     if state == "dead":
         envelope = died(envelope, names.DEATHS[draw(deaths)])
     numbers = error_texts.numbers(envelope)[-3:] if envelope.tries else []
-    errors = tuple(Text(number, draw(st.binary(max_size=50)), draw(instants)) for number in numbers)
+    errors = tuple(ErrorText(number, draw(st.binary(max_size=50)), draw(instants)) for number in numbers)
     return Item(state, envelope, data, draw(instants) if state == "dead" else None, errors)
 
 
@@ -284,7 +284,7 @@ def test_a_torn_message_is_dead_in_the_archive_and_told_of(tmp_path: Path) -> No
     lay(tmp_path / "a", item)
     told: list[str] = []
     stream = io.BytesIO()
-    assert transfer.export_to(tmp_path / "a", stream, tell=told.append) == transfer.Exported(1, 1, 0)
+    assert transfer.export(tmp_path / "a", stream, tell=told.append) == transfer.Exported(1, 1, 0)
     assert item.envelope.id in told[0]
     assert imported(tmp_path / "b", stream.getvalue(), create=True).imported == 1
     with mailq.open(tmp_path / "b") as queue:
@@ -322,5 +322,5 @@ def test_a_message_larger_than_the_queue_delivers_is_left_out_and_told_of(tmp_pa
     lay(tmp_path / "a", plain(1, b"x" * 11))
     lay(tmp_path / "a", plain(2))
     told: list[str] = []
-    assert transfer.export_to(tmp_path / "a", io.BytesIO(), tell=told.append) == transfer.Exported(1, 0, 1)
+    assert transfer.export(tmp_path / "a", io.BytesIO(), tell=told.append) == transfer.Exported(1, 0, 1)
     assert "11 bytes" in told[0]
