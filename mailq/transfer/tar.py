@@ -4,9 +4,8 @@ Written in the pax format, one member a message under its name of the disk forma
 front of each message its error texts. Read as a stream, with bounded memory; no
 name in it ever becomes a path.
 
-The headers are tarfile's, the walk from one to the next is not: ``TarFile`` takes a damaged header and an archive
-that is cut off between two members for its end, keeps every member that it has read, and calls itself once for
-each of the headers that belong to one member, whatever their size.
+tarfile reads the headers. The walk from member to member is not TarFile's: it keeps every member, and takes a damaged
+header for the end of the archive, as well as a cut between two members. Nor has it a limit of what a header may have.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import re
 import tarfile
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.layout import DIRECTORIES, MARKER, directory_mode
@@ -22,7 +21,6 @@ from mailq.ids import NS
 from mailq.transfer.items import ArchiveDamaged, ErrorText, Flaw, Item, NotAnArchive
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
@@ -34,8 +32,9 @@ _RECORD: Final = 20 * _BLOCK
 _RECORDS: Final = (_RECORD, *(_BLOCK << power for power in range(5, 12)))
 """The end is filled up to one of these: the default of each tar, or what ``tar -b`` asks for on a tape."""
 
-_MOST_EXTRA: Final = 65_536
-"""The longest pax header or long name that is read, and the longest settings: a path has 4096 bytes at most."""
+_MOST_SETTINGS: Final = 65_536
+_MOST_HEADERS: Final = 65_536
+"""The bytes that the headers of one member may have: a path has at most 4096."""
 
 _LAST: Final = "tmp"
 """The directory that is the last member of an export, and says how many messages came before."""
@@ -51,14 +50,7 @@ _STATES: Final[dict[str, RestingState]] = {"new": "ready", "cur": "ready", "late
 _DIRECTORY_OF: Final[dict[RestingState, str]] = {"ready": "new", "delayed": "later", "dead": "dead"}
 _ELSEWHERE: Final = frozenset(("tmp", "owners", "replies", "origins"))
 _TEXT_NAME: Final = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})\.txt")
-_PAX_LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
-_PAX_TIME: Final = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9})[0-9]*)?")
-_REGULAR: Final = frozenset((tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE))
-_WITHOUT_DATA: Final = frozenset(
-    (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
-)
-_PAX: Final = frozenset((tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE))
-_EXTRA: Final = _PAX | {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+_TIME: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,9})[0-9]*)?")
 
 
 class TarWriter:
@@ -115,12 +107,12 @@ class TarWriter:
 
 
 class TarReader:
-    """Reads a tar, written by an export or of a queue's directory."""
+    """Reads a tar, written by an export or of a queue's directory. It is also the file that tarfile reads."""
 
-    def __init__(self, stream: io.BufferedReader[Any]) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._members = self._read_members()
-        self._length = self._count = self._rest = self._messages = 0
+        self._length = self._may_read = self._count = self._messages = 0
         self._is_announced = False
         self._texts: dict[str, list[ErrorText]] = {}
         self._held = self.strays = 0
@@ -128,10 +120,10 @@ class TarReader:
     def settings(self) -> str | None:
         """Return the settings, if they come before any message."""
         for member in self._members:
-            if _path_of(member) == (MARKER,) and member.type in _REGULAR:
-                if member.size > _MOST_EXTRA:
+            if _path_of(member) == (MARKER,) and _is_regular(member):
+                if member.size > _MOST_SETTINGS:
                     raise ArchiveDamaged(_where(member), f"{member.size} bytes are not settings")
-                return self._read(member).decode(errors="replace")
+                return self._data(member).decode(errors="replace")
             if not member.isdir():
                 self._members = chain((member,), self._members)
                 break
@@ -147,14 +139,14 @@ class TarReader:
                 continue
             elif len(path) > 2 or path[0] not in {*_STATES, "errors"}:  # noqa: PLR2004 - as above
                 yield Flaw(_where(member), "there is nothing of that name in a queue")
-            elif member.type not in _REGULAR:
+            elif not _is_regular(member):
                 yield Flaw(_where(member), "this is not a regular file; links, devices and FIFOs are not messages")
             elif path[0] != "errors":
                 yield self._item(member, path, most)
             elif (found := _TEXT_NAME.fullmatch(path[1])) is None or member.size > error_texts.LONGEST:
                 yield Flaw(_where(member), "this is not an error text of a message")
             else:
-                self._hold(found[1], ErrorText(int(found[2]), self._read(member), _time_of(member)))
+                self._hold(found[1], ErrorText(int(found[2]), self._data(member), _time_of(member)))
         self._let_go()
 
     def _item(self, member: tarfile.TarInfo, path: tuple[str, ...], most: int) -> Item | Flaw:
@@ -167,7 +159,7 @@ class TarReader:
         state = (path[0] == "cur" and envelope.edit) or _STATES[path[0]]
         texts = tuple(self._texts.pop(envelope.id, ()))
         self._held -= sum(len(text.data) + _BLOCK for text in texts)
-        return Item(state, envelope, self._read(member), _time_of(member) if state == "dead" else None, texts, where)
+        return Item(state, envelope, self._data(member), _time_of(member) if state == "dead" else None, texts, where)
 
     def _hold(self, id: str, text: ErrorText) -> None:
         """Keep an error text for the message that follows."""
@@ -181,60 +173,47 @@ class TarReader:
         self._texts.clear()
         self._held = 0
 
-    # Blocks
-
     def _read_members(self) -> Iterator[tarfile.TarInfo]:
-        """Yield each header, with all that the headers in front of it say. What is not read of its data is skipped."""
+        """Yield each member, with all that the headers in front of it say. What is not read of its data is skipped."""
+        archive = tarfile.TarFile(fileobj=cast("Any", self), mode="w")  # "r" would read a header by itself
         while True:
-            while self._rest:
-                self._rest -= len(self._exactly(min(self._rest, _RECORD)))
-            member = self._header({})
-            if member is None:
-                self._check_end()
-                return
-            self._rest = 0 if member.type in _WITHOUT_DATA else member.size + -member.size % _BLOCK
-            self._check_count(member)
-            yield member
-
-    def _header(self, extra: dict[str, str]) -> tarfile.TarInfo | None:
-        """The next header; None at a block of zeros."""
-        block = self._exactly(_BLOCK)
-        while any(block):
+            self._may_read = _MOST_HEADERS
             try:
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except (tarfile.HeaderError, ValueError):
+                member = tarfile.TarInfo.fromtarfile(archive)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # typeshed has its parent only
+                return self._check_end()
+            except ArchiveDamaged:
+                raise
+            except (tarfile.HeaderError, ValueError, RecursionError) as error:
                 if not self._count:
                     raise NotAnArchive("it begins neither like a tar nor like JSON lines") from None
-                raise self._damaged("here is no header of a tar; the archive is damaged") from None
+                raise self._damaged(f"{error}; the archive is damaged") from None
+            archive.pax_headers = {}  # what a global header says of all that follow
             self._count += 1
-            if info.type not in _EXTRA:
-                size = extra.get("size", "")
-                info.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else info.size
-                info.name, info.pax_headers = extra.get("path", info.name), extra
-                if info.size < 0:
-                    raise self._damaged(f"a size of {info.size} bytes; the archive is damaged")
-                return info
-            if not 0 <= info.size <= _MOST_EXTRA:
-                raise self._damaged(f"a header of {info.size} bytes; at most {_MOST_EXTRA} are read")
-            data = self._exactly(info.size + -info.size % _BLOCK)[: info.size]
-            if info.type in _PAX:
-                extra |= _pax(data)
-            elif info.type == tarfile.GNUTYPE_LONGNAME:
-                extra["path"] = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            block = self._exactly(_BLOCK)
-        return None
+            self._check_count(member)
+            yield member
+            while (left := archive.offset - self._length) > 0:
+                self._may_read = _RECORD
+                self.read(min(left, _RECORD))
 
-    def _read(self, member: tarfile.TarInfo) -> bytes:
-        data = self._exactly(member.size)
-        self._rest -= member.size
-        return data
+    def _data(self, member: tarfile.TarInfo) -> bytes:
+        self._may_read = member.size
+        return self.read(member.size)
 
-    def _exactly(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
+        """Read exactly this many bytes; all headers of one member have only a few. Raises ArchiveDamaged."""
+        if not 0 <= size <= self._may_read:
+            raise self._damaged(f"a header or a size of {size} bytes; at most {self._may_read} are read")
         data = self._stream.read(size)
-        self._length += len(data)
+        self._length += size
+        self._may_read -= size
         if len(data) < size:
             raise self._damaged("the archive ends here, before its end: it was cut off")
         return data
+
+    def tell(self) -> int:
+        """Return the number of bytes that were read."""
+        return self._length
 
     def _damaged(self, why: str) -> ArchiveDamaged:
         return ArchiveDamaged(f"after {self._count} members", why)
@@ -259,7 +238,8 @@ class TarReader:
         """
         if not self._count:
             raise NotAnArchive(f"it begins with zeros, {_ZEROS}")
-        if any(self._exactly(_BLOCK)):
+        self._may_read = _BLOCK
+        if any(self.read(_BLOCK)):
             raise self._damaged(f"here are zeros, {_ZEROS}, and more behind them")
         if self._is_announced:
             raise self._damaged(f"here are zeros, {_ZEROS}: the last member, which counts the messages, is missing")
@@ -277,6 +257,10 @@ def _where(member: tarfile.TarInfo) -> str:
     return f"member {member.name[:300]!a}"
 
 
+def _is_regular(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse()
+
+
 def _path_of(member: tarfile.TarInfo) -> tuple[str, ...] | None:
     """A member's name as directory and name; None if it leads out of the queue."""
     parts = member.name.split("/")
@@ -288,15 +272,5 @@ def _path_of(member: tarfile.TarInfo) -> tuple[str, ...] | None:
 
 
 def _time_of(member: tarfile.TarInfo) -> int:
-    found = _PAX_TIME.fullmatch(member.pax_headers.get("mtime", ""))
-    return int(found[1]) * NS + int((found[2] or "").ljust(9, "0")) if found else max(0, int(member.mtime)) * NS
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """The records of a pax header; anything else ends them."""
-    records = {}
-    while (found := _PAX_LENGTH.match(data)) is not None and (length := int(found[1])) > found.end():
-        key, _, value = data[found.end() : length].removesuffix(b"\n").partition(b"=")
-        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        data = data[length:]
-    return records
+    found = _TIME.fullmatch(member.pax_headers.get("mtime", str(member.mtime)))
+    return int(found[1]) * NS + int((found[2] or "").ljust(9, "0")) if found else 0

@@ -226,7 +226,7 @@ def test_a_header_of_a_terabyte_is_not_read(path: Path, kind: bytes, size: int) 
     make(path)
     info = tarfile.TarInfo("x")
     info.type, info.size = kind, size
-    with pytest.raises(transfer.ImportStopped, match=r"after 2 members: .*header") as stopped:
+    with pytest.raises(transfer.ImportStopped, match=r"after 1 members: .*header") as stopped:
         imported(path, tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
     assert stopped.value.done.imported == 1
 
