@@ -14,9 +14,11 @@ from mailq.connect import path_of
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import Disk
-from mailq.engines.maildir.layout import GONE, MARKER, OWN
+from mailq.engines.maildir.files import Store, Unfit
+from mailq.engines.maildir.layout import MARKER
 from mailq.engines.maildir.remains import left_behind
-from mailq.errors import MessageTooLarge, StorageError, UsageError
+from mailq.errors import StorageError, UsageError
+from mailq.ids import MonotonicIds
 from mailq.message import STATES
 from mailq.settings import parse
 from mailq.transfer.items import ErrorText, Item
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from mailq.message import RestingState, State
     from mailq.transfer.items import Format
 
-_TORN: Final = "the export found {} bytes, which are not what the name says; 'mailq edit' re-seals it"
 _FOREIGN: Final = frozenset(
     "7z ar br bz2 cpio lrz lz lz4 lzma lzo rar tbz tbz2 tlz tzst z zip zst zstd".split()  # noqa: SIM905 - one line
 )
@@ -77,45 +78,36 @@ def export(
     stream yourself. ``disk``, ``clock`` and ``hear`` are for tests. Raises QueueNotFound, StorageError,
     and UsageError for a queue in memory.
     """
+    layout, disk = layouts.Layout(path_of(target)), disk or Disk()
+    text = layouts.read_marker(layout, disk)
+    store = Store(layout, disk, clock, MonotonicIds(clock), parse(text, layout.marker))
     writer = TarWriter(stream, clock) if format == "tar" else LinesWriter(stream)
-    run = _Export(layouts.Layout(path_of(target)), writer, tell or layouts.log().warning, disk or Disk(), clock)
-    return run.run(tuple(states), hear=hear)
+    return _Export(store, writer, tell or layouts.log().warning).run(text, tuple(states), hear=hear)
 
 
 class _Export:
     """One export."""
 
-    def __init__(
-        self,
-        layout: layouts.Layout,
-        writer: TarWriter | LinesWriter,
-        tell: Callable[[str], object],
-        disk: Disk,
-        clock: Callable[[], int],
-    ) -> None:
-        self._layout, self._writer, self._tell, self._disk, self._clock = layout, writer, tell, disk, clock
-        self._text = layouts.read_marker(layout, disk)
-        self._settings = parse(self._text, layout.marker).settings
+    def __init__(self, store: Store, writer: TarWriter | LinesWriter, tell: Callable[[str], object]) -> None:
+        self._store, self._writer, self._tell = store, writer, tell
         self._exported = self._torn = self._left_out = 0
 
-    def run(self, states: tuple[State, ...], *, hear: bool) -> Exported:
-        """Write it all, and report what is not in it."""
-        survey = Survey(self._layout, states, self._take, now=self._clock)
-        self._writer.begin(self._text, self._settings, self._time_of(self._layout.marker))
+    def run(self, text: str, states: tuple[State, ...], *, hear: bool) -> Exported:
+        """Write it all, and report what is not in it. ``text`` is that of the settings."""
+        store, layout = self._store, self._store.layout
+        survey = Survey(layout, states, self._take, now=store.clock)
+        self._writer.begin(text, store.settings, self._time_of(layout.marker))
         survey.run(hear=hear)
         self._writer.end()
-        layouts.require_marker(self._layout)
+        layouts.require_marker(layout)
         for id in sorted(survey.missed):
             self._leave_out(id, "it moves each time that it is opened; pause the queue and export again")
-        certain = survey.certain
-        if left_behind(self._layout, self._disk):
-            certain = False
-            self._tell("a producer died and left a journal; 'mailq reap' replays it, then export again")
-        elif not certain:
-            self._tell(
-                "it is not certain that this is every message: too much was moved; pause the queue, export again"
-            )
-        return Exported(self._exported, self._torn, self._left_out, certain)
+        unsure = "" if survey.certain else "too much was moved; pause the queue, export again"
+        if left_behind(layout, store.disk):
+            unsure = "a producer died and left a journal; 'mailq reap' replays it, then export again"
+        if unsure:
+            self._tell(f"it is not certain that this is every message: {unsure}")
+        return Exported(self._exported, self._torn, self._left_out, not unsure)
 
     def _leave_out(self, id: str, why: str) -> None:
         self._left_out += 1
@@ -123,62 +115,47 @@ class _Export:
 
     def _take(self, state: State, path: str, envelope: MessageName) -> bool:
         """Write one message; False if its file is gone from there."""
-        try:
-            data = self._read(path)
-        except MessageTooLarge as error:
-            self._leave_out(envelope.id, f"{error}, for the time of the export")
-            return True
-        except OSError as error:
-            if error.errno in GONE:
-                return False
-            self._leave_out(envelope.id, f"its file cannot be read: {error.strerror} ({path!a})")
-            return True
-        if data is None:
-            return True  # not a regular file, and so not a message
         if names.parse(os.path.basename(path)) is None:
-            envelope = envelope._replace(size=len(data))  # dropped in by hand: it is what it is
+            envelope = envelope._replace(size=None)  # dropped in by hand: it is what it is
+        torn = ""
+        try:
+            data: bytes | None = self._store.read(path, envelope)
+        except FileNotFoundError:
+            return False
+        except Unfit as error:
+            if error.why != "torn":
+                self._leave_out(envelope.id, error.text)
+                return True
+            torn = error.text
+            data = layouts.read_small(self._store.disk, path, self._store.settings.max_message_bytes)
+        if data is None:
+            return False
         rests: RestingState = (envelope.edit or "ready") if state == "leased" else state
         died = self._time_of(path) if rests == "dead" else None
         item = Item(rests, envelope.at_rest(rests), data, died, tuple(self._texts(envelope)))
-        self._writer.add(item.sealed() or self._buried(item))
+        self._writer.add(self._buried(item, torn) if torn else item.sealed() or item)
         self._exported += 1
         return True
 
-    def _read(self, path: str) -> bytes | None:
-        """A file's bytes: those that it had when it was opened, wherever it goes meanwhile."""
-        fd = self._disk.open_to_read(path)
-        try:
-            status = os.fstat(fd)
-            if not layouts.is_regular(status):
-                return None
-            if status.st_size > self._settings.max_message_bytes:
-                raise MessageTooLarge(status.st_size, self._settings.max_message_bytes)
-            return self._disk.read_all(fd, status.st_size)
-        finally:
-            self._disk.drop(fd)
-
     def _time_of(self, path: str) -> int:
         """The mtime of a file; now if it is gone, or in the future."""
-        status = layouts.status_of(path)
-        now = self._clock()
+        status, now = layouts.status_of(path), self._store.clock()
         return now if status is None else max(0, min(status.st_mtime_ns, now))
 
-    def _buried(self, item: Item) -> Item:
+    def _buried(self, item: Item, why: str) -> Item:
         """A torn message as the dead letter that a claim would make of it."""
-        envelope, count = item.envelope, len(item.data)
         self._torn += 1
-        self._tell(f"message {envelope.id} is torn, and dead in the archive: its file has {count} bytes")
+        self._tell(f"message {item.envelope.id} is torn, and dead in the archive: {why}")
         if item.is_torn:
             return item
-        text = ErrorText(0, _TORN.format(count).encode(), self._clock())
-        others = (other for other in item.texts if other.number)
-        dead = envelope.after(policy.undeliverable(envelope, "torn"))
-        return Item("dead", dead, item.data, self._clock(), (text, *others))
+        now = self._store.clock()
+        texts = (ErrorText(0, why.encode(), now), *(text for text in item.texts if text.number))
+        return Item("dead", item.envelope.after(policy.undeliverable(item.envelope, "torn")), item.data, now, texts)
 
     def _texts(self, envelope: MessageName) -> Iterator[ErrorText]:
         for number in error_texts.numbers(envelope) if envelope.tries else ():
-            path = error_texts.path_to(self._layout.errors, envelope.id, number)
-            data = layouts.read_small(self._disk, path, error_texts.LONGEST)
+            path = error_texts.path_to(self._store.layout.errors, envelope.id, number)
+            data = layouts.read_small(self._store.disk, path, error_texts.LONGEST)
             if data is not None:
                 yield ErrorText(number, data, self._time_of(path))
 
@@ -199,11 +176,10 @@ def writing(path: str, disk: Disk | None = None) -> Iterator[BinaryIO]:
     flags = os.O_WRONLY | getattr(os, "O_BINARY", 0)
     if not is_special:
         _refuse(path)
-        part = f"{path}.{os.urandom(4).hex()}.part"
+        part = f"{path}.{os.urandom(8).hex()}.part"
         flags |= os.O_CREAT | os.O_EXCL
-    fd = _opened(disk, part, flags, path)
     try:
-        with open(fd, "wb") as file:
+        with open(fd := disk.open(part, flags, 0o600), "wb") as file:
             with _compressed(file, path) as stream:
                 yield stream
             file.flush()
@@ -216,9 +192,12 @@ def writing(path: str, disk: Disk | None = None) -> Iterator[BinaryIO]:
         if not is_special:
             with contextlib.suppress(OSError):
                 disk.unlink(part)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise StorageError("write the archive", error) from error
-        raise
+        if not isinstance(error, OSError) or isinstance(error, StorageError):
+            raise
+        why, where = error.strerror, path  # what the caller named
+        if not os.path.isdir(directory := os.path.dirname(path) or "."):
+            why, where = "there is no such directory; make it, or name another FILE", directory
+        raise StorageError("write the archive", OSError(error.errno, why, where)) from error
 
 
 def _refuse(path: str) -> None:
@@ -227,20 +206,9 @@ def _refuse(path: str) -> None:
     if dot and ending in _FOREIGN:
         raise UsageError(f"{path!a}: an export is not written as .{ending}; end the name in {_ENDINGS}")
     parent = os.path.dirname(os.path.realpath(path))
-    for root in (parent, *([os.path.dirname(parent)] if os.path.basename(parent) in OWN else [])):
+    for root in (parent, os.path.dirname(parent)):
         if os.path.exists(f"{root}/{MARKER}"):
             raise UsageError(f"{path!a} is within the queue {root!a}; name a FILE outside of it")
-
-
-def _opened(disk: Disk, part: str, flags: int, path: str) -> int:
-    """Open the part of a file. Raises StorageError, which names what the caller named."""
-    try:
-        return disk.open(part, flags, 0o600)
-    except OSError as error:
-        why, where = error.strerror, path
-        if isinstance(error, FileNotFoundError) and not os.path.isdir(directory := os.path.dirname(path) or "."):
-            why, where = "there is no such directory; make it, or name another FILE", directory
-        raise StorageError("write the archive", OSError(error.errno, why, where)) from error
 
 
 def _compressed(file: BinaryIO, path: str) -> contextlib.AbstractContextManager[BinaryIO]:

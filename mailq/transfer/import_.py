@@ -40,9 +40,6 @@ _BATCH: Final = 256
 _BATCH_BYTES: Final = 8 << 20
 """This many messages, or bytes, are synced together."""
 
-_DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-"""What decompressing raises when the data ends too early, or is damaged."""
-
 
 class Imported(NamedTuple):
     """What an import did, in messages.
@@ -96,13 +93,24 @@ def import_(
     for each message that is refused, by default the log. Raises QueueNotFound, and ImportStopped when the
     archive or the disk keeps it from going on.
     """
-    run = _Import(layouts.Layout(path_of(target)), tell or layouts.log().warning, disk or Disk(), clock)
+    layout, disk, tell = layouts.Layout(path_of(target)), disk or Disk(), tell or layouts.log().warning
+    disk.give_to_owner_of(layout.root)
+    counts = Imported()._asdict()
     try:
         with _decompressed(stream) as plain:
-            run.run(_reader(plain, format, getattr(stream, "name", None)), create=create)
+            reader = _reader(plain, format, getattr(stream, "name", None))
+            text = reader.settings()
+            if create and not os.path.exists(layout.marker):
+                _create(layout, disk, text, tell)
+            store = Store(layout, disk, clock, MonotonicIds(clock), layouts.load(layout, disk))
+            layouts.check(layout, disk, store.settings)
+            with _alone(store, tell):
+                _Intake(store, tell, counts).take_all(reader.items(store.settings.max_message_bytes))
+            if reader.strays:
+                tell(f"{reader.strays} error texts stood apart from their messages and were left out")
     except (ArchiveDamaged, OSError) as error:
-        raise ImportStopped(error, run.done) from error
-    return run.done
+        raise ImportStopped(error, Imported(**counts)) from error
+    return Imported(**counts)
 
 
 @contextlib.contextmanager
@@ -117,137 +125,57 @@ def _decompressed(stream: BinaryIO) -> Iterator[Plain]:
                 yield cast("Plain", lzma.LZMAFile(buffered))  # noqa: SIM115 - what it reads from is not its own
             case _:
                 yield buffered
-    except _DAMAGE as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise ArchiveDamaged("in the compression", f"{error}; the archive was cut off or damaged") from error
     finally:
         buffered.detach()  # or it would close the stream, which is the caller's
 
 
-class _Import:
-    """One import: what is new to the queue, batch by batch."""
-
-    _store: Store
-    _known: IdSet
-
-    def __init__(
-        self, layout: layouts.Layout, tell: Callable[[str], object], disk: Disk, clock: Callable[[], int]
-    ) -> None:
-        self._layout, self._tell, self._disk, self._clock = layout, tell, disk, clock
-        self._batch: list[Item] = []
-        self._bytes = 0
-        self.done = Imported()
-
-    def run(self, reader: LinesReader | TarReader, *, create: bool) -> None:
-        """Store the messages of an archive."""
-        layout, disk = self._layout, self._disk
-        disk.give_to_owner_of(layout.root)
-        text = reader.settings()
-        if create and not os.path.exists(layout.marker):
-            self._create(text)
-        self._store = Store(layout, disk, self._clock, MonotonicIds(self._clock), layouts.load(layout, disk))
-        layouts.check(layout, disk, self._store.settings)
-        with self._alone():
-            self._known = _known(self._store)
-            self._take_all(reader.items(self._store.settings.max_message_bytes))
-        if reader.strays:
-            self._tell(f"{reader.strays} error texts stood apart from their messages and were left out")
-
-    def _create(self, text: str | None) -> None:
-        """Make the queue. The settings are read before the end of the archive, where a checksum would show damage."""
-        try:
-            settings = Settings() if text is None else parse(text, "").settings
-        except SettingsError as error:
-            line = f", line {error.line}" if error.line else ""
-            why = str(error).removesuffix("; mend the line")
-            raise ArchiveDamaged(
-                f"the archive's mailq.toml{line}",
-                f"{why}; the archive is damaged, or not mailq's own; without --create its settings are not read",
-            ) from error
-        if settings.dead_letters is not None:
-            self._tell(f"dead_letters = {settings.dead_letters!a} was not taken over; 'mailq config' sets it")
-        layouts.create(self._layout, settings.changed({"dead_letters": None}), self._disk)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait for other imports: two that both find a message missing would both store it."""
-        from filelock import Timeout  # noqa: PLC0415 - slow to load
-
-        lock = layouts.file_lock(self._disk, f"{self._layout.root}/.import.lock", self._store.mode)
-        try:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                self._tell("another import into this queue is at work; waiting for it")
-                lock.acquire(timeout=-1)
-            except OSError as error:
-                raise StorageError("lock the queue for an import", error) from error
-            yield
-        finally:
-            lock.release()  # does nothing if it is not held
-
-    def _take_all(self, items: Iterator[Item | Flaw]) -> None:
-        """Store them; also those before the place where the archive turns out to be damaged."""
-        try:
-            for item in items:
-                self._take(item)
-        except (ArchiveDamaged, *_DAMAGE):
-            self._store_batch()
-            raise
-        self._store_batch()
-
-    def _take(self, item: Item | Flaw) -> None:
-        if isinstance(item, Item) and item.envelope.id in self._known:
-            self.done = self.done._replace(already_there=self.done.already_there + 1)
-            return
-        fit = checked(item, self._store.settings.max_message_bytes) if isinstance(item, Item) else item
-        if isinstance(fit, Flaw):
-            self.done = self.done._replace(refused=self.done.refused + 1)
-            self._tell(f"{fit.where}: refused: {fit.why}")
-            return
-        self._known.add(fit.envelope.id)
-        self._batch.append(fit)
-        self._bytes += len(fit.data) + sum(len(text.data) for text in fit.texts)
-        if len(self._batch) >= _BATCH or self._bytes >= _BATCH_BYTES:
-            self._store_batch()
-
-    def _store_batch(self) -> None:
-        batch, self._batch, self._bytes = self._batch, [], 0
-        if not batch:
-            return
-        for item in batch:
-            self._put_texts(item)
-        try:
-            paths = Writer(self._store).restore([(item.state, item.envelope, item.data) for item in batch])
-        except BaseException:
-            for item in batch:
-                error_texts.remove(self._disk, self._layout.errors, item.envelope)
-            raise
-        for item, path in zip(batch, paths, strict=True):
-            if item.at is not None:
-                with contextlib.suppress(OSError):  # redriven or purged already
-                    self._disk.utime(path, min(item.at, self._clock()))
-        self.done = self.done._replace(imported=self.done.imported + len(batch))
-
-    def _put_texts(self, item: Item) -> None:
-        """Before the message, whose consumer has its texts then. A text of no attempt would never be removed."""
-        attempts = error_texts.numbers(item.envelope) if item.envelope.tries else ()
-        errors, mode = self._layout.errors, self._store.mode
-        for number, data, at in item.texts:
-            if number in attempts:
-                then = min(at, self._clock())
-                error_texts.put_back(self._disk, errors, item.envelope.id, number, data, at=then, mode=mode)
-
-
 def _reader(stream: Plain, format: Format | None, name: object) -> LinesReader | TarReader:  # noqa: A002 - as above
     """By the first byte. Where there is none the file's name decides: a queue without messages makes no lines."""
     first = stream.peek(1)[:1]
-    if not first and format is None and isinstance(name, str):
+    if format is None and first and first in b"{ \t\r\n":
+        format = "jsonl"  # noqa: A001 - as above
+    elif format is None and not first and isinstance(name, str):
         format = format_of(name)  # noqa: A001 - as above
     if format == "jsonl":
         return LinesReader(stream)
     if not first:
         raise NotAnArchive("it is empty; as JSON lines without a message it is taken with --format jsonl")
-    return LinesReader(stream) if format is None and first in b"{ \t\r\n" else TarReader(stream)
+    return TarReader(stream)
+
+
+def _create(layout: layouts.Layout, disk: Disk, text: str | None, tell: Callable[[str], object]) -> None:
+    """Make the queue. The settings are read before the end of the archive, where a checksum would show damage."""
+    try:
+        settings = Settings() if text is None else parse(text, "").settings
+    except SettingsError as error:
+        where = f"the archive's mailq.toml, line {error.line}" if error.line else "the archive's mailq.toml"
+        why = str(error).removesuffix("; mend the line")
+        why += "; the archive is damaged, or not mailq's own; without --create its settings are not read"
+        raise ArchiveDamaged(where, why) from error
+    if settings.dead_letters is not None:
+        tell(f"dead_letters = {settings.dead_letters!a} was not taken over; 'mailq config' sets it")
+    layouts.create(layout, settings.changed({"dead_letters": None}), disk)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, tell: Callable[[str], object]) -> Iterator[None]:
+    """Wait for other imports: two that both find a message missing would both store it."""
+    from filelock import Timeout  # noqa: PLC0415 - slow to load
+
+    lock = layouts.file_lock(store.disk, f"{store.layout.root}/.import.lock", store.mode)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell("another import into this queue is at work; waiting for it")
+            lock.acquire(timeout=-1)
+        except OSError as error:
+            raise StorageError("lock the queue for an import", error) from error
+        yield
+    finally:
+        lock.release()  # does nothing if it is not held
 
 
 def _known(store: Store) -> IdSet:
@@ -271,3 +199,60 @@ def _sent(store: Store) -> Iterator[str]:
         envelope = names.parse(entry.name) if store.mark in entry.name else None
         if envelope is not None and envelope.source_queue == store.mark:
             yield envelope.id
+
+
+class _Intake:
+    """Stores what is new to the queue, batch by batch."""
+
+    def __init__(self, store: Store, tell: Callable[[str], object], counts: dict[str, int]) -> None:
+        self._store, self._tell, self._counts = store, tell, counts
+        self._known = _known(store)
+        self._batch: list[Item] = []
+        self._bytes = 0
+
+    def take_all(self, items: Iterator[Item | Flaw]) -> None:
+        """Store them; also those before the place where the archive turns out to be damaged."""
+        try:
+            for item in items:
+                self._take(item)
+        finally:
+            self._store_batch()
+
+    def _take(self, item: Item | Flaw) -> None:
+        if isinstance(item, Item) and item.envelope.id in self._known:
+            self._counts["already_there"] += 1
+            return
+        fit = checked(item, self._store.settings.max_message_bytes) if isinstance(item, Item) else item
+        if isinstance(fit, Flaw):
+            self._counts["refused"] += 1
+            self._tell(f"{fit.where}: refused: {fit.why}")
+            return
+        self._known.add(fit.envelope.id)
+        self._batch.append(fit)
+        self._bytes += len(fit.data) + sum(len(text.data) for text in fit.texts)
+        if len(self._batch) >= _BATCH or self._bytes >= _BATCH_BYTES:
+            self._store_batch()
+
+    def _store_batch(self) -> None:
+        batch, self._batch, self._bytes = self._batch, [], 0
+        if not batch:
+            return
+        disk, layout, now = self._store.disk, self._store.layout, self._store.clock()
+        for item in batch:  # before the messages, whose consumers have the texts then
+            attempts = error_texts.numbers(item.envelope) if item.envelope.tries else ()
+            for number, data, at in item.texts:
+                if number in attempts:  # or it would never be removed
+                    error_texts.put_back(
+                        disk, layout.errors, item.envelope.id, number, data, at=min(at, now), mode=self._store.mode
+                    )
+        try:
+            paths = Writer(self._store).restore([(item.state, item.envelope, item.data) for item in batch])
+        except BaseException:
+            for item in batch:
+                error_texts.remove(disk, layout.errors, item.envelope)
+            raise
+        for item, path in zip(batch, paths, strict=True):
+            if item.at is not None:
+                with contextlib.suppress(OSError):  # redriven or purged already
+                    disk.utime(path, min(item.at, now))
+        self._counts["imported"] += len(batch)
