@@ -16,13 +16,4 @@ from mailq.transfer.export import Exported, export, writing
 from mailq.transfer.import_ import Imported, ImportStopped, import_
 from mailq.transfer.items import ArchiveDamaged, format_of
 
-__all__ = [
-    "ArchiveDamaged",
-    "Exported",
-    "ImportStopped",
-    "Imported",
-    "export",
-    "format_of",
-    "import_",
-    "writing",
-]
+__all__ = ["ArchiveDamaged", "Exported", "ImportStopped", "Imported", "export", "format_of", "import_", "writing"]

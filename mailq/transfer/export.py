@@ -160,17 +160,14 @@ class _Export:
                 yield ErrorText(number, data, self._time_of(path))
 
 
-# The file
-
-
 @contextlib.contextmanager
-def writing(path: str, disk: Disk | None = None) -> Iterator[BinaryIO]:
+def writing(path: str) -> Iterator[BinaryIO]:
     """Write a file aside, ``<path>.<random>.part``, and rename it, synced, when all went well.
 
     ``.gz`` and ``.xz`` compress. A FIFO or device is written to as it is. Raises StorageError,
     and UsageError for the ending of another kind of archive, and within a queue.
     """
-    disk = disk or Disk()
+    disk = Disk()
     is_special = os.path.exists(path) and not os.path.isfile(path)
     part = path
     flags = os.O_WRONLY | getattr(os, "O_BINARY", 0)

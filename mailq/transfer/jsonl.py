@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 _BODIES: Final = ("body", "body_text", "body_base64", "sealed_base64")
 _KEYS: Final[dict[str, type]] = {
-    **dict.fromkeys(
-        ("id", "state", "pushed_at", "place_at", "due_at", "died_at", "reason", "content_type", "ext"), str
-    ),
-    **dict.fromkeys(("tries", "file", "from", "crc", *_BODIES), str),
+    **dict.fromkeys(("id", "state", "pushed_at", "place_at", "due_at", "died_at", "reason"), str),
+    **dict.fromkeys(("content_type", "ext", "tries", "file", "from", "crc", *_BODIES), str),
     **dict.fromkeys(("priority", "max_retries", "head", "size"), int),
     **dict.fromkeys(("lease", "ttl"), float),
     "headers": dict,
@@ -55,7 +53,6 @@ _AROUND: Final = 48 << 20
 _NOT_TEXT: Final = re.compile(r"\0|[\ud800-\udfff](?![\ud800-\udfff]{0,2}\Z)")
 """A zero byte, or one that is not UTF-8, except in a last character, which may go on."""
 
-_AT_ONCE: Final = 1 << 16
 _BEGINNING: Final = 4096
 """This many bytes of the first line show whether this is text; a damaged line further on is refused by itself."""
 
@@ -87,23 +84,25 @@ class LinesWriter:
 def _object(item: Item) -> dict[str, Any]:
     """A message as an object; what says nothing is left out."""
     e = item.envelope
-    is_delayed = item.state == "delayed"
+    times = {
+        "pushed_at": e.pushed_at,
+        "due_at" if item.state == "delayed" else "place_at": e.visible_at,
+        "died_at": item.at,
+    }
+    if times.get("place_at") == e.pushed_at:
+        del times["place_at"]
+    errors = [
+        {"attempt": text.number, "at": _spell(text.at), **_text_or_base64(text.data, "text", "text_base64")}
+        for text in item.texts
+    ]
     fields = {
         "id": e.id,
         "state": item.state,
-        "pushed_at": _spell(e.pushed_at),
-        "due_at" if is_delayed else "place_at": _spell(e.visible_at)
-        if is_delayed or e.visible_at != e.pushed_at
-        else None,
-        "died_at": None if item.at is None else _spell(item.at),
+        **{key: _spell(at) for key, at in times.items() if at is not None},
         "reason": (e.reason or "unknown") if item.state == "dead" else None,
         **{key: getattr(e, field) for key, field in _OPTIONS.items() if getattr(e, field) != e._field_defaults[field]},
         **_content(item),
-        "errors": [
-            {"attempt": text.number, "at": _spell(text.at), **_text_or_base64(text.data, "text", "text_base64")}
-            for text in item.texts
-        ]
-        or None,
+        "errors": errors or None,
     }
     return {key: value for key, value in fields.items() if value is not None or key == "body"}
 
@@ -171,7 +170,7 @@ class LinesReader:
             where = f"line {number}"
             if len(line) > longest:
                 while line and not line.endswith(b"\n"):
-                    line = self._stream.readline(_AT_ONCE)
+                    line = self._stream.readline(_BEGINNING)
                 yield Flaw(where, f"it has more than {longest} bytes; no message of this queue takes as much")
             elif line.strip():
                 yield _item(line, where)

@@ -309,3 +309,60 @@ def test_a_queue_in_memory_has_no_archive() -> None:
         imported("memory://", b"")
     with pytest.raises(mailq.UsageError, match="only queues on disk"):
         exported("memory://")
+
+
+# Headers that tarfile would take for more than they are
+
+
+def header(name: str, kind: bytes, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def record(key: str, value: str) -> bytes:
+    text = f" {key}={value}\n"
+    return f"{len(text) + 2}{text}".encode()
+
+
+def test_more_headers_in_a_row_than_a_member_has_are_damage(path: Path) -> None:
+    make(path)
+    some = header("x", tarfile.XGLTYPE, record("comment", "xxx"))
+    with pytest.raises(transfer.ImportStopped, match=r"after 1 members: .*header") as stopped:
+        imported(path, tar(GOOD, end=False) + some * 2000 + tar(GOOD))
+    assert stopped.value.done.imported == 1
+
+
+def test_what_a_global_header_says_is_not_kept(path: Path) -> None:
+    make(path)
+    some = header("x", tarfile.XGLTYPE, record("comment", "mailq export of 9 messages"))
+    data = some + tar((f"new/{name_of(2)}", b"body"), (f"new/{name_of(3)}", b"body"))
+    with pytest.raises(transfer.ImportStopped, match="should be 9 messages before this, there are 0"):
+        imported(path, data)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [{"size": "-600"}, {"size": "x"}, {"mtime": "inf"}, {"GNU.sparse.map": "0,4,x"}, {"hdrcharset": "BINARY"}],
+    ids=str,
+)
+def test_a_header_that_says_nonsense_stops_nothing_before_it(path: Path, says: dict[str, str]) -> None:
+    make(path)
+    (item,) = says.items()
+    odd = header("x", tarfile.XHDTYPE, record(*item)) + tar((f"dead/{name_of(2, b'')}", b""), end=False)
+    told: list[str] = []
+    try:
+        done = imported(path, tar(GOOD, end=False) + odd + tar((f"new/{name_of(3)}", b"body")), tell=told.append)
+    except transfer.ImportStopped as stopped:
+        done = stopped.done
+    assert done.imported >= 1
+    assert len(ids_on_disk(path)) == done.imported
+
+
+def test_a_sparse_file_is_not_a_message(path: Path) -> None:
+    make(path)
+    sparse = header("x", tarfile.XHDTYPE, record("GNU.sparse.map", "0,4") + record("GNU.sparse.size", "9"))
+    told: list[str] = []
+    done = imported(path, tar(GOOD, end=False) + sparse + tar((f"new/{name_of(2)}", b"body")), tell=told.append)
+    assert done == transfer.Imported(1, 0, 1)
+    assert "not a regular file" in told[0]
