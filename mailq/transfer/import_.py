@@ -22,7 +22,7 @@ from mailq.errors import MailqError, SettingsError, StorageError
 from mailq.ids import MonotonicIds
 from mailq.message import STATES
 from mailq.settings import Settings, parse
-from mailq.transfer.items import ArchiveDamaged, Flaw, Item, NotAnArchive, checked, format_of
+from mailq.transfer.items import ArchiveDamaged, Item, NotAnArchive, checked, format_of
 from mailq.transfer.jsonl import LinesReader
 from mailq.transfer.snapshot import Survey
 from mailq.transfer.tar import TarReader
@@ -210,22 +210,22 @@ class _Intake:
         self._batch: list[Item] = []
         self._bytes = 0
 
-    def take_all(self, items: Iterator[Item | Flaw]) -> None:
+    def take_all(self, items: Iterator[tuple[str, Item | str]]) -> None:
         """Store them; also those before the place where the archive turns out to be damaged."""
         try:
-            for item in items:
-                self._take(item)
+            for where, item in items:
+                self._take(where, item)
         finally:
             self._store_batch()
 
-    def _take(self, item: Item | Flaw) -> None:
+    def _take(self, where: str, item: Item | str) -> None:
         if isinstance(item, Item) and item.envelope.id in self._known:
             self._counts["already_there"] += 1
             return
         fit = checked(item, self._store.settings.max_message_bytes) if isinstance(item, Item) else item
-        if isinstance(fit, Flaw):
+        if isinstance(fit, str):
             self._counts["refused"] += 1
-            self._tell(f"{fit.where}: refused: {fit.why}")
+            self._tell(f"{where}: refused: {fit}")
             return
         self._known.add(fit.envelope.id)
         self._batch.append(fit)

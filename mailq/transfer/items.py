@@ -47,14 +47,13 @@ class ErrorText(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A message in an archive. ``at`` is the time of death in nanoseconds, ``where`` its place in the archive."""
+    """A message in an archive. ``at`` is the time of death, in nanoseconds."""
 
     state: RestingState
     envelope: MessageName
     data: bytes
     at: int | None = None
     texts: tuple[ErrorText, ...] = ()
-    where: str = ""
 
     @property
     def is_torn(self) -> bool:
@@ -68,32 +67,25 @@ class Item(NamedTuple):
         return self._replace(envelope=self.envelope._replace(size=len(self.data), crc=names.checksum(self.data)))
 
 
-class Flaw(NamedTuple):
-    """Something in the archive that is refused, and why."""
-
-    where: str
-    why: str
-
-
-def checked(item: Item, most: int) -> Item | Flaw:
+def checked(item: Item, most: int) -> Item | str:
     """Return the item as it can be stored, or why it cannot be; it may have at most ``most`` bytes."""
     if len(item.data) > most:
-        return Flaw(item.where, str(MessageTooLarge(len(item.data), most)))
+        return str(MessageTooLarge(len(item.data), most))
     sealed = item if item.is_torn else item.sealed()
     if sealed is None:
-        return Flaw(item.where, f"its {len(item.data)} bytes are not what its size and checksum say")
+        return f"its {len(item.data)} bytes are not what its size and checksum say"
     length = sealed.envelope.header_bytes
     if length > MAX_HEADERS and not item.is_torn:
-        return Flaw(item.where, f"its headers take {length} bytes, at most {MAX_HEADERS} are allowed")
+        return f"its headers take {length} bytes, at most {MAX_HEADERS} are allowed"
     rests = sealed.envelope.at_rest(item.state)
     try:
         name = names.format_name(rests)
     except (ValueError, OverflowError):
         name = ""
     if names.parse(name) != rests:
-        return Flaw(item.where, f"no name of the format can say this: {name[: names.MAX_NAME]!a}")
+        return f"no name of the format can say this: {name[: names.MAX_NAME]!a}"
     # The longest that a claim makes it: ``until`` with its milliseconds.
     claimed = rests.claimed(until=1, owner="f" * 8, claim="f" * 8)
     if len(names.format_name(claimed)) > names.MAX_NAME:
-        return Flaw(item.where, "its name would be too long when it is claimed")
+        return "its name would be too long when it is claimed"
     return item._replace(envelope=rests)

@@ -14,7 +14,7 @@ from mailq.engines.maildir.names import MessageName
 from mailq.errors import MailqError
 from mailq.ids import id_time, is_id
 from mailq.message import CONTENT_TYPE, RestingState, join_headers, split_headers
-from mailq.transfer.items import ErrorText, Flaw, Item, NotAnArchive
+from mailq.transfer.items import ErrorText, Item, NotAnArchive
 
 if TYPE_CHECKING:
     import io
@@ -161,29 +161,28 @@ class LinesReader:
         if _NOT_TEXT.search(first.decode(errors="surrogateescape")):
             raise NotAnArchive("JSON lines are text in UTF-8 without zero bytes, and the first line is not")
 
-    def items(self, most: int) -> Iterator[Item | Flaw]:
-        """Yield the messages; empty lines are skipped."""
+    def items(self, most: int) -> Iterator[tuple[str, Item | str]]:
+        """Yield where each message stands, and it, or why it is refused; empty lines are skipped."""
         longest = _ESCAPED * most + _AROUND
         number = 0
         while line := self._stream.readline(longest + 1):
             number += 1
-            where = f"line {number}"
             if len(line) > longest:
+                yield f"line {number}", f"it has more than {longest} bytes; no message of this queue takes as much"
                 while line and not line.endswith(b"\n"):
                     line = self._stream.readline(_BEGINNING)
-                yield Flaw(where, f"it has more than {longest} bytes; no message of this queue takes as much")
             elif line.strip():
-                yield _item(line, where)
+                yield f"line {number}", _item(line)
 
 
-def _item(line: bytes, where: str) -> Item | Flaw:
+def _item(line: bytes) -> Item | str:
     try:
-        return _read(_checked(codecs.read_json(line.decode()), _KEYS), where)
+        return _read(_checked(codecs.read_json(line.decode()), _KEYS))
     except (_Bad, MailqError) as error:
-        return Flaw(where, str(error))
+        return str(error)
     except (ValueError, RecursionError) as error:
         cut = "" if line.endswith(b"\n") else "; the last line has no end: it was cut off"
-        return Flaw(where, f"this is not JSON: {error}{cut}")
+        return f"this is not JSON: {error}{cut}"
 
 
 def _checked(value: object, keys: Mapping[str, type]) -> dict[str, Any]:
@@ -200,7 +199,7 @@ def _checked(value: object, keys: Mapping[str, type]) -> dict[str, Any]:
     return table
 
 
-def _read(table: dict[str, Any], where: str) -> Item:
+def _read(table: dict[str, Any]) -> Item:
     id = table.get("id", "")
     if not is_id(id):
         raise _Bad("id must be 32 hex digits; 'mailq push --lines' takes new messages, without ids")
@@ -215,7 +214,7 @@ def _read(table: dict[str, Any], where: str) -> Item:
     data, head, size, crc = _data(table)
     options = {field: table[key] for key, field in _OPTIONS.items() if key in table}
     envelope = MessageName(visible_at, id, _kind(table)[1], size, crc, head, **options)
-    return Item(state, envelope, data, _time(table, "died_at"), tuple(_texts(table)), where)
+    return Item(state, envelope, data, _time(table, "died_at"), tuple(_texts(table)))
 
 
 def _data(table: Mapping[str, Any]) -> tuple[bytes, int, int | None, int | None]:
@@ -255,10 +254,8 @@ def _texts(table: Mapping[str, Any]) -> Iterator[ErrorText]:
     for value in table.get("errors", ()):
         one = _checked(value, _ERROR_KEYS)
         data = _bytes(one, _one_of(one, ("text", "text_base64")))
-        if one.get("attempt", -1) < 0:
-            raise _Bad("each of errors must have the number of its attempt")
-        if len(data) > error_texts.LONGEST:
-            raise _Bad(f"an error text has {len(data)} bytes, at most {error_texts.LONGEST} are kept")
+        if one.get("attempt", -1) < 0 or len(data) > error_texts.LONGEST:
+            raise _Bad(f"each of errors must have its attempt, and at most {error_texts.LONGEST} bytes of text")
         yield ErrorText(one["attempt"], data, _time(one, "at") or 0)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.layout import DIRECTORIES, MARKER, directory_mode
 from mailq.ids import NS
-from mailq.transfer.items import ArchiveDamaged, ErrorText, Flaw, Item, NotAnArchive
+from mailq.transfer.items import ArchiveDamaged, ErrorText, Item, NotAnArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ class TarReader:
     def settings(self) -> str | None:
         """Return the settings, if they come before any message."""
         for member in self._members:
-            if _path_of(member) == (MARKER,) and _is_regular(member):
+            if _path_of(member) == (MARKER,) and member.isreg():
                 if member.size > _MOST_SETTINGS:
                     raise ArchiveDamaged(_where(member), f"{member.size} bytes are not settings")
                 return self._data(member).decode(errors="replace")
@@ -129,37 +129,40 @@ class TarReader:
                 break
         return None
 
-    def items(self, most: int) -> Iterator[Item | Flaw]:
-        """Yield the messages. The other files of a queue are passed over, and all dot-names."""
+    def items(self, most: int) -> Iterator[tuple[str, Item | str]]:
+        """Yield where each message stands, and it, or why it is refused."""
         for member in self._members:
-            path = _path_of(member)
-            if path is None:
-                yield Flaw(_where(member), "this is not a path within a queue")
-            elif member.isdir() or len(path) < 2 or path[0] in _ELSEWHERE or path[-1].startswith("."):  # noqa: PLR2004 - a directory and a name
-                continue
-            elif len(path) > 2 or path[0] not in {*_STATES, "errors"}:  # noqa: PLR2004 - as above
-                yield Flaw(_where(member), "there is nothing of that name in a queue")
-            elif not _is_regular(member):
-                yield Flaw(_where(member), "this is not a regular file; links, devices and FIFOs are not messages")
-            elif path[0] != "errors":
-                yield self._item(member, path, most)
-            elif (found := _TEXT_NAME.fullmatch(path[1])) is None or member.size > error_texts.LONGEST:
-                yield Flaw(_where(member), "this is not an error text of a message")
-            else:
-                self._hold(found[1], ErrorText(int(found[2]), self._data(member), _time_of(member)))
+            found = self._item(member, most)
+            if found is not None:
+                yield _where(member), found
         self._let_go()
 
-    def _item(self, member: tarfile.TarInfo, path: tuple[str, ...], most: int) -> Item | Flaw:
-        where = _where(member)
+    def _item(self, member: tarfile.TarInfo, most: int) -> Item | str | None:  # noqa: PLR0911 - one a reason
+        """None for an error text, which is kept, and for the other files of a queue: all dot-names belong to these."""
+        path = _path_of(member)
+        if path is None:
+            return "this is not a path within a queue"
+        if member.isdir() or len(path) < 2 or path[0] in _ELSEWHERE or path[-1].startswith("."):  # noqa: PLR2004 - a directory and a name
+            return None
+        if len(path) > 2 or path[0] not in {*_STATES, "errors"}:  # noqa: PLR2004 - as above
+            return "there is nothing of that name in a queue"
+        if not member.isreg() or member.issparse():
+            return "this is not a regular file; links, devices and FIFOs are not messages"
+        if path[0] == "errors":
+            found = _TEXT_NAME.fullmatch(path[1])
+            if found is None or member.size > error_texts.LONGEST:
+                return "this is not an error text of a message"
+            self._hold(found[1], ErrorText(int(found[2]), self._data(member), _time_of(member)))
+            return None
         envelope = names.parse(path[1])
         if envelope is None:
-            return Flaw(where, "this is not a name of the format; 'mailq push --file' makes a message of any file")
+            return "this is not a name of the format; 'mailq push --file' makes a message of any file"
         if member.size > most:
-            return Flaw(where, f"it has {member.size} bytes, the queue takes {most}; raise max_message_bytes")
+            return f"it has {member.size} bytes, the queue takes {most}; raise max_message_bytes"
         state = (path[0] == "cur" and envelope.edit) or _STATES[path[0]]
         texts = tuple(self._texts.pop(envelope.id, ()))
         self._held -= sum(len(text.data) + _BLOCK for text in texts)
-        return Item(state, envelope, self._data(member), _time_of(member) if state == "dead" else None, texts, where)
+        return Item(state, envelope, self._data(member), _time_of(member) if state == "dead" else None, texts)
 
     def _hold(self, id: str, text: ErrorText) -> None:
         """Keep an error text for the message that follows."""
@@ -255,10 +258,6 @@ class TarReader:
 
 def _where(member: tarfile.TarInfo) -> str:
     return f"member {member.name[:300]!a}"
-
-
-def _is_regular(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not member.issparse()
 
 
 def _path_of(member: tarfile.TarInfo) -> tuple[str, ...] | None:

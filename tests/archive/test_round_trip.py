@@ -24,7 +24,7 @@ from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.names import checksum
 from mailq.ids import NS
 from mailq.message import RestingState, join_headers
-from mailq.transfer.items import ErrorText, Flaw, Format, Item, checked
+from mailq.transfer.items import ErrorText, Format, Item, checked
 from mailq.transfer.jsonl import LinesReader, LinesWriter
 from mailq.transfer.tar import TarReader, TarWriter
 
@@ -82,20 +82,20 @@ def written(form: Format, some: list[Item]) -> bytes:
     return stream.getvalue()
 
 
-def read(form: Format, data: bytes) -> list[Item | Flaw]:
+def read(form: Format, data: bytes) -> list[Item | str]:
     stream = io.BufferedReader(io.BytesIO(data))
     reader = TarReader(stream) if form == "tar" else LinesReader(stream)
     assert reader.settings() == ("format = 1\n" if form == "tar" else None)
-    found = list(reader.items(MOST))
+    found = [item for _, item in reader.items(MOST)]
     assert reader.strays == 0
     return found
 
 
-def without_place(item: Item | Flaw) -> Item:
+def fit(item: Item | str) -> Item:
     assert isinstance(item, Item), item
-    item_or_flaw = checked(item, MOST)
-    assert isinstance(item_or_flaw, Item), item_or_flaw
-    return item_or_flaw._replace(where="")
+    item_or_why = checked(item, MOST)
+    assert isinstance(item_or_why, Item), item_or_why
+    return item_or_why
 
 
 def coarse(item: Item) -> Item:
@@ -107,9 +107,9 @@ def coarse(item: Item) -> Item:
 @given(some=st.lists(items(), max_size=3, unique_by=lambda item: item.envelope.id))
 @settings(max_examples=100)
 def test_whatever_a_message_is_an_archive_gives_it_back(form: Format, some: list[Item]) -> None:
-    fit = [item for item in some if isinstance(checked(item, MOST), Item)]
+    whole = [item for item in some if isinstance(checked(item, MOST), Item)]
     kept = coarse if form == "tar" else Item._make
-    assert [without_place(item) for item in read(form, written(form, fit))] == [kept(item) for item in fit]
+    assert [fit(item) for item in read(form, written(form, whole))] == [kept(item) for item in whole]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -120,7 +120,7 @@ def test_a_torn_dead_letter_stays_what_it_is(form: Format, item: Item, cut: int,
     if not isinstance(checked(torn, MOST), Item):
         return  # so long a story leaves no room for one more death
     (again,) = read(form, written(form, [torn]))
-    assert without_place(again) == torn
+    assert fit(again) == torn
 
 
 @contextmanager
