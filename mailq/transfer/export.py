@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from mailq.message import RestingState, State
     from mailq.transfer.items import Format
 
-_FOREIGN: Final = frozenset(
-    "7z ar br bz2 cpio lrz lz lz4 lzma lzo rar tbz tbz2 tlz tzst z zip zst zstd".split()  # noqa: SIM905 - one line
-)
+_FOREIGN: Final = frozenset("7z ar br bz2 cpio lrz lz lz4 lzma lzo rar tbz tbz2 tlz tzst z zip zst zstd".split())  # noqa: SIM905 - one line
 """Endings of archives and compressions that are not written here: a tar of that name would be taken for one."""
 
 _ENDINGS: Final = ".tar, .tgz, .txz, .jsonl or .ndjson, with .gz or .xz behind it to compress it"

@@ -134,11 +134,9 @@ def _decompressed(stream: BinaryIO) -> Iterator[Plain]:
 def _reader(stream: Plain, format: Format | None, name: object) -> LinesReader | TarReader:  # noqa: A002 - as above
     """By the first byte. Where there is none the file's name decides: a queue without messages makes no lines."""
     first = stream.peek(1)[:1]
-    if format is None and first and first in b"{ \t\r\n":
-        format = "jsonl"  # noqa: A001 - as above
-    elif format is None and not first and isinstance(name, str):
+    if format is None and not first and isinstance(name, str):
         format = format_of(name)  # noqa: A001 - as above
-    if format == "jsonl":
+    if format == "jsonl" or (format is None and first and first in b"{ \t\r\n"):
         return LinesReader(stream)
     if not first:
         raise NotAnArchive("it is empty; as JSON lines without a message it is taken with --format jsonl")
@@ -237,19 +235,17 @@ class _Intake:
         batch, self._batch, self._bytes = self._batch, [], 0
         if not batch:
             return
-        disk, layout, now = self._store.disk, self._store.layout, self._store.clock()
+        disk, errors, mode, now = self._store.disk, self._store.layout.errors, self._store.mode, self._store.clock()
         for item in batch:  # before the messages, whose consumers have the texts then
             attempts = error_texts.numbers(item.envelope) if item.envelope.tries else ()
             for number, data, at in item.texts:
                 if number in attempts:  # or it would never be removed
-                    error_texts.put_back(
-                        disk, layout.errors, item.envelope.id, number, data, at=min(at, now), mode=self._store.mode
-                    )
+                    error_texts.put_back(disk, errors, item.envelope.id, number, data, at=min(at, now), mode=mode)
         try:
             paths = Writer(self._store).restore([(item.state, item.envelope, item.data) for item in batch])
         except BaseException:
             for item in batch:
-                error_texts.remove(disk, layout.errors, item.envelope)
+                error_texts.remove(disk, errors, item.envelope)
             raise
         for item, path in zip(batch, paths, strict=True):
             if item.at is not None:

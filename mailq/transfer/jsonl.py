@@ -84,11 +84,8 @@ class LinesWriter:
 def _object(item: Item) -> dict[str, Any]:
     """A message as an object; what says nothing is left out."""
     e = item.envelope
-    times = {
-        "pushed_at": e.pushed_at,
-        "due_at" if item.state == "delayed" else "place_at": e.visible_at,
-        "died_at": item.at,
-    }
+    place = "due_at" if item.state == "delayed" else "place_at"
+    times = {"pushed_at": e.pushed_at, place: e.visible_at, "died_at": item.at}
     if times.get("place_at") == e.pushed_at:
         del times["place_at"]
     errors = [

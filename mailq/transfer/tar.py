@@ -190,7 +190,7 @@ class TarReader:
             except (tarfile.HeaderError, ValueError, RecursionError) as error:
                 if not self._count:
                     raise NotAnArchive("it begins neither like a tar nor like JSON lines") from None
-                raise self._damaged(f"{error}; the archive is damaged") from None
+                raise self._damaged(f"a header is damaged: {error}") from None
             archive.pax_headers = {}  # what a global header says of all that follow
             self._count += 1
             self._check_count(member)
