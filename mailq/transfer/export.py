@@ -7,7 +7,7 @@ import gzip
 import lzma
 import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, cast
 
 from mailq import policy
 from mailq.connect import path_of
@@ -15,24 +15,18 @@ from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.files import Store, Unfit
-from mailq.engines.maildir.layout import MARKER
 from mailq.engines.maildir.remains import left_behind
 from mailq.errors import StorageError, UsageError
 from mailq.ids import MonotonicIds
-from mailq.message import STATES
+from mailq.message import STATES, RestingState, State
 from mailq.settings import parse
-from mailq.transfer.items import ErrorText, Item
+from mailq.transfer.items import ErrorText, Format, Item
 from mailq.transfer.jsonl import LinesWriter
 from mailq.transfer.snapshot import Survey
 from mailq.transfer.tar import TarWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import BinaryIO
-
-    from mailq.engines.maildir.names import MessageName
-    from mailq.message import RestingState, State
-    from mailq.transfer.items import Format
 
 _FOREIGN: Final = frozenset("7z ar br bz2 cpio lrz lz lz4 lzma lzo rar tbz tbz2 tlz tzst z zip zst zstd".split())  # noqa: SIM905 - one line
 """Endings of archives and compressions that are not written here: a tar of that name would be taken for one."""
@@ -111,7 +105,7 @@ class _Export:
         self._left_out += 1
         self._tell(f"message {id} is not in the archive: {why}")
 
-    def _take(self, state: State, path: str, envelope: MessageName) -> bool:
+    def _take(self, state: State, path: str, envelope: names.MessageName) -> bool:
         """Write one message; False if its file is gone from there."""
         if names.parse(os.path.basename(path)) is None:
             envelope = envelope._replace(size=None)  # dropped in by hand: it is what it is
@@ -150,7 +144,7 @@ class _Export:
         texts = (ErrorText(0, why.encode(), now), *(text for text in item.texts if text.number))
         return Item("dead", item.envelope.after(policy.undeliverable(item.envelope, "torn")), item.data, now, texts)
 
-    def _texts(self, envelope: MessageName) -> Iterator[ErrorText]:
+    def _texts(self, envelope: names.MessageName) -> Iterator[ErrorText]:
         for number in error_texts.numbers(envelope) if envelope.tries else ():
             path = error_texts.path_to(self._store.layout.errors, envelope.id, number)
             data = layouts.read_small(self._store.disk, path, error_texts.LONGEST)
@@ -202,7 +196,7 @@ def _refuse(path: str) -> None:
         raise UsageError(f"{path!a}: an export is not written as .{ending}; end the name in {_ENDINGS}")
     parent = os.path.dirname(os.path.realpath(path))
     for root in (parent, os.path.dirname(parent)):
-        if os.path.exists(f"{root}/{MARKER}"):
+        if os.path.exists(f"{root}/{layouts.MARKER}"):
             raise UsageError(f"{path!a} is within the queue {root!a}; name a FILE outside of it")
 
 

@@ -10,7 +10,7 @@ import lzma
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, cast
 
 from mailq.connect import path_of
 from mailq.engines.maildir import dead_letters, error_texts, names
@@ -22,17 +22,13 @@ from mailq.errors import MailqError, SettingsError, StorageError
 from mailq.ids import MonotonicIds
 from mailq.message import STATES
 from mailq.settings import Settings, parse
-from mailq.transfer.items import ArchiveDamaged, Item, NotAnArchive, checked, format_of
+from mailq.transfer.items import ArchiveDamaged, Format, Item, NotAnArchive, checked, format_of
 from mailq.transfer.jsonl import LinesReader
-from mailq.transfer.snapshot import Survey
+from mailq.transfer.snapshot import IdSet, Survey
 from mailq.transfer.tar import TarReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
-
-    from mailq.transfer.items import Format
-    from mailq.transfer.snapshot import IdSet
 
     Plain = io.BufferedReader[Any]
 
@@ -126,7 +122,7 @@ def _decompressed(stream: BinaryIO) -> Iterator[Plain]:
             case _:
                 yield buffered
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise ArchiveDamaged("in the compression", f"{error}; the archive was cut off or damaged") from error
+        raise ArchiveDamaged(f"in the compression: {error}; the archive was cut off or damaged") from error
     finally:
         buffered.detach()  # or it would close the stream, which is the caller's
 
@@ -151,7 +147,7 @@ def _create(layout: layouts.Layout, disk: Disk, text: str | None, tell: Callable
         where = f"the archive's mailq.toml, line {error.line}" if error.line else "the archive's mailq.toml"
         why = str(error).removesuffix("; mend the line")
         why += "; the archive is damaged, or not mailq's own; without --create its settings are not read"
-        raise ArchiveDamaged(where, why) from error
+        raise ArchiveDamaged(f"{where}: {why}") from error
     if settings.dead_letters is not None:
         tell(f"dead_letters = {settings.dead_letters!a} was not taken over; 'mailq config' sets it")
     layouts.create(layout, settings.changed({"dead_letters": None}), disk)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from mailq.engines.maildir import names
 from mailq.errors import MailqError, MessageTooLarge, UsageError
 from mailq.message import MAX_HEADERS, RestingState
-
-if TYPE_CHECKING:
-    from mailq.engines.maildir.names import MessageName
 
 Format = Literal["tar", "jsonl"]
 
@@ -23,19 +20,14 @@ def format_of(path: str) -> Format:
 
 
 class ArchiveDamaged(MailqError, ValueError):
-    """The archive cannot be read on from ``where``: it was cut off or damaged. What came before is intact."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        self.why = why
-        super().__init__(f"{where}: {why}")
+    """The archive was cut off or damaged. What came before is intact."""
 
 
 class NotAnArchive(ArchiveDamaged):
     """This is not an archive at all."""
 
     def __init__(self, why: str) -> None:
-        super().__init__("this is not an archive", f"{why}; 'mailq push --file' takes a file as a message")
+        super().__init__(f"this is not an archive: {why}; 'mailq push --file' takes a file as a message")
 
 
 class ErrorText(NamedTuple):
@@ -50,7 +42,7 @@ class Item(NamedTuple):
     """A message in an archive. ``at`` is the time of death, in nanoseconds."""
 
     state: RestingState
-    envelope: MessageName
+    envelope: names.MessageName
     data: bytes
     at: int | None = None
     texts: tuple[ErrorText, ...] = ()

@@ -6,11 +6,10 @@ import base64
 import contextlib
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, get_args
 
 from mailq import codecs
 from mailq.engines.maildir import error_texts, names
-from mailq.engines.maildir.names import MessageName
 from mailq.errors import MailqError
 from mailq.ids import id_time, is_id
 from mailq.message import CONTENT_TYPE, RestingState, join_headers, split_headers
@@ -19,7 +18,6 @@ from mailq.transfer.items import ErrorText, Item, NotAnArchive
 if TYPE_CHECKING:
     import io
     from collections.abc import Iterator, Mapping
-    from typing import BinaryIO
 
     from mailq.settings import Settings
 
@@ -210,7 +208,7 @@ def _read(table: dict[str, Any]) -> Item:
         raise _Bad(f"{keys[-1]} is missing")
     data, head, size, crc = _data(table)
     options = {field: table[key] for key, field in _OPTIONS.items() if key in table}
-    envelope = MessageName(visible_at, id, _kind(table)[1], size, crc, head, **options)
+    envelope = names.MessageName(visible_at, id, _kind(table)[1], size, crc, head, **options)
     return Item(state, envelope, data, _time(table, "died_at"), tuple(_texts(table)))
 
 

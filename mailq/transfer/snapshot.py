@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +22,6 @@ from mailq.ids import id_time
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from mailq.engines.maildir.layout import Layout
     from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
@@ -107,10 +105,11 @@ class Survey:
     that were reported and never found where they had just been; ``certain`` is True if these two are all.
     """
 
-    def __init__(self, layout: Layout, states: Collection[State], take: Take, *, now: Callable[[], int]) -> None:
-        self._look = partial(directories_of, layout, states)
-        self._directories = self._look()
-        self._take = take
+    def __init__(
+        self, layout: layouts.Layout, states: Collection[State], take: Take, *, now: Callable[[], int]
+    ) -> None:
+        self._layout, self._states, self._take = layout, states, take
+        self._directories = directories_of(layout, states)
         self._now = now
         self._begun = now()
         self._watch: ArrivalWatch | None = None
@@ -128,7 +127,7 @@ class Survey:
             if self._watch:
                 self._watch.close()
         # Compacted since the beginning and not taken over yet: the old directory was not listed.
-        strange = self._look().keys() - self._directories.keys()
+        strange = directories_of(self._layout, self._states).keys() - self._directories.keys()
         self.certain = (agreed or bool(self.missed)) and not any(map(holds_any, strange))
 
     def _is_agreed(self, enough: int) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import tarfile
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.layout import DIRECTORIES, MARKER, directory_mode
@@ -22,7 +22,6 @@ from mailq.transfer.items import ArchiveDamaged, ErrorText, Item, NotAnArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
 
     from mailq.message import RestingState
     from mailq.settings import Settings
@@ -122,7 +121,7 @@ class TarReader:
         for member in self._members:
             if _path_of(member) == (MARKER,) and member.isreg():
                 if member.size > _MOST_SETTINGS:
-                    raise ArchiveDamaged(_where(member), f"{member.size} bytes are not settings")
+                    raise self._damaged(f"mailq.toml has {member.size} bytes, settings have {_MOST_SETTINGS} at most")
                 return self._data(member).decode(errors="replace")
             if not member.isdir():
                 self._members = chain((member,), self._members)
@@ -134,7 +133,7 @@ class TarReader:
         for member in self._members:
             found = self._item(member, most)
             if found is not None:
-                yield _where(member), found
+                yield f"member {member.name[:300]!a}", found
         self._let_go()
 
     def _item(self, member: tarfile.TarInfo, most: int) -> Item | str | None:  # noqa: PLR0911 - one a reason
@@ -219,7 +218,7 @@ class TarReader:
         return self._length
 
     def _damaged(self, why: str) -> ArchiveDamaged:
-        return ArchiveDamaged(f"after {self._count} members", why)
+        return ArchiveDamaged(f"after {self._count} members: {why}")
 
     def _check_count(self, member: tarfile.TarInfo) -> None:
         """Compare the messages so far with what the archive says. Counted is what has the place of one, fit or not."""
@@ -254,10 +253,6 @@ class TarReader:
         length = self._length + padding
         if padding >= _RECORD and not any(padding < record and not length % record for record in _RECORDS):
             raise self._damaged(f"more zeros than the end of a tar has, {_ZEROS}: {padding} bytes, or more")
-
-
-def _where(member: tarfile.TarInfo) -> str:
-    return f"member {member.name[:300]!a}"
 
 
 def _path_of(member: tarfile.TarInfo) -> tuple[str, ...] | None:
