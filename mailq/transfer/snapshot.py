@@ -122,7 +122,7 @@ class Survey:
         """Look until nothing can have been missed. ``hear=False`` does without the watch, as on other systems."""
         self._watch = watch(self._directories) if hear else None
         try:
-            agreed = self._is_agreed(_ENOUGH if self._watch else _ENOUGH_UNHEARD)
+            agreed = self._passes_agree(_ENOUGH if self._watch else _ENOUGH_UNHEARD)
         finally:
             if self._watch:
                 self._watch.close()
@@ -130,18 +130,19 @@ class Survey:
         strange = directories_of(self._layout, self._states).keys() - self._directories.keys()
         self.certain = (agreed or bool(self.missed)) and not any(map(holds_any, strange))
 
-    def _is_agreed(self, enough: int) -> bool:
+    def _passes_agree(self, enough: int) -> bool:
+        """Make passes until enough in a row have missed nothing; False if they never do."""
         clean = 0
         order = list(self._directories)
         for _ in range(_MOST):
-            clean = clean + 1 if self._misses_nothing(order) else 0
+            clean = clean + 1 if self._pass_misses_nothing(order) else 0
             if clean == enough:
                 return True
             order.reverse()
         return False
 
-    def _misses_nothing(self, order: Iterable[str]) -> bool:
-        """Make one pass."""
+    def _pass_misses_nothing(self, order: Iterable[str]) -> bool:
+        """Make one pass; whether it misses nothing."""
         self._is_late = False
         self.missed.clear()  # what was acked is not seen any more; what was not will be
         for directory in order:
