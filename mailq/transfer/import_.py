@@ -142,12 +142,10 @@ def _reader(stream: Plain, format: Format | None, name: object) -> LinesReader |
 def _create(layout: layouts.Layout, disk: Disk, text: str | None, tell: Callable[[str], object]) -> None:
     """Make the queue. The settings are read before the end of the archive, where a checksum would show damage."""
     try:
-        settings = Settings() if text is None else parse(text, "").settings
+        settings = Settings() if text is None else parse(text, "the archive's mailq.toml").settings
     except SettingsError as error:
-        where = f"the archive's mailq.toml, line {error.line}" if error.line else "the archive's mailq.toml"
-        why = str(error).removesuffix("; mend the line")
-        why += "; the archive is damaged, or not mailq's own; without --create its settings are not read"
-        raise ArchiveDamaged(f"{where}: {why}") from error
+        remedy = "the archive is damaged, or not mailq's own; without --create its settings are not read"
+        raise ArchiveDamaged(f"{str(error).removesuffix('; mend the line')}; {remedy}") from error
     if settings.dead_letters is not None:
         tell(f"dead_letters = {settings.dead_letters!a} was not taken over; 'mailq config' sets it")
     layouts.create(layout, settings.changed({"dead_letters": None}), disk)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, get_args
 
 from mailq import codecs
 from mailq.engines.maildir import error_texts, names
-from mailq.errors import MailqError
+from mailq.errors import MailqError, UsageError
 from mailq.ids import id_time, is_id
 from mailq.message import CONTENT_TYPE, RestingState, join_headers, split_headers
 from mailq.transfer.items import ErrorText, Item, NotAnArchive
@@ -53,10 +53,6 @@ _NOT_TEXT: Final = re.compile(r"\0|[\ud800-\udfff](?![\ud800-\udfff]{0,2}\Z)")
 
 _BEGINNING: Final = 4096
 """This many bytes of the first line show whether this is text; a damaged line further on is refused by itself."""
-
-
-class _Bad(Exception):
-    """A line is not a message, and why."""
 
 
 # Out
@@ -173,7 +169,7 @@ class LinesReader:
 def _item(line: bytes) -> Item | str:
     try:
         return _read(_checked(codecs.read_json(line.decode()), _KEYS))
-    except (_Bad, MailqError) as error:
+    except MailqError as error:
         return str(error)
     except (ValueError, RecursionError) as error:
         cut = "" if line.endswith(b"\n") else "; the last line has no end: it was cut off"
@@ -183,29 +179,29 @@ def _item(line: bytes) -> Item | str:
 def _checked(value: object, keys: Mapping[str, type]) -> dict[str, Any]:
     """The object, if it has only these keys, with values of their kinds; null is as good as no key."""
     if not isinstance(value, dict):
-        raise _Bad(f"there must be an object, not {str(value)[:80]!a}")
+        raise UsageError(f"there must be an object, not {str(value)[:80]!a}")
     table = {key: inner for key, inner in value.items() if inner is not None or key == "body"}
     for key, inner in table.items():
         kind = keys.get(key)
         if kind is None:
-            raise _Bad(f"there is no key {key[:80]!a}; there are {', '.join(sorted(keys))}")
+            raise UsageError(f"there is no key {key[:80]!a}; there are {', '.join(sorted(keys))}")
         if type(inner) not in ((int, float) if kind is float else (kind,)) and kind is not object:
-            raise _Bad(f"{key} must be {_KINDS[kind]}, not {str(inner)[:80]!a}")
+            raise UsageError(f"{key} must be {_KINDS[kind]}, not {str(inner)[:80]!a}")
     return table
 
 
 def _read(table: dict[str, Any]) -> Item:
     id = table.get("id", "")
     if not is_id(id):
-        raise _Bad("id must be 32 hex digits; 'mailq push --lines' takes new messages, without ids")
+        raise UsageError("id must be 32 hex digits; 'mailq push --lines' takes new messages, without ids")
     state: RestingState = table.get("state", "ready")
     if state not in get_args(RestingState):
-        raise _Bad(f"state must be {', '.join(get_args(RestingState))}, not {state[:80]!a}")
+        raise UsageError(f"state must be {', '.join(get_args(RestingState))}, not {state[:80]!a}")
     keys = ("due_at",) if state == "delayed" else ("place_at", "pushed_at")
     times = [at for key in keys if (at := _time(table, key)) is not None]
     visible_at = times[0] if times else None if state == "delayed" else id_time(id)
     if visible_at is None:
-        raise _Bad(f"{keys[-1]} is missing")
+        raise UsageError(f"{keys[-1]} is missing")
     data, head, size, crc = _data(table)
     options = {field: table[key] for key, field in _OPTIONS.items() if key in table}
     envelope = names.MessageName(visible_at, id, _kind(table)[1], size, crc, head, **options)
@@ -218,10 +214,10 @@ def _data(table: Mapping[str, Any]) -> tuple[bytes, int, int | None, int | None]
     if key == "sealed_base64":
         crc = table.get("crc")
         if crc is not None and not re.fullmatch("[0-9a-f]{8}", crc):
-            raise _Bad("crc must be 8 hex digits")
+            raise UsageError("crc must be 8 hex digits")
         return _bytes(table, key), table.get("head", 0), table.get("size"), None if crc is None else int(crc, 16)
     if only := {"head", "size", "crc"} & table.keys():
-        raise _Bad(f"{min(only)} stands only beside sealed_base64")
+        raise UsageError(f"{min(only)} stands only beside sealed_base64")
     body = codecs.encode(table["body"], codecs.JSON)[0] if key == "body" else _bytes(table, key)
     content_type, ext = _kind(table)
     also = {} if codecs.type_of(ext) == content_type else {CONTENT_TYPE: content_type}
@@ -241,7 +237,7 @@ def _time(table: Mapping[str, Any], key: str) -> int | None:
     found = _ISO.fullmatch(text)
     at = found and names.parse_time(f"{re.sub('[-:]', '', found[1])}.{(found[2] or ''):0<9}Z")
     if at is None or at < 0:
-        raise _Bad(f"{key} must be like 2026-11-21T01:32:05.123456789Z, not {text[:80]!a}")
+        raise UsageError(f"{key} must be like 2026-11-21T01:32:05.123456789Z, not {text[:80]!a}")
     return at
 
 
@@ -250,14 +246,14 @@ def _texts(table: Mapping[str, Any]) -> Iterator[ErrorText]:
         one = _checked(value, _ERROR_KEYS)
         data = _bytes(one, _one_of(one, ("text", "text_base64")))
         if one.get("attempt", -1) < 0 or len(data) > error_texts.LONGEST:
-            raise _Bad(f"each of errors must have its attempt, and at most {error_texts.LONGEST} bytes of text")
+            raise UsageError(f"each of errors must have its attempt, and at most {error_texts.LONGEST} bytes of text")
         yield ErrorText(one["attempt"], data, _time(one, "at") or 0)
 
 
 def _one_of(table: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     given = [key for key in keys if key in table]
     if len(given) != 1:
-        raise _Bad(f"there must be exactly one of {', '.join(keys)}")
+        raise UsageError(f"there must be exactly one of {', '.join(keys)}")
     return given[0]
 
 
@@ -267,4 +263,4 @@ def _bytes(table: Mapping[str, Any], key: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True) if key.endswith("base64") else text.encode()
     except ValueError as error:
-        raise _Bad(f"{key} cannot be turned into bytes: {error}") from None
+        raise UsageError(f"{key} cannot be turned into bytes: {error}") from None
