@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +13,6 @@ from mailq.cli.main import FAILED, complain
 from mailq.cli.options import STATE, queue_argument
 from mailq.cli.output import note
 from mailq.message import STATES
-
-if TYPE_CHECKING:
-    from mailq.transfer import Exported
 
 
 @click.command()
@@ -30,7 +28,7 @@ def export(queue: str, file: str, *, form: Any, states: tuple[Any, ...], as_json
     behind it compress it. Without FILE, or with
     -, the archive goes to standard output. Every message that stays in the queue meanwhile is in it
     exactly once; leased messages are in it as ready. Nothing is claimed or changed. Exit code
-    1: messages were left out, each is told of.
+    1: messages were left out, each is reported.
 
     \b
         mailq export jobs jobs.tar.gz
@@ -39,22 +37,14 @@ def export(queue: str, file: str, *, form: Any, states: tuple[Any, ...], as_json
     """
     from mailq import transfer  # noqa: PLC0415 - help needs no engine
 
-    states = states or STATES
-    if file == "-":
-        if form != "jsonl" and sys.stdout.isatty():
-            raise click.UsageError("a tar is not for a terminal: name a FILE, or pass --format jsonl")
-        done = transfer.export_to(queue, sys.stdout.buffer, states=states, format=form or "tar", tell=complain)
-        sys.stdout.buffer.flush()
-    else:
-        with transfer.writing(file) as stream:
-            form = form or transfer.format_of(file)
-            done = transfer.export_to(queue, stream, states=states, format=form, tell=complain)
-    _summarize(done, as_json=as_json, err=not as_json or file == "-")
+    to_stdout = file == "-"
+    if to_stdout and form != "jsonl" and sys.stdout.isatty():
+        raise click.UsageError("a tar is not for a terminal: name a FILE, or pass --format jsonl")
+    with contextlib.nullcontext(sys.stdout.buffer) if to_stdout else transfer.writing(file) as stream:
+        form = form or transfer.format_of(file)
+        done = transfer.export(queue, stream, states=states or STATES, format=form, tell=complain)
+        stream.flush()
+    facts = {"exported": done.exported, "of them torn": done.torn, "left out": done.left_out}
+    text = ", ".join(f"{what} {count}" for what, count in facts.items() if count or what == "exported")
+    (note if to_stdout or not as_json else click.echo)(json.dumps(done._asdict()) if as_json else text)
     return 0 if done.certain and not done.left_out else FAILED
-
-
-def _summarize(done: Exported, *, as_json: bool, err: bool) -> None:
-    facts = [f"exported {done.exported}"]
-    facts += [f"of them torn {done.torn}"] if done.torn else []
-    facts += [f"left out {done.left_out}"] if done.left_out else []
-    (note if err else click.echo)(json.dumps(done._asdict()) if as_json else ", ".join(facts))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +12,6 @@ from mailq.cli.main import FAILED, complain
 from mailq.cli.options import queue_argument
 from mailq.cli.output import note
 from mailq.cli.streams import standard_input
-
-if TYPE_CHECKING:
-    from mailq.transfer import Imported
 
 
 @click.command("import")
@@ -29,7 +27,7 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     recognized, and JSON lines unless there are none: then --format, or the name of FILE, says so. Messages keep id, place in line, options, attempts and state; one whose id is in
     the queue is left alone, so an import that was interrupted is run again. What was
     consumed in between comes again: pause the queue first where that matters. Exit
-    code 1: messages were refused, each is told of.
+    code 1: messages were refused, each is reported.
 
     \b
         mailq import jobs jobs.tar.gz --create
@@ -39,25 +37,18 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     """
     from mailq import transfer  # noqa: PLC0415 - help needs no engine
 
-    done = transfer.Imported()
-    try:
+    with contextlib.ExitStack() as stack:
         if file == "-":
             stream = standard_input("pass a FILE, or redirect one to it")
-            done = transfer.import_from(queue, stream, format=form, create=create, tell=complain)
         else:
-            with open(file, "rb") as stream:
-                done = transfer.import_from(queue, stream, format=form, create=create, tell=complain)
-    except transfer.ImportStopped as error:
-        complain(str(error))
-        _summarize(error.done, as_json=as_json)
-        return FAILED
-    _summarize(done, as_json=as_json)
-    return FAILED if done.refused else 0
-
-
-def _summarize(done: Imported, *, as_json: bool) -> None:
-    line = f"imported {done.imported}, already there {done.already_there}, refused {done.refused}"
+            stream = stack.enter_context(open(file, "rb"))
+        try:
+            done, stopped = transfer.import_(queue, stream, format=form, create=create, tell=complain), False
+        except transfer.ImportStopped as error:
+            done, stopped = error.done, True
+            complain(str(error))
     if as_json:
         click.echo(json.dumps(done._asdict()))
     else:
-        note(line)
+        note(f"imported {done.imported}, already there {done.already_there}, refused {done.refused}")
+    return FAILED if stopped or done.refused else 0

@@ -5,25 +5,15 @@
     from mailq import transfer
 
     with open("jobs.tar", "wb") as file:
-        transfer.export_to("jobs", file)
+        transfer.export("jobs", file)
     with open("jobs.tar", "rb") as file:
-        transfer.import_from("others", file, create=True)
+        transfer.import_("others", file, create=True)
 
 docs/backup.md says what is promised, and what the formats are.
 """
 
-from mailq.transfer.export import Exported, export_to
-from mailq.transfer.files import format_of, writing
-from mailq.transfer.import_ import Imported, ImportStopped, import_from
-from mailq.transfer.items import ArchiveDamaged
+from mailq.transfer.export import Exported, export, writing
+from mailq.transfer.import_ import Imported, ImportStopped, import_
+from mailq.transfer.items import ArchiveDamaged, format_of
 
-__all__ = [
-    "ArchiveDamaged",
-    "Exported",
-    "ImportStopped",
-    "Imported",
-    "export_to",
-    "format_of",
-    "import_from",
-    "writing",
-]
+__all__ = ["ArchiveDamaged", "Exported", "ImportStopped", "Imported", "export", "format_of", "import_", "writing"]

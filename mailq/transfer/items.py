@@ -1,45 +1,36 @@
-"""What an archive holds: messages, and what is wrong with those that are none."""
+"""What an archive holds: messages, and what is refused."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from mailq.engines.maildir import names
-from mailq.engines.maildir.names import checksum, is_intact
-from mailq.errors import MailqError, MessageTooLarge
+from mailq.errors import MailqError, MessageTooLarge, UsageError
 from mailq.message import MAX_HEADERS, RestingState
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mailq.engines.maildir.names import MessageName
-    from mailq.settings import Settings
-
 Format = Literal["tar", "jsonl"]
-Kept = RestingState
-"""The states in an archive: nobody there holds a message."""
 
-MAX_TEXT: Final = 65_536
-"""An error text takes at most this many bytes, as in the queue."""
+
+def format_of(path: str) -> Format:
+    """Return the format that a file's name asks for. Raises UsageError for JSON that is not of lines."""
+    plain = path.lower().removesuffix(".gz").removesuffix(".xz")
+    if plain.endswith(".json"):
+        raise UsageError(f"{path!a}: JSON is written as lines; end the name in .jsonl, or choose a format")
+    return "jsonl" if plain.endswith((".jsonl", ".ndjson")) else "tar"
 
 
 class ArchiveDamaged(MailqError, ValueError):
-    """The archive cannot be read on from ``where``: it was cut off, or is none. What came before is whole."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        self.why = why
-        super().__init__(f"{where}: {why}")
+    """The archive was cut off or damaged. What came before is intact."""
 
 
-class NoArchive(ArchiveDamaged):
-    """This is no archive at all."""
+class NotAnArchive(ArchiveDamaged):
+    """This is not an archive at all."""
 
     def __init__(self, why: str) -> None:
-        super().__init__("this is no archive", f"{why}; 'mailq push --file' takes a file as a message")
+        super().__init__(f"this is not an archive: {why}; 'mailq push --file' takes a file as a message")
 
 
-class Text(NamedTuple):
+class ErrorText(NamedTuple):
     """The error text of an attempt; ``at`` is when it was written, in nanoseconds."""
 
     number: int
@@ -48,73 +39,45 @@ class Text(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A message in an archive. ``at`` is the time of death in nanoseconds, ``where`` its place in the archive."""
+    """A message in an archive. ``at`` is the time of death, in nanoseconds."""
 
-    state: Kept
-    envelope: MessageName
+    state: RestingState
+    envelope: names.MessageName
     data: bytes
     at: int | None = None
-    texts: tuple[Text, ...] = ()
-    where: str = ""
+    texts: tuple[ErrorText, ...] = ()
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether it is known as torn: kept among the dead as evidence, whatever its bytes are."""
+        return self.state == "dead" and self.envelope.reason == "torn"
+
+    def sealed(self) -> Item | None:
+        """Return the item with the size and checksum of its bytes; None if its name says others."""
+        if not names.is_intact(self.envelope, self.data):
+            return None
+        return self._replace(envelope=self.envelope._replace(size=len(self.data), crc=names.checksum(self.data)))
 
 
-class Flaw(NamedTuple):
-    """Something in the archive that is refused, and why."""
-
-    where: str
-    why: str
-
-
-class Writer(Protocol):
-    """A format, written: ``begin``, each message, ``end``."""
-
-    def begin(self, text: str, settings: Settings, at: int) -> None:
-        """What comes before the messages; ``text`` is the queue's mailq.toml, written ``at`` that time."""
-
-    def add(self, item: Item) -> None:
-        """One message."""
-
-    def end(self) -> None:
-        """Say that this was all."""
-
-
-class Reader(Protocol):
-    """A format, read as a stream."""
-
-    strays: int
-    """How many error texts had no message with them, so far."""
-
-    def settings(self) -> str | None:
-        """The mailq.toml that the archive begins with, if it does. Before ``items``."""
-
-    def items(self, most: int) -> Iterator[Item | Flaw]:
-        """The messages; one of more than ``most`` bytes is a flaw. Raises ArchiveDamaged."""
-
-
-def is_torn(item: Item) -> bool:
-    """Whether it is known as torn: kept among the dead as evidence, whatever its bytes are."""
-    return item.state == "dead" and item.envelope.reason == names.DEATHS["t"]
-
-
-def checked(item: Item, most: int) -> Item | Flaw:
-    """An item fit to be stored, sealed, with an envelope that a name can spell; else why not."""
-    envelope = item.envelope
+def checked(item: Item, most: int) -> Item | str:
+    """Return the item as it can be stored, or why it cannot be; it may have at most ``most`` bytes."""
     if len(item.data) > most:
-        return Flaw(item.where, str(MessageTooLarge(len(item.data), most)))
-    if not is_torn(item):
-        if not is_intact(envelope, item.data):
-            return Flaw(item.where, f"its {len(item.data)} bytes are not what its size and checksum say")
-        if envelope.header_bytes > MAX_HEADERS:
-            return Flaw(
-                item.where, f"its headers take {envelope.header_bytes} bytes, at most {MAX_HEADERS} are allowed"
-            )
-        envelope = envelope._replace(size=len(item.data), crc=checksum(item.data))
-    name = names.format_name(envelope.at_rest(item.state))
-    read = names.parse(name)
-    if read is None:
-        return Flaw(item.where, f"{name[: names.MAX_NAME]!a} is not a name of this format")
+        return str(MessageTooLarge(len(item.data), most))
+    sealed = item if item.is_torn else item.sealed()
+    if sealed is None:
+        return f"its {len(item.data)} bytes are not what its size and checksum say"
+    length = sealed.envelope.header_bytes
+    if length > MAX_HEADERS and not item.is_torn:
+        return f"its headers take {length} bytes, at most {MAX_HEADERS} are allowed"
+    rests = sealed.envelope.at_rest(item.state)
+    try:
+        name = names.format_name(rests)
+    except (ValueError, OverflowError):
+        name = ""
+    if names.parse(name) != rests:
+        return f"no name of the format can say this: {name[: names.MAX_NAME]!a}"
     # The longest that a claim makes it: ``until`` with its milliseconds.
-    claimed = read.claimed(until=1, owner="f" * 8, claim="f" * 8)
+    claimed = rests.claimed(until=1, owner="f" * 8, claim="f" * 8)
     if len(names.format_name(claimed)) > names.MAX_NAME:
-        return Flaw(item.where, "its name would be too long when it is claimed")
-    return item._replace(envelope=read)
+        return "its name would be too long when it is claimed"
+    return item._replace(envelope=rests)

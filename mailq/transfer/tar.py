@@ -3,334 +3,268 @@
 Written in the pax format, one member a message under its name of the disk format, in
 front of each message its error texts. Read as a stream, with bounded memory; no
 name in it ever becomes a path.
+
+tarfile reads the headers. The walk from member to member is not TarFile's: it keeps every member, and takes a damaged
+header for the end of the archive, as well as a cut between two members. Nor has it a limit of what a header may have.
 """
 
 from __future__ import annotations
 
 import re
 import tarfile
-from typing import TYPE_CHECKING, Final, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from mailq.engines.maildir import names
+from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.layout import DIRECTORIES, MARKER, directory_mode
 from mailq.ids import NS
-from mailq.transfer.items import MAX_TEXT, ArchiveDamaged, Flaw, Item, NoArchive, Text
+from mailq.transfer.items import ArchiveDamaged, ErrorText, Item, NotAnArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
 
+    from mailq.message import RestingState
     from mailq.settings import Settings
-    from mailq.transfer.compression import Peekable
-    from mailq.transfer.items import Kept
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
-_MOST_EXTRA: Final = 65_536
-"""The longest pax header or long name that is read: a path has 4096 bytes at most."""
-
 _RECORDS: Final = (_RECORD, *(_BLOCK << power for power in range(5, 12)))
-"""The end is filled up to one of these: everybody's default, or what was asked of ``tar -b`` for a tape."""
+"""The end is filled up to one of these: the default of each tar, or what ``tar -b`` asks for on a tape."""
 
-_AT_END: Final = "tmp"
+_MOST_SETTINGS: Final = 65_536
+_MOST_HEADERS: Final = 65_536
+"""The bytes that the headers of one member may have: a path has at most 4096."""
+
+_LAST: Final = "tmp"
 """The directory that is the last member of an export, and says how many messages came before."""
 
 _ANNOUNCED: Final = "mailq export; its last member says how many messages it has"
 _COUNT: Final = re.compile(r"mailq export of ([0-9]{1,18}) messages")
 _ZEROS: Final = "what a power cut or a bad disk leaves"
 
-_MOST_SETTINGS: Final = 65_536
 _HELD: Final = 8 << 20
-"""So many bytes of error texts may wait for their messages; ours stand right in front of them."""
+"""The bytes of error texts that may wait for their messages; those of an export stand right in front of them."""
 
-_STATES: Final[dict[str, Kept]] = {"new": "ready", "cur": "ready", "later": "delayed", "dead": "dead"}
-_DIRECTORY_OF: Final[dict[Kept, str]] = {"ready": "new", "delayed": "later", "dead": "dead"}
+_STATES: Final[dict[str, RestingState]] = {"new": "ready", "cur": "ready", "later": "delayed", "dead": "dead"}
+_DIRECTORY_OF: Final[dict[RestingState, str]] = {"ready": "new", "delayed": "later", "dead": "dead"}
 _ELSEWHERE: Final = frozenset(("tmp", "owners", "replies", "origins"))
 _TEXT_NAME: Final = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})\.txt")
-_PAX_LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
-_PAX_TIME: Final = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9})[0-9]*)?")
-_REGULAR: Final = frozenset((tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE))
-_WITHOUT_DATA: Final = frozenset(
-    (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
-)
+_TIME: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,9})[0-9]*)?")
 
 
 class TarWriter:
-    """Writes a tar. The same message gives the same bytes: owner and times of files are not kept where they mean nothing."""
+    """Writes a tar. The same message gives the same bytes: owner and times of files are kept only where they matter."""
 
     def __init__(self, stream: BinaryIO, clock: Callable[[], int]) -> None:
         self._stream = stream
         self._clock = clock
-        self._written = self._messages = 0
-        self._mode = 0o600
-        self._last: tarfile.TarInfo
+        self._written = self._messages = self._begun = 0
+        self._file_mode, self._directory_mode = 0o600, 0o700
 
     def begin(self, text: str, settings: Settings, at: int) -> None:
-        """The settings with the identity, and every directory but the one at the end."""
-        self._mode = int(settings.file_mode, 8)
-        self._put(MARKER, text.encode(), at, {"comment": _ANNOUNCED})
+        """Write the settings with the identity, and every directory except the last member."""
+        self._begun, self._file_mode, self._directory_mode = at, int(settings.file_mode, 8), directory_mode(settings)
+        self._put(MARKER, at, text.encode(), comment=_ANNOUNCED)
         for name in DIRECTORIES:
-            info = tarfile.TarInfo(name)
-            info.type, info.mode = tarfile.DIRTYPE, directory_mode(settings)
-            info.mtime = at // NS
-            if name == _AT_END:
-                self._last = info
-            else:
-                self._write(info.tobuf(tarfile.PAX_FORMAT))
+            if name != _LAST:
+                self._put(name, at)
 
     def add(self, item: Item) -> None:
-        """The error texts, then the message: whoever reads has them by then."""
+        """Write the error texts, then the message: its reader has them by then."""
         for number, data, at in item.texts:
-            self._put(f"errors/{item.envelope.id}.{number}.txt", data, at)
+            self._put(f"errors/{item.envelope.id}.{number}.txt", at, data)
         # A ready message's mtime would lengthen its next lease if it were in the future.
         at = item.at if item.at is not None else min(item.envelope.pushed_at, self._clock())
         # The time of death, to the nanosecond.
-        more = {"mtime": f"{at // NS}.{at % NS:09d}"} if item.state == "dead" else {}
-        self._put(f"{_DIRECTORY_OF[item.state]}/{names.format_name(item.envelope)}", item.data, at, more)
+        exactly = {"mtime": f"{at // NS}.{at % NS:09d}"} if item.state == "dead" else {}
+        self._put(f"{_DIRECTORY_OF[item.state]}/{names.format_name(item.envelope)}", at, item.data, **exactly)
         self._messages += 1
 
     def end(self) -> None:
-        """How many messages there were, two empty blocks, and filled up to a record.
+        """Write the number of messages, two empty blocks, and zeros up to a record.
 
-        The count is a comment: of any other key GNU tar says on stderr that it does not know it. In a
-        global header Python's tarfile would not read it behind the last member.
+        The number is a comment: of any other key GNU tar says on stderr that it does not know it. Python's
+        tarfile would not read a global header behind the last member.
         """
-        self._last.pax_headers = {"comment": f"mailq export of {self._messages} messages"}
-        self._write(self._last.tobuf(tarfile.PAX_FORMAT))
+        self._put(_LAST, self._begun, comment=f"mailq export of {self._messages} messages")
         self._write(bytes(2 * _BLOCK))
         self._write(bytes(-self._written % _RECORD))
 
-    def _put(self, name: str, data: bytes, at: int, more: dict[str, str] | None = None) -> None:
+    def _put(self, name: str, at: int, data: bytes | None = None, **more: str) -> None:
+        """Write a member; without data it is a directory."""
         info = tarfile.TarInfo(name)
-        info.size, info.mode, info.mtime = len(data), self._mode, at // NS
-        info.pax_headers = more or {}
-        self._write(info.tobuf(tarfile.PAX_FORMAT))
-        self._write(data)
-        self._write(bytes(-len(data) % _BLOCK))
+        info.mode, info.mtime, info.pax_headers = self._file_mode, at // NS, more
+        if data is None:
+            info.type, info.mode, data = tarfile.DIRTYPE, self._directory_mode, b""
+        info.size = len(data)
+        for part in (info.tobuf(tarfile.PAX_FORMAT), data, bytes(-len(data) % _BLOCK)):
+            self._write(part)
 
     def _write(self, data: bytes) -> None:
         self._stream.write(data)
         self._written += len(data)
 
 
-class _Member(NamedTuple):
-    """A header: what comes, and how much of it."""
-
-    name: str
-    kind: bytes
-    size: int
-    at: int
-    where: str
-
-
 class TarReader:
-    """Reads a tar, written by an export or of a queue's directory."""
+    """Reads a tar, written by an export or of a queue's directory. It is also the file that tarfile reads."""
 
-    def __init__(self, stream: Peekable) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._count = 0
-        self._length = 0
-        self._rest = 0
-        self._next: _Member | None = None
-        self._ended = False
-        self._announced = False
-        self._messages = 0
-        self._texts: dict[str, list[Text]] = {}
-        self._held = 0
-        self.strays = 0
+        self._members = self._read_members()
+        self._length = self._may_read = self._count = self._messages = 0
+        self._is_announced = False
+        self._texts: dict[str, list[ErrorText]] = {}
+        self._held = self.strays = 0
 
     def settings(self) -> str | None:
-        """The settings, if they come before any message."""
-        while (member := self._member()) is not None:
-            if _path_of(member.name) == (MARKER,) and member.kind in _REGULAR:
+        """Return the settings, if they come before any message."""
+        for member in self._members:
+            if _path_of(member) == (MARKER,) and member.isreg():
                 if member.size > _MOST_SETTINGS:
-                    raise ArchiveDamaged(member.where, f"{member.size} bytes are no settings")
-                return self._read(member.size, member.where).decode(errors="replace")
-            if member.kind != tarfile.DIRTYPE:
-                self._next = member
-                return None
+                    raise self._damaged(f"mailq.toml has {member.size} bytes, settings have {_MOST_SETTINGS} at most")
+                return self._data(member).decode(errors="replace")
+            if not member.isdir():
+                self._members = chain((member,), self._members)
+                break
         return None
 
-    def items(self, most: int) -> Iterator[Item | Flaw]:
-        """The messages. The other files of a queue are passed over."""
-        while (member := self._member()) is not None:
-            path = _path_of(member.name)
-            if path is None:
-                yield Flaw(member.where, "this is no path within a queue")
-            elif member.kind == tarfile.DIRTYPE or _is_passed_over(path):
-                continue
-            elif len(path) != 2 or path[0] not in {*_STATES, "errors"}:  # noqa: PLR2004 - a directory and a name
-                yield Flaw(member.where, "there is nothing of that name in a queue")
-            elif member.kind not in _REGULAR:
-                yield Flaw(member.where, "this is not a regular file; links, devices and FIFOs are no messages")
-            elif path[0] == "errors":
-                yield from self._hold(member, path[1])
-            else:
-                yield self._item(member, path[0], path[1], most)
-        self.strays += sum(map(len, self._texts.values()))
+    def items(self, most: int) -> Iterator[tuple[str, Item | str]]:
+        """Yield where each message stands, and it, or why it is refused."""
+        for member in self._members:
+            found = self._item(member, most)
+            if found is not None:
+                yield f"member {member.name[:300]!a}", found
+        self._let_go()
 
-    def _item(self, member: _Member, directory: str, name: str, most: int) -> Item | Flaw:
-        envelope = names.parse(name)
-        if envelope is None:
-            return Flaw(
-                member.where, "this is not a name of the format; 'mailq push --file' makes a message of any file"
-            )
-        if member.size > most:
-            return Flaw(member.where, f"it has {member.size} bytes, the queue takes {most}; raise max_message_bytes")
-        data = self._read(member.size, member.where)
-        state = (directory == "cur" and envelope.edit) or _STATES[directory]
-        texts = tuple(self._texts.pop(envelope.id, ()))
-        self._held -= sum(len(text.data) for text in texts)
-        return Item(state, envelope, data, member.at if state == "dead" else None, texts, member.where)
-
-    def _hold(self, member: _Member, name: str) -> Iterator[Flaw]:
-        """Keep an error text for the message that follows."""
-        found = _TEXT_NAME.fullmatch(name)
-        if found is None or member.size > MAX_TEXT:
-            yield Flaw(member.where, "this is no error text of a message")
-            return
-        if self._held + member.size > _HELD or len(self._texts) > _HELD // MAX_TEXT:
-            self.strays += sum(map(len, self._texts.values()))
-            self._texts.clear()
-            self._held = 0
-        text = Text(int(found[2]), self._read(member.size, member.where), member.at)
-        self._texts.setdefault(found[1], []).append(text)
-        self._held += member.size
-
-    # Blocks
-
-    def _member(self) -> _Member | None:
-        """The next header; None at the end of the archive."""
-        if self._next is not None:
-            member, self._next = self._next, None
-            return member
-        if self._ended:
+    def _item(self, member: tarfile.TarInfo, most: int) -> Item | str | None:  # noqa: PLR0911 - one a reason
+        """None for an error text, which is kept, and for the other files of a queue: all dot-names belong to these."""
+        path = _path_of(member)
+        if path is None:
+            return "this is not a path within a queue"
+        if member.isdir() or len(path) < 2 or path[0] in _ELSEWHERE or path[-1].startswith("."):  # noqa: PLR2004 - a directory and a name
             return None
-        self._skip()
-        extra: dict[str, str] = {}
+        if len(path) > 2 or path[0] not in {*_STATES, "errors"}:  # noqa: PLR2004 - as above
+            return "there is nothing of that name in a queue"
+        if not member.isreg() or member.issparse():
+            return "this is not a regular file; links, devices and FIFOs are not messages"
+        if path[0] == "errors":
+            found = _TEXT_NAME.fullmatch(path[1])
+            if found is None or member.size > error_texts.LONGEST:
+                return "this is not an error text of a message"
+            self._hold(found[1], ErrorText(int(found[2]), self._data(member), _time_of(member)))
+            return None
+        envelope = names.parse(path[1])
+        if envelope is None:
+            return "this is not a name of the format; 'mailq push --file' makes a message of any file"
+        if member.size > most:
+            return f"it has {member.size} bytes, the queue takes {most}; raise max_message_bytes"
+        state = (path[0] == "cur" and envelope.edit) or _STATES[path[0]]
+        texts = tuple(self._texts.pop(envelope.id, ()))
+        self._held -= sum(len(text.data) + _BLOCK for text in texts)
+        return Item(state, envelope, self._data(member), _time_of(member) if state == "dead" else None, texts)
+
+    def _hold(self, id: str, text: ErrorText) -> None:
+        """Keep an error text for the message that follows."""
+        self._texts.setdefault(id, []).append(text)
+        self._held += len(text.data) + _BLOCK
+        if self._held > _HELD:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.strays += sum(map(len, self._texts.values()))
+        self._texts.clear()
+        self._held = 0
+
+    def _read_members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield each member, with all that the headers in front of it say. What is not read of its data is skipped."""
+        archive = tarfile.TarFile(fileobj=cast("Any", self), mode="w")  # "r" would read a header by itself
         while True:
-            block = self._exactly(_BLOCK, f"after {self._count} members")
-            if not any(block):
-                self._end()
-                return None
-            info = self._header(block)
-            if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-                extra |= _pax(self._extra(info))
-            elif info.type == tarfile.GNUTYPE_LONGNAME:
-                extra["path"] = self._extra(info).rstrip(b"\0").decode("utf-8", "surrogateescape")
-            elif info.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
-                self._extra(info)
-            else:
-                return self._begin(info, extra)
+            self._may_read = _MOST_HEADERS
+            try:
+                member = tarfile.TarInfo.fromtarfile(archive)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # typeshed has its parent only
+                return self._check_end()
+            except ArchiveDamaged:
+                raise
+            except (tarfile.HeaderError, ValueError, RecursionError) as error:
+                if not self._count:
+                    raise NotAnArchive("it begins neither like a tar nor like JSON lines") from None
+                raise self._damaged(f"a header is damaged: {error}") from None
+            archive.pax_headers = {}  # what a global header says of all that follow
+            self._count += 1
+            self._check_count(member)
+            yield member
+            while (left := archive.offset - self._length) > 0:
+                self._may_read = _RECORD
+                self.read(min(left, _RECORD))
 
-    def _header(self, block: bytes) -> tarfile.TarInfo:
-        try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except (tarfile.HeaderError, ValueError):
-            if not self._count:
-                raise NoArchive("it begins neither like a tar nor like JSON lines") from None
-            raise ArchiveDamaged(
-                f"after {self._count} members", "here is no header of a tar; the archive is damaged"
-            ) from None
-        self._count += 1
-        return info
+    def _data(self, member: tarfile.TarInfo) -> bytes:
+        self._may_read = member.size
+        return self.read(member.size)
 
-    def _begin(self, info: tarfile.TarInfo, extra: dict[str, str]) -> _Member:
-        name = extra.get("path", info.name)
-        where = f"member {name[:300]!a}"
-        spelled = extra.get("size", "")
-        size = int(spelled) if re.fullmatch("[0-9]{1,18}", spelled) else info.size
-        if size < 0:
-            raise ArchiveDamaged(where, f"its size is {size}; the archive is damaged")
-        self._rest = 0 if info.type in _WITHOUT_DATA else size + -size % _BLOCK
-        self._tally(name, extra.get("comment", ""), where)
-        found = _PAX_TIME.fullmatch(extra.get("mtime", ""))
-        at = int(found[1]) * NS + int((found[2] or "").ljust(9, "0")) if found else int(info.mtime) * NS
-        return _Member(name, info.type, size, max(0, at), where)
-
-    def _extra(self, info: tarfile.TarInfo) -> bytes:
-        where = f"after {self._count} members"
-        if not 0 <= info.size <= _MOST_EXTRA:
-            raise ArchiveDamaged(where, f"a header of {info.size} bytes; at most {_MOST_EXTRA} are read")
-        data = self._exactly(info.size + -info.size % _BLOCK, where)
-        return data[: info.size]
-
-    def _read(self, size: int, where: str) -> bytes:
-        self._rest -= size
-        return self._exactly(size, where)
-
-    def _skip(self) -> None:
-        while self._rest:
-            self._rest -= len(self._exactly(min(self._rest, _RECORD), f"after {self._count} members"))
-
-    def _tally(self, name: str, comment: str, where: str) -> None:
-        """Count the messages, and compare with what the archive says. Counted is what has the place of one, fit or not."""
-        if comment == _ANNOUNCED:
-            self._announced, self._messages = True, 0
-        elif found := _COUNT.fullmatch(comment):
-            self._announced = False
-            if self._messages != int(found[1]):
-                raise ArchiveDamaged(
-                    where, f"there should be {int(found[1])} messages before this, there are {self._messages}"
-                )
-        else:
-            path = _path_of(name) or ()
-            self._messages += len(path) == 2 and path[0] in _STATES  # noqa: PLR2004 - a directory and a name
-
-    def _end(self) -> None:
-        """See that the zeros are the end of the archive, and not a part of it that was zeroed.
-
-        It is read to its end: who writes into a pipe is not done yet, and a checksum may stand there.
-        """
-        self._ended = True
-        where = f"after {self._count} members"
-        if not self._count:
-            raise NoArchive(f"it begins with zeros, {_ZEROS}")
-        if any(self._exactly(_BLOCK, where)):
-            raise ArchiveDamaged(where, f"here are zeros, {_ZEROS}, and more behind them")
-        if self._announced:
-            raise ArchiveDamaged(
-                where, f"here are zeros, {_ZEROS}: the last member, which counts the messages, is missing"
-            )
-        left = max(_RECORDS)
-        end = self._length
-        while left > 0 and (data := self._stream.read(_RECORD)):
-            if any(data):
-                raise ArchiveDamaged(where, "the archive ends here, and something stands behind its end")
-            left -= len(data)
-            self._length += len(data)
-        padding = self._length - end
-        if padding >= _RECORD and not any(padding < record and not self._length % record for record in _RECORDS):
-            raise ArchiveDamaged(where, f"more zeros than the end of a tar has, {_ZEROS}: {padding} bytes, or more")
-
-    def _exactly(self, size: int, where: str) -> bytes:
+    def read(self, size: int) -> bytes:
+        """Read exactly this many bytes; all headers of one member have only a few. Raises ArchiveDamaged."""
+        if not 0 <= size <= self._may_read:
+            raise self._damaged(f"a header or a size of {size} bytes; at most {self._may_read} are read")
         data = self._stream.read(size)
-        self._length += len(data)
+        self._length += size
+        self._may_read -= size
         if len(data) < size:
-            raise ArchiveDamaged(where, "the archive ends here, before its end: it was cut off")
+            raise self._damaged("the archive ends here, before its end: it was cut off")
         return data
 
+    def tell(self) -> int:
+        """Return the number of bytes that were read."""
+        return self._length
 
-def _path_of(name: str) -> tuple[str, ...] | None:
+    def _damaged(self, why: str) -> ArchiveDamaged:
+        return ArchiveDamaged(f"after {self._count} members: {why}")
+
+    def _check_count(self, member: tarfile.TarInfo) -> None:
+        """Compare the messages so far with what the archive says. Counted is what has the place of one, fit or not."""
+        comment = member.pax_headers.get("comment", "")
+        if comment == _ANNOUNCED:
+            self._is_announced, self._messages = True, 0
+        elif found := _COUNT.fullmatch(comment):
+            self._is_announced = False
+            if self._messages != int(found[1]):
+                raise self._damaged(f"there should be {int(found[1])} messages before this, there are {self._messages}")
+        else:
+            path = _path_of(member) or ()
+            self._messages += len(path) == 2 and path[0] in _STATES  # noqa: PLR2004 - a directory and a name
+
+    def _check_end(self) -> None:
+        """Make sure that the zeros are the end of the archive, and not a part of it that was zeroed.
+
+        The stream is read to its end: the program that writes into a pipe is not done yet, and a checksum may stand there.
+        """
+        if not self._count:
+            raise NotAnArchive(f"it begins with zeros, {_ZEROS}")
+        self._may_read = _BLOCK
+        if any(self.read(_BLOCK)):
+            raise self._damaged(f"here are zeros, {_ZEROS}, and more behind them")
+        if self._is_announced:
+            raise self._damaged(f"here are zeros, {_ZEROS}: the last member, which counts the messages, is missing")
+        padding = 0
+        while padding < max(_RECORDS) and (data := self._stream.read(_RECORD)):
+            if any(data):
+                raise self._damaged("the archive ends here, and something stands behind its end")
+            padding += len(data)
+        length = self._length + padding
+        if padding >= _RECORD and not any(padding < record and not length % record for record in _RECORDS):
+            raise self._damaged(f"more zeros than the end of a tar has, {_ZEROS}: {padding} bytes, or more")
+
+
+def _path_of(member: tarfile.TarInfo) -> tuple[str, ...] | None:
     """A member's name as directory and name; None if it leads out of the queue."""
-    parts = name.split("/")
+    parts = member.name.split("/")
     if parts[0] == ".":
-        parts = parts[1:]
+        del parts[0]
     while parts and not parts[-1]:  # a directory may end with a slash
         parts.pop()
-    return None if any(part in ("", ".", "..") or "\0" in part for part in parts) else tuple(parts)
+    return None if {"", ".", ".."} & set(parts) or "\0" in member.name else tuple(parts)
 
 
-def _is_passed_over(path: tuple[str, ...]) -> bool:
-    """Whether it is something of a queue that is no message: its settings, locks, owners; and all dot-names."""
-    return len(path) < 2 or path[0] in _ELSEWHERE or path[-1].startswith(".")  # noqa: PLR2004 - a directory and a name
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """The records of a pax header; what is no record ends them."""
-    records = {}
-    while (found := _PAX_LENGTH.match(data)) is not None and (length := int(found[1])) > found.end():
-        key, _, value = data[found.end() : length].removesuffix(b"\n").partition(b"=")
-        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        data = data[length:]
-    return records
+def _time_of(member: tarfile.TarInfo) -> int:
+    found = _TIME.fullmatch(member.pax_headers.get("mtime", str(member.mtime)))
+    return int(found[1]) * NS + int((found[2] or "").ljust(9, "0")) if found else 0

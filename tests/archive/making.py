@@ -16,7 +16,8 @@ from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.names import checksum
 from mailq.ids import NS, new_id
-from mailq.transfer.items import Format, Item, Kept
+from mailq.message import RestingState
+from mailq.transfer.items import Format, Item
 
 BORN = 1_795_000_000 * NS
 
@@ -24,7 +25,7 @@ BORN = 1_795_000_000 * NS
 def exported(path: Path | str, form: Format = "tar", **options: Any) -> bytes:
     """The archive of a queue, nothing left out."""
     stream = io.BytesIO()
-    done = transfer.export_to(path, stream, format=form, **options)
+    done = transfer.export(path, stream, format=form, **options)
     assert (done.left_out, done.certain) == (0, True)
     return stream.getvalue()
 
@@ -38,7 +39,7 @@ def rows(path: Path | str, **options: Any) -> dict[str, dict[str, Any]]:
 
 
 def imported(path: Path | str, data: bytes, **options: Any) -> transfer.Imported:
-    return transfer.import_from(path, io.BytesIO(data), **options)
+    return transfer.import_(path, io.BytesIO(data), **options)
 
 
 def sealed(number: int, data: bytes = b"body", **fields: Any) -> names.MessageName:
@@ -47,7 +48,7 @@ def sealed(number: int, data: bytes = b"body", **fields: Any) -> names.MessageNa
     return names.MessageName(at, new_id(at, number), "txt", len(data), checksum(data), **fields)
 
 
-def plain(number: int, data: bytes = b"body", state: Kept = "ready", **fields: Any) -> Item:
+def plain(number: int, data: bytes = b"body", state: RestingState = "ready", **fields: Any) -> Item:
     """A message with these bytes."""
     return Item(state, sealed(number, data, **fields), data, BORN if state == "dead" else None)
 

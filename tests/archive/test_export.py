@@ -25,10 +25,10 @@ def test_an_export_beside_a_journal_that_nobody_has_replayed_is_not_certain(path
     (path / "journal").mkdir()
     (path / "journal" / "7f3a9c01").write_bytes(encode("7f3a9c01", 1, "new", name, b"x"))
     told: list[str] = []
-    assert transfer.export_to(path, io.BytesIO(), tell=told.append) == transfer.Exported(1, certain=False)
+    assert transfer.export(path, io.BytesIO(), tell=told.append) == transfer.Exported(1, certain=False)
     assert "'mailq reap' replays it" in told[0]
     queue.reap()
-    assert transfer.export_to(path, io.BytesIO(), tell=told.append) == transfer.Exported(2)
+    assert transfer.export(path, io.BytesIO(), tell=told.append) == transfer.Exported(2)
 
 
 @pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
@@ -42,7 +42,7 @@ def test_a_message_whose_editor_died_is_in_an_archive_in_the_state_that_it_came_
     os.rename(lay(source, item), f"{source}/cur/{names.format_name(held)}")
     stream = io.BytesIO()
     if how == "export":
-        transfer.export_to(source, stream)
+        transfer.export(source, stream)
     else:
         with tarfile.open(fileobj=stream, mode="w") as file:
             file.add(source, ".")

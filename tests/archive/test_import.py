@@ -115,7 +115,7 @@ def test_the_stream_stays_open_for_whoever_passed_it(path: Path) -> None:
     stream = io.BytesIO(gzip.compress(tar(GOOD)))
     for done in (transfer.Imported(1, 0, 0), transfer.Imported(0, 1, 0)):
         stream.seek(0)
-        assert transfer.import_from(path, stream) == done
+        assert transfer.import_(path, stream) == done
 
 
 # A new queue
@@ -187,8 +187,8 @@ TARS: dict[str, Any] = {
     "other size": (f"new/{name_of(3)}", b"bod"),
     "other bytes": (f"new/{name_of(3)}", b"bodY"),
     "dead but not torn": (f"dead/{name_of(3, tries='Er')}", b"bodY"),
-    "head beyond the end": (f"new/{name_of(3, head=100)}", b"body"),
-    "gigantic headers": (f"new/{name_of(3, b'x' * 70_000, head=70_000)}", b"x" * 70_000),
+    "head beyond the end": (f"new/{name_of(3, header_bytes=100)}", b"body"),
+    "gigantic headers": (f"new/{name_of(3, b'x' * 70_000, header_bytes=70_000)}", b"x" * 70_000),
     "too large": (f"new/{name_of(3, b'x' * 100_001)}", b"x" * 100_001),
     "a story too long to be claimed": (f"new/{name_of(3, tries='EN' * 70)}", b"body"),
     "no error text": ("errors/../../x", b"x"),

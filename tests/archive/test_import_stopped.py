@@ -19,7 +19,7 @@ import mailq
 from mailq import transfer
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
-from mailq.transfer.items import Item, Text
+from mailq.transfer.items import ErrorText, Item
 
 
 def name_of(number: int, data: bytes = b"body") -> str:
@@ -42,7 +42,7 @@ def counted(path: Path) -> bytes:
     for n in range(4):
         lay(path, plain(n))
     for n in (4, 5):
-        lay(path, plain(n, tries="Er", state="dead")._replace(texts=(Text(1, b"text", 0),)))
+        lay(path, plain(n, tries="Er", state="dead")._replace(texts=(ErrorText(1, b"text", 0),)))
     return exported(path)
 
 
@@ -204,7 +204,7 @@ def test_an_endless_member_is_read_in_small_pieces_and_never_kept(path: Path) ->
     stream = Endless(tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT), 20_000_000)
     told: list[str] = []
     with pytest.raises(transfer.ImportStopped, match="cut off") as stopped:
-        transfer.import_from(path, io.BufferedReader(stream), tell=told.append)
+        transfer.import_(path, io.BufferedReader(stream), tell=told.append)
     assert stopped.value.done == transfer.Imported(1, 0, 1)
     assert "max_message_bytes" in told[0]
     assert stream.largest <= 1 << 17
@@ -215,7 +215,7 @@ def test_endless_zeros_are_not_read_for_ever(path: Path, head: bytes) -> None:
     make(path)
     stream = Endless(head, 1 << 40)
     with pytest.raises(transfer.ImportStopped, match="what a power cut or a bad disk leaves") as stopped:
-        transfer.import_from(path, io.BufferedReader(stream))
+        transfer.import_(path, io.BufferedReader(stream))
     assert stopped.value.done.imported == bool(head)
     assert stream.most > (1 << 40) - (2 << 20)
 
@@ -226,7 +226,7 @@ def test_a_header_of_a_terabyte_is_not_read(path: Path, kind: bytes, size: int) 
     make(path)
     info = tarfile.TarInfo("x")
     info.type, info.size = kind, size
-    with pytest.raises(transfer.ImportStopped, match=r"after 2 members: .*header") as stopped:
+    with pytest.raises(transfer.ImportStopped, match=r"after 1 members: .*header") as stopped:
         imported(path, tar(GOOD, end=False) + info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
     assert stopped.value.done.imported == 1
 
@@ -262,7 +262,7 @@ class FailingDisk(Disk):
 def test_a_full_disk_stops_it_nothing_is_half_there_and_a_second_run_completes_it(tmp_path: Path, number: int) -> None:
     source = make(tmp_path / "source")
     for n in range(4):
-        lay(source, Item("ready", sealed(n, tries="E"), b"body", None, (Text(1, b"text", 0),)))
+        lay(source, Item("ready", sealed(n, tries="E"), b"body", None, (ErrorText(1, b"text", 0),)))
     data = exported(source)
     for after in range(100):
         path = tmp_path / f"jobs{after}"
@@ -309,3 +309,60 @@ def test_a_queue_in_memory_has_no_archive() -> None:
         imported("memory://", b"")
     with pytest.raises(mailq.UsageError, match="only queues on disk"):
         exported("memory://")
+
+
+# Headers that tarfile would take for more than they are
+
+
+def header(name: str, kind: bytes, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def record(key: str, value: str) -> bytes:
+    text = f" {key}={value}\n"
+    return f"{len(text) + 2}{text}".encode()
+
+
+def test_more_headers_in_a_row_than_a_member_has_are_damage(path: Path) -> None:
+    make(path)
+    some = header("x", tarfile.XGLTYPE, record("comment", "xxx"))
+    with pytest.raises(transfer.ImportStopped, match=r"after 1 members: .*header") as stopped:
+        imported(path, tar(GOOD, end=False) + some * 2000 + tar(GOOD))
+    assert stopped.value.done.imported == 1
+
+
+def test_what_a_global_header_says_is_not_kept(path: Path) -> None:
+    make(path)
+    some = header("x", tarfile.XGLTYPE, record("comment", "mailq export of 9 messages"))
+    data = some + tar((f"new/{name_of(2)}", b"body"), (f"new/{name_of(3)}", b"body"))
+    with pytest.raises(transfer.ImportStopped, match="should be 9 messages before this, there are 0"):
+        imported(path, data)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [{"size": "-600"}, {"size": "x"}, {"mtime": "inf"}, {"GNU.sparse.map": "0,4,x"}, {"hdrcharset": "BINARY"}],
+    ids=str,
+)
+def test_a_header_that_says_nonsense_stops_nothing_before_it(path: Path, says: dict[str, str]) -> None:
+    make(path)
+    (item,) = says.items()
+    odd = header("x", tarfile.XHDTYPE, record(*item)) + tar((f"dead/{name_of(2, b'')}", b""), end=False)
+    told: list[str] = []
+    try:
+        done = imported(path, tar(GOOD, end=False) + odd + tar((f"new/{name_of(3)}", b"body")), tell=told.append)
+    except transfer.ImportStopped as stopped:
+        done = stopped.done
+    assert done.imported >= 1
+    assert len(ids_on_disk(path)) == done.imported
+
+
+def test_a_sparse_file_is_not_a_message(path: Path) -> None:
+    make(path)
+    sparse = header("x", tarfile.XHDTYPE, record("GNU.sparse.map", "0,4") + record("GNU.sparse.size", "9"))
+    told: list[str] = []
+    done = imported(path, tar(GOOD, end=False) + sparse + tar((f"new/{name_of(2)}", b"body")), tell=told.append)
+    assert done == transfer.Imported(1, 0, 1)
+    assert "not a regular file" in told[0]

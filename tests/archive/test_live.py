@@ -87,7 +87,7 @@ def storm(path: Path, exports: int) -> tuple[int, int]:
             form: Format = "tar" if turn % 4 == 3 else "jsonl"
             told: list[str] = []
             stream = io.BytesIO()
-            done = transfer.export_to(path, stream, format=form, tell=told.append)
+            done = transfer.export(path, stream, format=form, tell=told.append)
             assert (done.torn, done.left_out, told) == (0, 0, [])
             _check(form, stream.getvalue(), staying, path.with_name("copy"))
         for child in children:
@@ -164,7 +164,7 @@ def import_all(pipe: Connection[Any, Any], path: str, file: str) -> None:
     pipe.recv()
     told: list[str] = []
     with open(file, "rb") as stream:
-        done = transfer.import_from(path, stream, tell=told.append)
+        done = transfer.import_(path, stream, tell=told.append)
     pipe.send((tuple(done), told))
 
 

@@ -23,8 +23,8 @@ from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.names import checksum
 from mailq.ids import NS
-from mailq.message import join_headers
-from mailq.transfer.items import Flaw, Format, Item, Kept, Text, checked
+from mailq.message import RestingState, join_headers
+from mailq.transfer.items import ErrorText, Format, Item, checked
 from mailq.transfer.jsonl import LinesReader, LinesWriter
 from mailq.transfer.tar import TarReader, TarWriter
 
@@ -59,7 +59,7 @@ def items(draw: st.DrawFn) -> Item:
     data, head = head_and_body
     if draw(st.integers(0, 9)) == 0:  # headers that no push writes
         data, head = b'{ "by" : "hand" }\n' + data, 18 + head
-    state: Kept = draw(st.sampled_from(("ready", "delayed", "dead")))
+    state: RestingState = draw(st.sampled_from(("ready", "delayed", "dead")))
     envelope = (
         draw(envelopes()).at_rest(state)._replace(ext=draw(exts), header_bytes=head, size=len(data), crc=checksum(data))
     )
@@ -68,7 +68,7 @@ def items(draw: st.DrawFn) -> Item:
     if state == "dead":
         envelope = died(envelope, names.DEATHS[draw(deaths)])
     numbers = error_texts.numbers(envelope)[-3:] if envelope.tries else []
-    errors = tuple(Text(number, draw(st.binary(max_size=50)), draw(instants)) for number in numbers)
+    errors = tuple(ErrorText(number, draw(st.binary(max_size=50)), draw(instants)) for number in numbers)
     return Item(state, envelope, data, draw(instants) if state == "dead" else None, errors)
 
 
@@ -82,20 +82,20 @@ def written(form: Format, some: list[Item]) -> bytes:
     return stream.getvalue()
 
 
-def read(form: Format, data: bytes) -> list[Item | Flaw]:
+def read(form: Format, data: bytes) -> list[Item | str]:
     stream = io.BufferedReader(io.BytesIO(data))
     reader = TarReader(stream) if form == "tar" else LinesReader(stream)
     assert reader.settings() == ("format = 1\n" if form == "tar" else None)
-    found = list(reader.items(MOST))
+    found = [item for _, item in reader.items(MOST)]
     assert reader.strays == 0
     return found
 
 
-def without_place(item: Item | Flaw) -> Item:
+def fit(item: Item | str) -> Item:
     assert isinstance(item, Item), item
-    item_or_flaw = checked(item, MOST)
-    assert isinstance(item_or_flaw, Item), item_or_flaw
-    return item_or_flaw._replace(where="")
+    item_or_why = checked(item, MOST)
+    assert isinstance(item_or_why, Item), item_or_why
+    return item_or_why
 
 
 def coarse(item: Item) -> Item:
@@ -107,9 +107,9 @@ def coarse(item: Item) -> Item:
 @given(some=st.lists(items(), max_size=3, unique_by=lambda item: item.envelope.id))
 @settings(max_examples=100)
 def test_whatever_a_message_is_an_archive_gives_it_back(form: Format, some: list[Item]) -> None:
-    fit = [item for item in some if isinstance(checked(item, MOST), Item)]
+    whole = [item for item in some if isinstance(checked(item, MOST), Item)]
     kept = coarse if form == "tar" else Item._make
-    assert [without_place(item) for item in read(form, written(form, fit))] == [kept(item) for item in fit]
+    assert [fit(item) for item in read(form, written(form, whole))] == [kept(item) for item in whole]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -120,7 +120,7 @@ def test_a_torn_dead_letter_stays_what_it_is(form: Format, item: Item, cut: int,
     if not isinstance(checked(torn, MOST), Item):
         return  # so long a story leaves no room for one more death
     (again,) = read(form, written(form, [torn]))
-    assert without_place(again) == torn
+    assert fit(again) == torn
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def test_a_torn_message_is_dead_in_the_archive_and_told_of(tmp_path: Path) -> No
     lay(tmp_path / "a", item)
     told: list[str] = []
     stream = io.BytesIO()
-    assert transfer.export_to(tmp_path / "a", stream, tell=told.append) == transfer.Exported(1, 1, 0)
+    assert transfer.export(tmp_path / "a", stream, tell=told.append) == transfer.Exported(1, 1, 0)
     assert item.envelope.id in told[0]
     assert imported(tmp_path / "b", stream.getvalue(), create=True).imported == 1
     with mailq.open(tmp_path / "b") as queue:
@@ -322,5 +322,5 @@ def test_a_message_larger_than_the_queue_delivers_is_left_out_and_told_of(tmp_pa
     lay(tmp_path / "a", plain(1, b"x" * 11))
     lay(tmp_path / "a", plain(2))
     told: list[str] = []
-    assert transfer.export_to(tmp_path / "a", io.BytesIO(), tell=told.append) == transfer.Exported(1, 0, 1)
+    assert transfer.export(tmp_path / "a", io.BytesIO(), tell=told.append) == transfer.Exported(1, 0, 1)
     assert "11 bytes" in told[0]

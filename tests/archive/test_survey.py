@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,7 @@ from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
 from mailq.ids import new_id
 from mailq.transfer import snapshot as surveys
-from mailq.transfer.ids import Ids
-from mailq.transfer.watch import watch
+from mailq.transfer.snapshot import ArrivalWatch, IdSet, watch
 
 COUNT = 20
 
@@ -138,7 +138,7 @@ def test_messages_that_slip_away_when_they_are_reached_for_are_caught_later(
 def test_messages_that_slip_away_for_ever_are_told_of(mover: Mover, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surveys, "_MOST", 5)
     told: list[str] = []
-    done = transfer.export_to(mover.path, io.BytesIO(), disk=Elusive(mover, -1), tell=told.append)
+    done = transfer.export(mover.path, io.BytesIO(), disk=Elusive(mover, -1), tell=told.append)
     assert done == transfer.Exported(0, 0, COUNT)
     assert sorted(line.split()[1] for line in told) == ids_on_disk(mover.path)
 
@@ -227,7 +227,7 @@ def test_a_queue_in_which_too_much_moves_is_told_of(mover: Mover, monkeypatch: p
 
     before_each_listing(monkeypatch, shuffle)
     told: list[str] = []
-    done = transfer.export_to(mover.path, io.BytesIO(), tell=told.append)
+    done = transfer.export(mover.path, io.BytesIO(), tell=told.append)
     assert done == transfer.Exported(COUNT, certain=False)
     assert "pause the queue" in told[0]
     with pytest.raises(transfer.ImportStopped, match="pause it meanwhile"):
@@ -242,11 +242,11 @@ def test_what_disappears_is_no_empty_queue(mover: Mover) -> None:
             return super().open_to_read(path)
 
     with pytest.raises(mailq.QueueNotFound):
-        transfer.export_to(mover.path, io.BytesIO(), disk=Unmounted())
+        transfer.export(mover.path, io.BytesIO(), disk=Unmounted())
 
 
 def test_a_million_ids_would_take_little(tmp_path: Path) -> None:
-    ids = Ids()
+    ids = IdSet()
     some = [new_id(number * 1000) for number in range(20_000)]
     assert all(ids.add(id) for id in some)
     assert not any(ids.add(id) for id in some)
@@ -257,7 +257,7 @@ def test_a_million_ids_would_take_little(tmp_path: Path) -> None:
 
 def test_an_id_that_stands_across_two_others_is_not_among_them() -> None:
     """They lie in one row, since all end alike; the second half of one and the first of the next end so, too."""
-    ids = Ids()
+    ids = IdSet()
     one, two = "11" * 8 + "22" * 6 + "abcd", "33" * 6 + "abcd" + "44" * 6 + "abcd"
     ids.add(one)
     ids.add(two)
@@ -268,19 +268,23 @@ def test_an_id_that_stands_across_two_others_is_not_among_them() -> None:
     assert across in ids
 
 
+def watching(*directories: Path) -> ArrivalWatch:
+    return watch(map(str, directories)) or pytest.fail("there is no inotify here")
+
+
 def test_the_watch_says_what_came_and_when_it_missed_some(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    with watch([str(one), str(two)]) or pytest.fail("there is no inotify here") as heard:
-        assert heard.read() == []
+    with closing(watching(one, two)) as heard:
+        assert list(heard.arrivals()) == []
         (one / "a").touch()
         (one / "a").rename(two / "b")
         os.link(two / "b", one / "c")
-        assert heard.read() == [(str(one), "a"), (str(two), "b"), (str(one), "c")]
+        assert list(heard.arrivals()) == [(str(one), "a"), (str(two), "b"), (str(one), "c")]
         assert not heard.missed
         (one / "c").rename(one / "d")
-        assert heard.read() == [(str(one), "d")]
+        assert list(heard.arrivals()) == [(str(one), "d")]
         assert heard.missed
 
 
@@ -292,17 +296,17 @@ def test_the_watch_follows_a_path_to_the_directory_that_is_there_now(tmp_path: P
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
-    with watch([str(one)]) or pytest.fail("there is no inotify here") as heard:
+    with closing(watching(one)) as heard:
         Disk().exchange(str(one), str(other))
-        assert heard.read() == []
+        assert list(heard.arrivals()) == []
         assert heard.missed
         heard.missed = False
         (other / "old").touch()
         (one / "fresh").touch()
-        assert heard.read() == [(str(one), "fresh")]
+        assert list(heard.arrivals()) == [(str(one), "fresh")]
         (other / "old").unlink()
         other.rmdir()
-        assert heard.read() == []
+        assert list(heard.arrivals()) == []
         assert not heard.missed
 
 
@@ -345,5 +349,5 @@ def test_a_directory_that_is_left_half_made_anew_meanwhile_is_told_of(
     spare = f"{mover.path}/.dead.1a2b3c4d"
     before_each_listing(monkeypatch, lambda _: os.makedirs(f"{spare}/something", exist_ok=True))
     told: list[str] = []
-    assert not transfer.export_to(mover.path, io.BytesIO(), tell=told.append).certain
+    assert not transfer.export(mover.path, io.BytesIO(), tell=told.append).certain
     assert "not certain" in told[0]

@@ -359,24 +359,24 @@ def import_(run: Run) -> None:
     assert delivery is not None
     delivery.reject("no good")
     whole, part = io.BytesIO(), io.BytesIO()
-    transfer.export_to(source.location, whole)
+    transfer.export(source.location, whole)
     assert source.purge("dead") + source.purge("delayed") == 2
     source.ack(source.pop_many(2)[1].receipt)
-    transfer.export_to(source.location, part)
+    transfer.export(source.location, part)
     source.close()
     shutil.rmtree(source.location)
     part.seek(0)
-    assert transfer.import_from(run.q.location, part).imported == 1
+    assert transfer.import_(run.q.location, part).imported == 1
     run.book.pushed([there], [content(b"there already", headers)], -1, 0)
     run.record()
     run.push(b"pushed before")
     begun = run.now
     whole.seek(0)
-    assert transfer.import_from(run.q.location, whole, disk=run.disk, clock=run.clock).imported == 3
+    assert transfer.import_(run.q.location, whole, disk=run.disk, clock=run.clock).imported == 3
     for id, body, place in ((ready, b"ready", "live"), (delayed, b"delayed", "live"), (dead, b"dead", "dead")):
         run.book.pushed([id], [content(body, headers)], begun, run.now, place=place)
     whole.seek(0)
-    assert transfer.import_from(run.q.location, whole, disk=run.disk, clock=run.clock).already_there == 4
+    assert transfer.import_(run.q.location, whole, disk=run.disk, clock=run.clock).already_there == 4
     run.push(b"pushed afterwards")
 
 

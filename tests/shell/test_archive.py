@@ -84,9 +84,9 @@ def test_no_lines_can_go_through_a_pipe(mailq: Shell, shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a.jsonl.bz2", b"an export is no .bz2; end the name in .tar, .tgz"),
-        ("a.tar.ZST", b"an export is no .zst; end"),
-        ("a.zip", b"an export is no .zip; end"),
+        ("a.jsonl.bz2", b"an export is not written as .bz2; end the name in .tar, .tgz"),
+        ("a.tar.ZST", b"an export is not written as .zst; end"),
+        ("a.zip", b"an export is not written as .zip; end"),
         ("a.json", b"JSON is written as lines; end the name in .jsonl"),
         ("a.json.gz", b"JSON is written as lines; end the name in .jsonl"),
         ("jobs/new/a.tar", b"is within the queue"),
@@ -138,14 +138,14 @@ def test_an_archive_that_is_cut_off_is_told_of_with_what_was_imported(mailq: She
         in done.stderr
     )
     assert done.stderr.decode().splitlines()[-1].startswith("imported ")
-    assert mailq("import", "copy", stdin=b"", code=1).stderr.startswith(b"mailq: this is no archive: it is empty")
+    assert mailq("import", "copy", stdin=b"", code=1).stderr.startswith(b"mailq: this is not an archive: it is empty")
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero here")
 def test_zeros_are_no_archive_however_many_there_are(mailq: Shell, tmp_path: Path) -> None:
     done = mailq("import", "copy", "/dev/zero", "--create", code=1)
     assert done.stderr.startswith(
-        b"mailq: this is no archive: it begins with zeros, what a power cut or a bad disk leaves"
+        b"mailq: this is not an archive: it begins with zeros, what a power cut or a bad disk leaves"
     )
     assert not (tmp_path / "copy").exists()
 
@@ -177,7 +177,7 @@ def test_gnu_tar_takes_an_export_without_a_word_and_may_have_its_own_records(
 def test_a_file_that_is_no_archive_is_told_in_one_line(mailq: Shell, tmp_path: Path, begin: bytes) -> None:
     done = mailq("import", "copy", "--create", stdin=begin + bytes(range(256)) * 50, code=1)
     lines = done.stderr.decode().splitlines()
-    assert lines[0].startswith("mailq: this is no archive: ")
+    assert lines[0].startswith("mailq: this is not an archive: ")
     assert lines[0].endswith("; 'mailq push --file' takes a file as a message; none were imported before")
     assert lines[1:] == ["imported 0, already there 0, refused 0"]
     assert not (tmp_path / "copy").exists()
