@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,28 @@ def test_directories_that_cannot_be_looked_at_are_not_taken_for_missing(
         patch.setattr(os, "stat", refuse)
         with pytest.raises(mailq.StorageError, match="Input/output error"):
             mailq.open(path)
+
+
+def test_a_disk_that_says_nothing_of_the_reap_lock_stops_no_consumer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XFS that has shut down answers stat with EIO, and the lock can be had all the same."""
+    queue = mailq.open(path, reap_interval=0.001)
+    queue.push_many(["a", "b"])
+    queue.pop()
+    queue.reap()  # now there is a lock, with a stamp
+
+    def sick_of_the_lock(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def refuse(where: Any, **options: Any) -> os.stat_result:
+            if str(where).endswith(".reap.lock"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), where)
+            return look(where, **options)
+
+        return refuse
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, sick_of_the_lock(getattr(os, name)))
+    time.sleep(0.002)
+    delivery = queue.pop()
+    assert delivery is not None
+    assert delivery.body == "b"

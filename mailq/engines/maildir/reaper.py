@@ -112,11 +112,11 @@ class Reaper:
             return True
         now = self._store.clock()
         interval = lifecycle.ns(self._store.settings.reap_interval)
+        status = layouts.status_of(path)  # None: a disk that does not answer; the reaping itself says so
         # A stamp from the future is one from before the clock stepped back.
-        stamp = os.stat(path).st_mtime_ns
-        if not first and 0 <= now - stamp < interval:
+        if not first and status is not None and 0 <= now - status.st_mtime_ns < interval:
             # Not a whole interval from now, or what a consumer held could wait for two.
-            self._next_turn = stamp + interval
+            self._next_turn = status.st_mtime_ns + interval
             return False
         with suppress(OSError):  # another user's file, in a shared queue: then it is reaped more often
             self._store.disk.utime(path, now)
