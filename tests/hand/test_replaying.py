@@ -111,6 +111,22 @@ def test_of_two_queues_that_share_a_journal_each_gets_its_own_back(path: Path) -
 
 
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("there", [[0], [0, 1], [0, 1, 2]])
+def test_a_batch_whose_producer_was_killed_between_its_renames_keeps_its_order(path: Path, there: list[int]) -> None:
+    """The names that are there have places of later than the journal has for the others."""
+    queue = opened(path)
+    queue.push_many(range(4))
+    queue.push(4)
+    kill(queue)
+    (name,) = left(path)
+    for number, entry in enumerate(sorted(os.listdir(path / "new"))):
+        if number not in there:
+            os.unlink(path / "new" / entry)
+    os.utime(path / "journal" / f"{name}.mark", (0, 0))
+    assert bodies(mailq.open(path)) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.usefixtures("at_once")
 def test_an_edited_message_stays_as_it_was_edited(path: Path) -> None:
     queue = opened(path)
     queue.push(b"before")

@@ -249,4 +249,11 @@ JOURNALS: Final = (
         "",
         (f"{_HAND}test_where_names_come_to_disk_in_order",),
     ),
+    Mutant(
+        "what a journal brings back of a batch stands before what had its names already",
+        "mailq/engines/maildir/replay.py",
+        'if record.state == "ready" and envelope.place <= last:',
+        "if not record.state:",
+        ("tests/hand/test_replaying.py::test_a_batch_whose_producer_was_killed_between_its_renames_keeps_its_order",),
+    ),
 )

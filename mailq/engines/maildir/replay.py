@@ -21,7 +21,7 @@ from mailq.message import STATES, is_whole
 from mailq.names import NS, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mailq.engines.maildir.journal import Record
     from mailq.engines.maildir.store import Store
@@ -161,11 +161,14 @@ def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Los
     lost = []
     # What had come to the disk, and is not there now, was acked.
     came = {id for id, record in records.items() if record.number <= number}
+    places: dict[str, int] = {}
     unseen = dict(records)
     for _ in range(_LOOKS):
         moved = set()
         for state, path, envelope in _find(store, unseen):
             record = unseen[envelope.id]
+            if state == "ready" and not envelope.tries:
+                places[envelope.id] = envelope.place
             try:
                 if envelope.crc == record.envelope.crc and not _is_whole(store, path, envelope):
                     lost.append(_Lost(state, envelope, record.data, path))
@@ -175,8 +178,27 @@ def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Los
         unseen = {id: record for id, record in unseen.items() if id not in came or id in moved}
         if not unseen:
             break
-    never = (record for id, record in unseen.items() if id not in came)
-    return lost + [_Lost(record.state, record.envelope, record.data) for record in never]
+    never = {id: record for id, record in unseen.items() if id not in came}
+    return lost + [_Lost(record.state, envelope, record.data) for envelope, record in _in_order(records, never, places)]
+
+
+def _in_order(
+    records: Mapping[str, Record], never: Mapping[str, Record], places: Mapping[str, int]
+) -> Iterator[tuple[Envelope, Record]]:
+    """The messages that never came to be, each behind those before it in the journal that wait in line.
+
+    A message of a batch gets its place as it gets its name: where a producer was killed between two of
+    them, the first have later places than the journal has for the others.
+    """
+    last = 0
+    for id, record in sorted(records.items(), key=lambda item: item[1].number):
+        envelope = record.envelope
+        if id in never:
+            if record.state == "ready" and envelope.place <= last:
+                envelope = envelope._replace(place=last + 1)
+            yield envelope, record
+        if record.state == "ready":
+            last = max(last, places.get(id, envelope.place if id in never else 0))
 
 
 def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, Envelope]]:
