@@ -232,7 +232,10 @@ class _Portable:
         with contextlib.suppress(RuntimeError):  # its own thread cannot wait for itself
             self._observer.join()
 
-    __del__ = stop
+    def __del__(self) -> None:
+        # At the end of the program its threads, all daemons, are frozen: CPython 3.13 would wait for them for ever.
+        if not sys.is_finalizing():
+            self.stop()
 
     def after_fork(self) -> None:
         """Its threads did not come along."""
