@@ -17,7 +17,7 @@ import click
 
 from mailq.cli import output
 from mailq.cli.options import INTERVAL, on_disk, open_queue
-from mailq.cli.top_data import Watch, look_at
+from mailq.cli.top_data import QueueMonitor, look_at
 from mailq.cli.top_view import screen
 
 try:
@@ -53,7 +53,7 @@ def top(queues: tuple[str, ...], *, every: float, once: bool) -> None:
     \b
         mailq top jobs mails --every 5s
     """
-    watches = [Watch(on_disk(queue)) for queue in dict.fromkeys(queues)]
+    watches = [QueueMonitor(on_disk(queue)) for queue in dict.fromkeys(queues)]
     for watch in watches:
         open_queue(watch.queue).close()  # later it may be gone; now it is a mistake
     if not once and sys.stdout.isatty():
@@ -71,7 +71,7 @@ def top(queues: tuple[str, ...], *, every: float, once: bool) -> None:
 # The terminal
 
 
-def _live(console: Console, watches: Sequence[Watch], every: float) -> None:
+def _live(console: Console, watches: Sequence[QueueMonitor], every: float) -> None:
     """Look and draw until somebody quits."""
     from rich.live import Live  # noqa: PLC0415 - only a terminal needs it
 

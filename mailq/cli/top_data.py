@@ -33,14 +33,14 @@ SHOWN: Final = 10
 _LONGEST: Final = 500  # characters of a text that others wrote
 
 
-class Job(NamedTuple):
+class RunningJob(NamedTuple):
     """What a worker runs, and since when."""
 
     id: str
     since: float
 
 
-class Worker(NamedTuple):
+class WorkerStatus(NamedTuple):
     """An owner with its story, as far as that is one: None is what it does not tell."""
 
     queue: str
@@ -53,7 +53,7 @@ class Worker(NamedTuple):
     failed: int | None
     run_times: tuple[float, ...]
     running: int | None
-    jobs: tuple[Job, ...]
+    jobs: tuple[RunningJob, ...]
 
 
 class Letter(NamedTuple):
@@ -71,7 +71,7 @@ class View(NamedTuple):
 
     queue: str
     stats: Stats | None = None
-    workers: tuple[Worker, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
     letters: tuple[Letter, ...] = ()
     note: str = ""
 
@@ -83,12 +83,12 @@ class Look(NamedTuple):
     views: tuple[View, ...]
 
 
-def look_at(watches: Sequence[Watch]) -> Look:
+def look_at(watches: Sequence[QueueMonitor]) -> Look:
     """Look at all queues, one after the other."""
     return Look(time.monotonic(), tuple(watch.look() for watch in watches))
 
 
-class Watch:
+class QueueMonitor:
     """Looks at one queue again and again, and remembers what is dear to find out."""
 
     def __init__(self, queue: str) -> None:
@@ -97,7 +97,7 @@ class Watch:
         self._dead = 0
         self._list_after = 0.0
         self._list_by = 0.0
-        self._killed: dict[str, tuple[float, Worker]] = {}
+        self._killed: dict[str, tuple[float, WorkerStatus]] = {}
 
     def look(self) -> View:
         """Look; a queue that is gone, or cannot be read, is told of as such."""
@@ -110,7 +110,7 @@ class Watch:
         except (MailqError, OSError, ValueError, ArithmeticError) as error:  # owners' files hold anything
             return View(self.queue, note=_text(f"unreadable: {error}"))
 
-    def _workers(self, queue: Queue) -> tuple[Worker, ...]:
+    def _workers(self, queue: Queue) -> tuple[WorkerStatus, ...]:
         now = time.monotonic()
         workers = {owner.token: read_owner(self.queue, owner) for owner in queue.workers()}
         self._killed |= {token: (now, worker) for token, worker in workers.items() if worker.state == "dead"}
@@ -143,14 +143,14 @@ def last_line(history: Sequence[Any]) -> str:
     return _text(texts[-1].splitlines()[-1] if texts else history[-1].outcome if history else "")
 
 
-def read_owner(queue: str, owner: LeaseHolder) -> Worker:
+def read_owner(queue: str, owner: LeaseHolder) -> WorkerStatus:
     """Take from a story what is as it should be; anybody can write one."""
     story = owner.status
     stage = story.get("stage", "consumer")
     times = story.get("run_times")
     numbers = tuple(map(_seconds, times)) if isinstance(times, list) and len(times) == 3 else ()  # noqa: PLR2004 - p50, p95, p99
     jobs = story.get("jobs")
-    return Worker(
+    return WorkerStatus(
         queue=queue,
         token=owner.token,
         state=(_text(stage)[:12] if isinstance(stage, str) else "?") if owner.alive else "dead",
@@ -165,11 +165,11 @@ def read_owner(queue: str, owner: LeaseHolder) -> Worker:
     )
 
 
-def _jobs(jobs: Sequence[object]) -> Iterator[Job]:
+def _jobs(jobs: Sequence[object]) -> Iterator[RunningJob]:
     for job in jobs:
         id, since = (job.get("id"), _seconds(job.get("since"))) if isinstance(job, dict) else (None, None)
         if isinstance(id, str) and since is not None:
-            yield Job(_text(id)[:40], since)
+            yield RunningJob(_text(id)[:40], since)
 
 
 def _count(value: object) -> int | None:
@@ -184,7 +184,7 @@ def _text(text: str) -> str:
     return output.plain(text[:_LONGEST])
 
 
-def rates(before: Sequence[Worker], after: Sequence[Worker], seconds: float) -> tuple[float, float] | None:
+def rates(before: Sequence[WorkerStatus], after: Sequence[WorkerStatus], seconds: float) -> tuple[float, float] | None:
     """Done and failed jobs a second, of the workers that were there at both looks; None if there are none."""
     known = {worker.token: worker for worker in before if None not in (worker.done, worker.failed)}
     pairs = [(known[w.token], w) for w in after if w.token in known and None not in (w.done, w.failed)]

@@ -11,14 +11,14 @@ from mailq.cli.top_data import LISTED, SHOWN, rates
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mailq.cli.top_data import Job, Look, View, Worker
+    from mailq.cli.top_data import Look, RunningJob, View, WorkerStatus
 
 _NARROW: Final = 6  # cells of a column that is cut
 _INDENT: Final = "    "
 _GAP: Final = " · "
 
 
-class Line(NamedTuple):
+class ScreenLine(NamedTuple):
     """One line of the screen."""
 
     text: str
@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
 
 class _Block(NamedTuple):
-    row: Line
+    row: ScreenLine
     jobs: list[list[str]]  # those of each line
 
 
@@ -38,7 +38,7 @@ class _Column(NamedTuple):
 
 def screen(
     look: Look, former: Look | None, *, width: int | None = None, height: int | None = None, hint: str = ""
-) -> list[Line]:
+) -> list[ScreenLine]:
     """The lines of one screen, as many and as long as there is room; None is room for all."""
     views, workers = look.views, [worker for view in look.views for worker in view.workers]
     title = f"mailq top  {output.moment(time.time())}{'  ' if hint else ''}{hint}"
@@ -48,12 +48,12 @@ def screen(
     wants = [len(queues) - 1, sum(1 + len(block.jobs) for block in blocks), max(0, len(letters) - 1)]
     heads = 1 + sum(1 + (number > 0) for number, want in enumerate(wants) if want or not number)
     room = [*wants] if height is None else share(max(0, height - heads), wants)
-    lines = [Line(title, "bold cyan"), queues[0], *_first(queues[1:], room[0], "queues")]
+    lines = [ScreenLine(title, "bold cyan"), queues[0], *_first(queues[1:], room[0], "queues")]
     if wants[1]:
-        lines += [Line(""), heading, *_first_blocks(blocks, room[1], width)]
+        lines += [ScreenLine(""), heading, *_first_blocks(blocks, room[1], width)]
     if wants[2]:
-        lines += [Line(""), letters[0], *letters[1 : 1 + room[2]]]
-    return [Line(_cut(line.text.rstrip(), width, "head"), line.style) for line in lines]
+        lines += [ScreenLine(""), letters[0], *letters[1 : 1 + room[2]]]
+    return [ScreenLine(_cut(line.text.rstrip(), width, "head"), line.style) for line in lines]
 
 
 def share(room: int, wants: Sequence[int]) -> list[int]:
@@ -64,14 +64,14 @@ def share(room: int, wants: Sequence[int]) -> list[int]:
     return given
 
 
-def _first(lines: Sequence[Line], room: int, what: str) -> list[Line]:
+def _first(lines: Sequence[ScreenLine], room: int, what: str) -> list[ScreenLine]:
     if len(lines) <= room:
         return list(lines)
     kept = max(0, room - 1)
-    return [*lines[:kept], *([Line(f"… and {len(lines) - kept} more {what}", "dim")] if room else [])]
+    return [*lines[:kept], *([ScreenLine(f"… and {len(lines) - kept} more {what}", "dim")] if room else [])]
 
 
-def _first_blocks(blocks: Sequence[_Block], room: int, width: int | None) -> list[Line]:
+def _first_blocks(blocks: Sequence[_Block], room: int, width: int | None) -> list[ScreenLine]:
     """All workers before any jobs; then as many lines of jobs as there is room for, a like number for each."""
     rows = _first([block.row for block in blocks], room, "workers")
     if len(blocks) > room:
@@ -82,11 +82,11 @@ def _first_blocks(blocks: Sequence[_Block], room: int, width: int | None) -> lis
         if hidden := sum(len(line) for line in block.jobs[given:] if given):
             more = f"  … and {hidden} more"
             jobs[-1] = _cut(jobs[-1], None if width is None else width - len(more), "head") + more
-        lines += [block.row, *(Line(text, "dim") for text in jobs)]
+        lines += [block.row, *(ScreenLine(text, "dim") for text in jobs)]
     return lines
 
 
-def _queue_lines(look: Look, former: Look | None, width: int | None) -> list[Line]:
+def _queue_lines(look: Look, former: Look | None, width: int | None) -> list[ScreenLine]:
     columns = [_Column("queue", keep="tail")]
     columns += [_Column(title, right=True) for title in ("ready", "delayed", "leased", "dead", "oldest")]
     columns += [_Column("done/s", right=True), _Column("failed/s", right=True), _Column("", keep="head")]
@@ -103,10 +103,10 @@ def _queue_lines(look: Look, former: Look | None, width: int | None) -> list[Lin
         counts = [str(count) for count in (stats.ready, stats.delayed, stats.leased, stats.dead)]
         rows.append((name, *counts, output.span(stats.oldest_ready_age) or "-", *shown, "paused" * stats.paused))
         styles.append("yellow" if stats.paused else "")
-    return [Line(text, style) for text, style in zip(_grid(columns, rows, width), styles, strict=True)]
+    return [ScreenLine(text, style) for text, style in zip(_grid(columns, rows, width), styles, strict=True)]
 
 
-def _worker_blocks(workers: Sequence[Worker], width: int | None) -> tuple[Line, list[_Block]]:
+def _worker_blocks(workers: Sequence[WorkerStatus], width: int | None) -> tuple[ScreenLine, list[_Block]]:
     """The heading, and each worker with its jobs."""
     several = len({worker.queue for worker in workers}) > 1
     columns = [_Column("worker"), _Column("queue" if several else "", keep="tail"), _Column("host", keep="head")]
@@ -122,13 +122,13 @@ def _worker_blocks(workers: Sequence[Worker], width: int | None) -> tuple[Line, 
         rows.append((worker.state, output.plain(worker.queue) if several else "", worker.host, *counts, *times))
     heading, *texts = _grid(columns, rows, width)
     styles = ({"dead": "red", "running": "", "consumer": ""}.get(worker.state, "yellow") for worker in workers)
-    lines = map(Line, texts, styles)
-    return Line(heading, "bold"), [
+    lines = map(ScreenLine, texts, styles)
+    return ScreenLine(heading, "bold"), [
         _Block(line, _job_lines(w.jobs, width)) for line, w in zip(lines, workers, strict=True)
     ]
 
 
-def _job_lines(jobs: Sequence[Job], width: int | None) -> list[list[str]]:
+def _job_lines(jobs: Sequence[RunningJob], width: int | None) -> list[list[str]]:
     """The jobs, longest running first, as many on a line as there is room for."""
     now = time.time()
     texts = [f"{job.id} {output.span(max(0.0, now - job.since))}" for job in sorted(jobs, key=lambda job: job.since)]
@@ -137,7 +137,7 @@ def _job_lines(jobs: Sequence[Job], width: int | None) -> list[list[str]]:
     return [texts[n : n + count] for n in range(0, len(texts), count)]
 
 
-def _letter_lines(views: Sequence[View], width: int | None) -> list[Line]:
+def _letter_lines(views: Sequence[View], width: int | None) -> list[ScreenLine]:
     letters = sorted((letter for view in views for letter in view.letters), key=lambda letter: -letter.died_at)
     several = len({letter.queue for letter in letters}) > 1
     columns = [_Column("dead letter"), _Column("queue" if several else "", keep="tail"), _Column("died", right=True)]
@@ -149,7 +149,7 @@ def _letter_lines(views: Sequence[View], width: int | None) -> list[Line]:
     heading, *lines = _grid(columns, rows, width)
     if any(view.stats and view.stats.dead > LISTED for view in views):
         heading = f"dead letters: the newest of the {LISTED} first in line"
-    return [Line(heading, "bold"), *(Line(line) for line in lines)]
+    return [ScreenLine(heading, "bold"), *(ScreenLine(line) for line in lines)]
 
 
 def _run_time(seconds: float) -> str:

@@ -31,7 +31,7 @@ def workers(queue: str, *, as_json: bool) -> None:
     if as_json:
         for owner in owners:
             known = owner._asdict()  # last: a story may hold anything, also names that are not its own
-            click.echo(json.dumps({**known.pop("story"), **known}))
+            click.echo(json.dumps({**known.pop("status"), **known}))
         return
     columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
     output.table(columns, (_row(owner) for owner in owners))

@@ -22,7 +22,7 @@ _BOOT: Final = (
 )
 
 
-class Line:
+class Channel:
     """The supervisor's end. What the other end cannot take yet waits here."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -93,8 +93,8 @@ class Line:
         self.sock.close()
 
 
-def spawn(module: str) -> tuple[Line, subprocess.Popen[bytes]]:
-    """Run ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is the other end of the line."""
+def spawn(module: str) -> tuple[Channel, subprocess.Popen[bytes]]:
+    """Run ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is the other end of the channel."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - this very interpreter
@@ -103,4 +103,4 @@ def spawn(module: str) -> tuple[Line, subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C in a terminal is meant for us alone
         )
-    return Line(ours), process
+    return Channel(ours), process

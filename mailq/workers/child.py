@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mailq.connect import open as open_queue
 from mailq.errors import LeaseLost, MailqError, TimeLimit
 from mailq.workers.command import Command
-from mailq.workers.handler import Alarm, Handler, Input, failed, own_limit, to_line
+from mailq.workers.handler import Handler, Input, Interrupter, failed, own_limit, to_line
 from mailq.workers.loader import load
 from mailq.workers.outcomes import Interrupted, Report
 
@@ -37,7 +37,7 @@ class Slot:
         self._supervisor = supervisor
         self._lines = supervisor.makefile("rb")
         self._queues: dict[str, Queue] = {}
-        self._alarm = Alarm()
+        self._interrupter = Interrupter()
         self._handlers: list[Handler | Command] = []
 
     def run(self, handlers: list[Any], *, echo: bool) -> None:
@@ -81,7 +81,7 @@ class Slot:
             self._say({"job": job["job"], "limit": hard})
         report = None
         try:
-            with self._alarm.set(soft if soft is not None else job["soft"], given):
+            with self._interrupter.arm(soft if soft is not None else job["soft"], given):
                 report = handler(given)
         except (Interrupted, TimeLimit) as error:  # just before or after the handler: what that said holds
             report = report or failed(error)

@@ -205,7 +205,7 @@ def own_limit(delivery: Delivery) -> float | None:
         return None
 
 
-class Alarm:
+class Interrupter:
     """What interrupts a job in the main thread of a process: its soft limit, or SIGUSR2.
 
     SIGTERM does nothing here. It is for what a job has started; and who sends it to
@@ -223,7 +223,7 @@ class Alarm:
         sys.unraisablehook = self._unraisable
 
     @contextlib.contextmanager
-    def set(self, soft: float | None, given: Input) -> Iterator[None]:
+    def arm(self, soft: float | None, given: Input) -> Iterator[None]:
         """While inside, SIGUSR2 ends the job by Interrupted, and the soft limit, in seconds, by TimeLimit."""
         self._soft, self._is_interrupted, self._again = soft or 0.0, False, None
         self._given = given

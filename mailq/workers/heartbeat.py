@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailq.connect import open as open_queue
 from mailq.errors import LeaseLost, MailqError
-from mailq.workers.channel import Line
+from mailq.workers.channel import Channel
 from mailq.workers.process_tree import die_with_parent
 
 if TYPE_CHECKING:
@@ -39,19 +39,19 @@ class _Lease:
 class Heart:
     """The process: reads orders, extends leases, tells of those that are lost."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._leases: dict[int, _Lease] = {}
         self._queues: dict[str, Queue] = {}
 
     def run(self) -> None:
-        """Beat until the line is closed."""
-        self._line.send({"ready": os.getpid()})
+        """Beat until the channel is closed."""
+        self._channel.send({"ready": os.getpid()})
         while True:
             times = [lease.next_beat for lease in self._leases.values()]
             patience = max(0.0, min(times) - time.monotonic()) if times else None
-            select.select([self._line.sock], [], [], patience)
-            words = self._line.receive()
+            select.select([self._channel.sock], [], [], patience)
+            words = self._channel.receive()
             if words is None:
                 return
             for told in words:
@@ -74,10 +74,10 @@ class Heart:
             self._queues[lease.queue].extend(lease.receipt, lease.seconds)
         except LeaseLost:
             del self._leases[number]
-            self._line.send({"lost": number})
+            self._channel.send({"lost": number})
         except MailqError as error:
             lease.next_beat = now + min(1.0, lease.beat_every)
-            self._line.send({"failed": str(error)})
+            self._channel.send({"failed": str(error)})
 
 
 def main(fd: int, supervisor: int) -> None:
@@ -89,4 +89,4 @@ def main(fd: int, supervisor: int) -> None:
         return
     # A run may be over before we have started: nobody to report to any more.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Heart(Line(socket.socket(fileno=fd))).run()
+        Heart(Channel(socket.socket(fileno=fd))).run()

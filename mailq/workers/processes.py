@@ -13,7 +13,7 @@ from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.errors import UsageError, WorkerFailed
-from mailq.workers.channel import Line, spawn
+from mailq.workers.channel import Channel, spawn
 from mailq.workers.command import how_it_ended
 from mailq.workers.outcomes import Report
 from mailq.workers.process_tree import can_fork, kill_group, reap_orphans
@@ -98,8 +98,8 @@ class Crew(Protocol):
 class _Slot:
     """One process. ``pid`` is 0 until the nursery says."""
 
-    def __init__(self, line: Line, generation: int) -> None:
-        self.line = line
+    def __init__(self, channel: Channel, generation: int) -> None:
+        self.channel = channel
         self.generation = generation
         self.pid = 0
         self.born = time.monotonic()
@@ -204,7 +204,7 @@ class Processes:
             except OSError as error:  # too many open files
                 self._rest_after(f"cannot start a worker process: {error}")
                 return
-            slot = _Slot(Line(ours), self._generation)
+            slot = _Slot(Channel(ours), self._generation)
             self._slots.append(slot)
             self._forking.append(slot)
             self._selector.register(ours, selectors.EVENT_READ, lambda slot=slot: self._hear(slot))
@@ -227,17 +227,17 @@ class Processes:
             "weigh": self._options.max_memory is not None,
         }
         try:
-            slot.line.send(order)
+            slot.channel.send(order)
         except OSError:  # it died before it could begin
             slot.job = None
             self._boss.finished(job, Report("release"))
 
     def _hear(self, slot: _Slot) -> bool:
         """Listen to a slot; False when there is nothing more."""
-        if slot.line.sock.fileno() < 0:  # buried since the select that found it
+        if slot.channel.sock.fileno() < 0:  # buried since the select that found it
             return False
         try:
-            words = slot.line.receive()
+            words = slot.channel.receive()
             said = None if words is None else [_understood(told) for told in words]
         except (ValueError, KeyError, TypeError) as error:
             # A handler can write to any of its process's files. Whatever else it said is worth nothing either.
@@ -245,7 +245,7 @@ class Processes:
             self._ask(do="kill", slot=slot.pid)
             said = None
         if said is None:  # it ended, or must: what became of it, the nursery will tell
-            self._unwatch(slot.line)
+            self._unwatch(slot.channel)
             self._leave_idle(slot)
             return False
         for words_of in said:
@@ -318,7 +318,7 @@ class Processes:
     def _dismiss(self, slot: _Slot) -> None:
         """End of its input: it ends by itself."""
         with contextlib.suppress(OSError):
-            slot.line.sock.shutdown(socket.SHUT_WR)
+            slot.channel.sock.shutdown(socket.SHUT_WR)
 
     def _leave_idle(self, slot: _Slot) -> None:
         if slot in self._idle:
@@ -367,12 +367,12 @@ class Processes:
 
     def _bury(self, slot: _Slot, how: str) -> None:
         """A slot is dead: its last words first, then its job, then a successor."""
-        while slot.line.sock.fileno() >= 0 and self._is_watched(slot.line) and self._hear(slot):
+        while slot.channel.sock.fileno() >= 0 and self._is_watched(slot.channel) and self._hear(slot):
             pass
         self._slots.remove(slot)
         self._leave_idle(slot)
         self._forget(slot)
-        if slot.job is not None and slot.line.unread:
+        if slot.job is not None and slot.channel.unread:
             self._boss.finished(slot.job, Report("release"))  # it never began
         elif slot.job is not None:
             self._boss.died(slot.job, how)
@@ -384,17 +384,17 @@ class Processes:
         self._fill()
 
     def _forget(self, slot: _Slot) -> None:
-        self._unwatch(slot.line)
-        slot.line.close()
+        self._unwatch(slot.channel)
+        slot.channel.close()
 
-    def _is_watched(self, line: Line) -> bool:
+    def _is_watched(self, channel: Channel) -> bool:
         with contextlib.suppress(KeyError, ValueError):
-            return self._selector.get_key(line.sock) is not None
+            return self._selector.get_key(channel.sock) is not None
         return False
 
-    def _unwatch(self, line: Line) -> None:
+    def _unwatch(self, channel: Channel) -> None:
         with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(line.sock)
+            self._selector.unregister(channel.sock)
 
     def _replace_nursery(self) -> None:
         """The nursery died, and its slots with it: bury them all, begin again."""

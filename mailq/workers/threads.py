@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
 
-    from mailq.workers.channel import Line
+    from mailq.workers.channel import Channel
     from mailq.workers.job import Job, Options
     from mailq.workers.processes import Boss
 
@@ -172,7 +172,7 @@ class Threads:
         self._concurrency = options.concurrency
         self._insist = options.insist
         self._jobs: dict[int, Job] = {}
-        self._heart: Line | None = None
+        self._heart: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._beats = False
         self._threads: list[_Thread] = []

@@ -117,7 +117,7 @@ PROCESSES: Final = (
     Mutant(
         "a job that never began is counted",
         _CREW,
-        "        if slot.job is not None and slot.line.unread:\n",
+        "        if slot.job is not None and slot.channel.unread:\n",
         "        if slot.job is not None and False:\n",
         (f"{_ABUSE}test_a_job_that_never_began_is_given_back_uncounted",),
     ),
@@ -236,8 +236,8 @@ JOBS: Final = (
     Mutant(
         "an owner's story hides who tells it",
         "mailq/cli/workers.py",
-        '{**known.pop("story"), **known}',
-        '{**known, **known.pop("story")}',
+        '{**known.pop("status"), **known}',
+        '{**known, **known.pop("status")}',
         (f"{_ABUSE}test_a_foreign_story_cannot_pass_itself_off_as_another",),
     ),
     Mutant(

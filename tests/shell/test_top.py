@@ -34,7 +34,7 @@ def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> Leas
     return LeaseHolder(token, "vm", 123, 0.0, alive, told)
 
 
-def worker(told: dict[str, Any], token: str = "t") -> top_data.Worker:
+def worker(told: dict[str, Any], token: str = "t") -> top_data.WorkerStatus:
     return top_data.read_owner("jobs", owner(told, token))
 
 
@@ -87,7 +87,7 @@ def test_it_does_not_look_all_the_time(mailq: Shell) -> None:
 
 def test_a_queue_that_goes_is_gone_until_it_is_back(queue: library.Queue, path: Path) -> None:
     queue.push("x")
-    watch = top_data.Watch(str(path))
+    watch = top_data.QueueMonitor(str(path))
     assert watch.look().stats is not None
     path.rename(path.with_name("away"))
     assert watch.look() == top_data.View(str(path), note="gone")
@@ -104,7 +104,7 @@ def test_the_newest_of_the_dead_come_first(queue: library.Queue, path: Path) -> 
         delivery.reject(f"number {number}")
     for number, message in enumerate(queue.peek("dead", None)):  # the first in line died last
         os.utime(message.location, (1000 - number, 1000 - number))
-    letters = top_data.Watch(str(path)).look().letters
+    letters = top_data.QueueMonitor(str(path)).look().letters
     assert [letter.id for letter in letters] == [delivery.id for delivery in deliveries[: top_data.SHOWN]]
     assert letters[0].error == f"number {top_data.SHOWN + 4}"
 
@@ -122,7 +122,7 @@ def test_the_dead_are_listed_again_only_when_there_are_others(
     now = time.monotonic()
     monkeypatch.setattr(library.Queue, "peek", counted)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watch = top_data.Watch(str(path))
+    watch = top_data.QueueMonitor(str(path))
     for count, listed in ((0, 0), (1, 1), (1, 1), (2, 2), (2, 2)):
         while queue.stats().dead < count:
             queue.push("x")
@@ -139,9 +139,9 @@ def test_the_dead_are_listed_again_only_when_there_are_others(
 def test_a_killed_worker_stays_a_while(path: Path, queue: library.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    script = f"import mailq, os; mailq.open({str(path)!r}).tell({story()!r}); os._exit(9)"
+    script = f"import mailq, os; mailq.open({str(path)!r}).publish({story()!r}); os._exit(9)"
     subprocess.run([Path(MAILQ).with_name("python"), "-c", script], check=False)
-    watch = top_data.Watch(str(path))
+    watch = top_data.QueueMonitor(str(path))
     for _ in range(3):
         assert [worker.state for worker in watch.look().workers] == ["dead"]
     now += top_data._LINGER

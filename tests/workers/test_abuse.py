@@ -426,13 +426,13 @@ def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -
 def test_a_foreign_story_cannot_pass_itself_off_as_another(mailq: Shell, tmp_path: Path) -> None:
     mailq("init", "jobs")
     story = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5, "slots": 2}
-    lie = {"token": "another", "alive": False, "story": "none"}
+    lie = {"token": "another", "alive": False, "status": "none"}
     (tmp_path / "jobs" / "owners" / "cafe").write_text(json.dumps({**story, **lie}))
     told = json.loads(mailq("workers", "jobs", "--json").stdout)
     assert told["alive"]
     assert told == {
         "slots": 2,
-        "story": "none",
+        "status": "none",
         "token": "cafe",
         "host": "elsewhere",
         "pid": 7,

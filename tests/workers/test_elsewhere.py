@@ -18,8 +18,8 @@ from mailq.workers import job
 THREADS = """
 os.O_NONBLOCK = 0  # for filelock, whose part for this system is what is loaded
 import mailq, sys, threading
-from mailq.workers import jobs
-jobs._BEATS = 600
+from mailq.workers import job
+job._BEATS = 600
 queue = mailq.open(sys.argv[1], max_retries=0)
 reply, go = queue.request(None), threading.Event()
 with mailq.Worker(queue, lambda body: go.wait() and "done", threads=1):

@@ -42,7 +42,7 @@ def speak(pipe: Connection[Any, Any], speaker: str) -> None:
         signal.signal(signal.SIGUSR2, lambda _number, _frame: slot._say({"said": "by the handler of the signal"}))
     interrupted = False
     try:
-        with slot._alarm.set(None, given):
+        with slot._interrupter.arm(None, given):
             slot._say({"said": "x" * LONG})
     except Interrupted:
         interrupted = True

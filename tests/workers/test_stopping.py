@@ -134,12 +134,12 @@ def test_an_idle_process_that_is_killed_is_replaced(path: Path) -> None:
         assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("module", ["heart", "nursery"])
+@pytest.mark.parametrize("module", ["heartbeat", "forkserver"])
 def test_a_process_whose_supervisor_is_done_before_it_has_started_ends_without_a_word(
     capfd: pytest.CaptureFixture[str], module: str
 ) -> None:
-    line, process = spawn(f"mailq.workers.{module}")
-    line.close()
+    channel, process = spawn(f"mailq.workers.{module}")
+    channel.close()
     assert process.wait() == 0
     assert capfd.readouterr().err == ""
 
