@@ -11,7 +11,7 @@ from typing import Any, Final
 from mailq.cli.output import plain
 
 _FIELDS: Final = ("event", "queue", "id", "attempt")
-"""What mailq's own records carry besides their text."""
+"""The fields of mailq's own records, besides their text."""
 
 
 class TextFormatter(logging.Formatter):

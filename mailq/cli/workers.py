@@ -30,7 +30,7 @@ def workers(queue: str, *, as_json: bool) -> None:
         owners = source.workers()
     if as_json:
         for owner in owners:
-            known = owner._asdict()  # last: a story may hold anything, also names that are not its own
+            known = owner._asdict()  # last: a status may hold any names, also these
             click.echo(json.dumps({**known.pop("status"), **known}))
         return
     columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
@@ -38,13 +38,13 @@ def workers(queue: str, *, as_json: bool) -> None:
 
 
 def _row(owner: LeaseHolder) -> tuple[str, ...]:
-    story = owner.status
-    told = story.get("jobs")
-    # The file is its owner's, who may write anything.
+    status = owner.status
+    told = status.get("jobs")
+    # Any process may write anything into its status.
     jobs = [job for job in told if _is_job(job)] if isinstance(told, list) else []
-    state = str(story.get("stage", "consumer")) if owner.alive else "dead"
+    state = str(status.get("stage", "consumer")) if owner.alive else "dead"
     shown = ", ".join(f"{job['id']} ({output.since(job['since'])})" for job in jobs)
-    counts = (str(story.get(name, "")) for name in ("slots", "done", "failed"))
+    counts = (str(status.get(name, "")) for name in ("slots", "done", "failed"))
     slots, done, failed = counts
     running = str(len(jobs)) if isinstance(told, list) else ""
     return state, owner.host, str(owner.pid), output.moment(owner.since), slots, running, done, failed, shown

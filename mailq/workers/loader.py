@@ -1,4 +1,4 @@
-"""Handlers by name: what a worker's processes are told to load.
+"""Handlers by name, as a worker's processes load them.
 
 A name is ``package.module:function`` or ``path/to/file.py:function``.
 """
@@ -18,14 +18,14 @@ from mailq.errors import UsageError
 if TYPE_CHECKING:
     from types import ModuleType
 
-IN_SLOT: Final = "MAILQ_SLOT"
-"""The environment variable by which a worker's process knows that it is one: its own process id."""
+IN_CHILD: Final = "MAILQ_WORKER_PROCESS"
+"""An environment variable: in a child of a worker it is the child's process id."""
 
 _NAME: Final = re.compile(r"(?P<module>[^:]+):(?P<attribute>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
 
 def looks_like_target(text: str) -> bool:
-    """Whether a text names a handler rather than a queue."""
+    """Whether a text names a handler, and not a queue."""
     return _NAME.fullmatch(text) is not None
 
 

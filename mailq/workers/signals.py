@@ -1,4 +1,4 @@
-"""Words from outside: the wake-up, and Unix signals."""
+"""What interrupts the supervisor's wait: the wake-up, and Unix signals."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Wakeup:
         self._wake.settimeout(0)
 
     def register(self, selector: selectors.BaseSelector) -> None:
-        """Be what a select waits for, too."""
+        """Have a select wait for this, too."""
         selector.register(self._woken, selectors.EVENT_READ, self._clear)
 
     def __call__(self) -> None:
-        """Wake it. A full buffer wakes as well as one byte."""
+        """End the select. A full buffer wakes as well as one byte."""
         with contextlib.suppress(BlockingIOError):
             self._wake.send(b"!")
 
@@ -37,19 +37,19 @@ class Wakeup:
             self._woken.recv(65_536)
 
     def __del__(self) -> None:
-        """Close them: not before nobody can wake any more."""
+        """Close them: only when no other thread can call this any more."""
         self._woken.close()
         self._wake.close()
 
 
 class Signals:
-    """While inside: SIGTERM and SIGINT call ``stop``, SIGHUP calls ``reload``.
+    """In the block SIGTERM and SIGINT call ``stop``, and SIGHUP calls ``reload``.
 
-    But a SIGHUP that comes because the terminal is closed calls ``stop``: nobody would
-    see, or end, what works on behind it.
+    A SIGHUP that comes because the terminal is closed calls ``stop``: a worker without
+    its terminal cannot be seen or ended there.
 
-    Only the main thread can handle signals; in any other this does nothing, and
-    whoever started the thread stops the worker.
+    Only the main thread can handle signals; in any other this does nothing, and the
+    program that started the thread stops the worker.
     """
 
     def __init__(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:

@@ -87,7 +87,7 @@ def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
     """The nursery is held up between the wish to end a job and the signal."""
     queue = mailq.open(path, **ONCE)
     run, go = str(path.parent / "run"), path.parent / "go"
-    with Work(path, "handlers:hold_until", "--insist", "0.1") as worker:
+    with Work(path, "handlers:hold_until", "--kill-after", "0.1") as worker:
         (nursery,) = children(worker.pid)
         os.kill(nursery, signal.SIGSTOP)
         first = queue.push([run, str(go)], timeout=0.2)
@@ -200,7 +200,7 @@ def test_reloads_in_quick_succession_leave_only_the_newest_code(path: Path, tmp_
             nap = 0 if n == 5 else 1
             code.write_text(f"import time\ntime.sleep({nap})\ndef handle(body): return {n}{' ' * n}\n")
             worker.signal(signal.SIGHUP)
-            wait_until(lambda n=n: worker.log.count("anew") == n, "the reload is heard")  # type: ignore[misc]
+            wait_until(lambda n=n: worker.log.count("loading the handlers again") == n, "the reload is heard")  # type: ignore[misc]
         wait_until(lambda: queue.request("x").result(30) == 5, "the newest is there")
         wait_until(lambda: len(worker.slots()) == 2, "the others are gone")
         assert {queue.request("x").result(30) for _ in range(20)} == {5}
@@ -224,7 +224,7 @@ import os, sys, time, mailq
 if __name__ == "__main__":
     worker = mailq.Worker(sys.argv[1], "handlers:nap", **{sys.argv[2]: 1})
     worker.start()
-    while sys.argv[2] == "threads" and not worker._supervisor._crew._beats:  # until what keeps the leases is there
+    while sys.argv[2] == "threads" and not worker._supervisor._pool._beats:  # until what keeps the leases is there
         time.sleep(0.001)
     os.fork()
     time.sleep(3600)
@@ -320,7 +320,7 @@ def test_a_handler_may_settle_early_and_work_on(path: Path) -> None:
     queue = mailq.open(path)
     done = path.parent / "done"
     queue.push(str(done))
-    with Work(path, "handlers:ack_early", "--kill-lost", beats=OFTEN) as worker:
+    with Work(path, "handlers:ack_early", "--kill-on-lost-lease", beats=OFTEN) as worker:
         wait_until(done.exists, "it worked on")
         wait_until(lambda: "settled after" in worker.log, "it ended")
         assert "lost its lease" not in worker.log
@@ -333,7 +333,7 @@ def test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_
 ) -> None:
     monkeypatch.setattr(job, "_BEATS", OFTEN)
     monkeypatch.setattr(supervisor, "_MOMENT", 3600.0)
-    monkeypatch.setattr(threads, "_has_heart", lambda job: False)  # another process's heartbeats are not seen here
+    monkeypatch.setattr(threads, "_has_heartbeat", lambda job: False)  # another process's heartbeats are not seen here
     missed = threading.Event()
     extend = mailq.Delivery.extend
 
@@ -348,7 +348,7 @@ def test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_
     queue = mailq.open(path)
     done, go = path.parent / "done", path.parent / "go"
     queue.push([str(done), str(go)])
-    with mailq.Worker(queue, handlers.ack_and_tell_late, kill_lost=True, **{crew: 1}):  # type: ignore[arg-type]
+    with mailq.Worker(queue, handlers.ack_and_tell_late, kill_on_lost_lease=True, **{crew: 1}):  # type: ignore[arg-type]
         assert missed.wait(PATIENCE)
         go.touch()
         wait_until(lambda: done.exists() or "lost its lease" in caplog.text, "it worked on")
@@ -478,7 +478,7 @@ def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:
 def test_code_that_takes_its_process_with_it_does_not_start_for_ever(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_FIRST_REST", 0.05)
+    monkeypatch.setattr(processes, "_FIRST_DELAY", 0.05)
     mailq.open(path)
     (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\ndef handle(body): pass\n")
     with pytest.raises(mailq.WorkerFailed, match="died while it was starting: killed by SIGKILL"):

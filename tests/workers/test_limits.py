@@ -86,7 +86,7 @@ def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) 
     """As one does whose job has stopped the whole process; what keeps its leases is another, and runs."""
     queue = mailq.open(path, lease=3, reap_interval=0.1, durability="process-crash")
     queue.push(3600)
-    with Work(path, "handlers:nap", "--threads", "--timeout", "5s", "--insist", "0.1s", beats=20) as worker:
+    with Work(path, "handlers:nap", "--threads", "--timeout", "5s", "--kill-after", "0.1s", beats=20) as worker:
         wait_until(lambda: len(children(worker.pid)) == 1, "what keeps its lease is there")
         assert_the_lease_is_kept(queue, worker.is_over)
         worker.signal(signal.SIGSTOP)
@@ -117,7 +117,7 @@ def test_a_hung_job_is_killed_at_its_limit_with_all_its_children(path: Path, bod
     queue = mailq.open(path, **FAST)
     queue.push(body, timeout=0.3)
     queue.push("none")
-    mailq.Worker(queue, handlers.outcome, insist=0.2).run(drain=True)
+    mailq.Worker(queue, handlers.outcome, kill_after=0.2).run(drain=True)
     (letter,) = queue.peek("dead")
     assert (letter.body, letter.history[0].outcome) == (body, "timeout")
     assert (letter.history[0].error or "").endswith("ran longer than its limit of 0.3 s")
@@ -131,7 +131,7 @@ def test_a_hung_job_is_killed_at_its_limit_with_all_its_children(path: Path, bod
 def test_a_hung_job_is_tried_again(path: Path) -> None:
     queue = mailq.open(path, timeout=0.1, max_retries=1, backoff=(0.01, 0.01))
     queue.push("hang")
-    with mailq.Worker(queue, handlers.outcome, insist=0.1):
+    with mailq.Worker(queue, handlers.outcome, kill_after=0.1):
         wait_until(lambda: queue.stats().dead == 1, "it is dead")
     (letter,) = queue.peek("dead")
     assert [attempt.outcome for attempt in letter.history] == ["timeout", "timeout"]
@@ -186,7 +186,7 @@ def test_a_thread_that_does_not_end_is_left_behind(path: Path) -> None:
     queue = mailq.open(path, **FAST)
     queue.push(1.5, timeout=0.2)
     queue.push(0)
-    mailq.Worker(queue, handlers.nap, threads=1, insist=0.1).run(drain=True)
+    mailq.Worker(queue, handlers.nap, threads=1, kill_after=0.1).run(drain=True)
     assert [(body, outcome) for body, outcome, _ in letters(queue)] == [(1.5, "timeout")]
     assert len(queue) == 0
 
@@ -203,7 +203,7 @@ def test_a_handler_sees_that_its_lease_is_lost(path: Path) -> None:
 def test_a_lost_job_is_not_settled_and_ends_if_so_wished(path: Path) -> None:
     queue = mailq.open(path)
     id = queue.push("hang")
-    with Work(path, "handlers:outcome", "--kill-lost", "--insist", "0.1", beats=OFTEN) as worker:
+    with Work(path, "handlers:outcome", "--kill-on-lost-lease", "--kill-after", "0.1", beats=OFTEN) as worker:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         (name,) = os.listdir(path / "cur")
         (slot,) = worker.slots()

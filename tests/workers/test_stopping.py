@@ -58,7 +58,7 @@ def test_an_interrupted_job_can_clean_up(path: Path) -> None:
 def test_a_second_signal_ends_it_at_once(path: Path) -> None:
     queue = mailq.open(path)
     queue.push_many(["hang deaf"] * 3)
-    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h", "--insist", "1h") as worker:
+    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h", "--kill-after", "1h") as worker:
         wait_until(lambda: queue.stats().leased == 3, "they run")
         worker.signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in worker.log, "the first is heard")
