@@ -22,7 +22,7 @@ def test_what_comes_during_a_look_is_looked_for_again(monkeypatch: pytest.Monkey
             source.ring()
             return found
 
-        monkeypatch.setattr(queue, "listen", lambda _bell: 3600.0)
+        monkeypatch.setattr(queue, "subscribe", lambda _callback: 3600.0)
         assert source.pop(1, None) == []
         assert not source.is_due(time.monotonic())
         with monkeypatch.context() as patch:
