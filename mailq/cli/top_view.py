@@ -6,51 +6,44 @@ import io
 import time
 from typing import TYPE_CHECKING, Final
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from mailq.cli import output
 from mailq.cli.top_data import LISTED, SHOWN, rates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.measure import Measurement
-    from rich.text import Text
+    from rich.console import ConsoleOptions, RenderResult
 
     from mailq.cli.top_data import DeadLetter, Look, RunningJob, WorkerStatus
 
 _UNLIMITED: Final = 10_000  # cells
+_NARROWEST: Final = 72  # cells of a table; a terminal with fewer shows the first of them
 _STYLES: Final = {"dead": "red", "running": "", "consumer": ""}
-_Cells = tuple["str | _Tail", ...]
-_Item = list["Text"]
+_Cells = tuple[str, ...]
+_Item = list[Text]
 """One row of a table, and the details below it."""
 
 
-class _Tail:
+class _Tail(str):
     """Text that loses its beginning, and not its end, where there is too little room."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        from rich.cells import cell_len  # noqa: PLC0415 - help needs no rich
-        from rich.measure import Measurement  # noqa: PLC0415
-
-        return Measurement(1, cell_len(self._text))
+    __slots__ = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.text import Text  # noqa: PLC0415 - as above
 
-        text = Text(self._text[::-1], no_wrap=True, end="")
+        text = Text(self[::-1])
         text.truncate(options.max_width, overflow="ellipsis")
-        yield Text(text.plain[::-1])
+        yield Text(text.plain[::-1], no_wrap=True)
 
 
 def screen(
     look: Look, former: Look | None, *, width: int | None = None, height: int | None = None, hint: str = ""
 ) -> list[Text]:
     """Return the lines of one screen, at most ``height`` of at most ``width`` cells; None is no limit."""
-    from rich.text import Text  # noqa: PLC0415 - as above
-
     letters = sorted((letter for view in look.views for letter in view.letters), key=lambda letter: -letter.died_at)
     workers = [worker for view in look.views for worker in view.workers]
     sections = [("queues", *_queues(look, former, width))]
@@ -81,8 +74,6 @@ def share(room: int, wants: Sequence[int]) -> list[int]:
 
 def _fit(items: Sequence[_Item], room: int, what: str, width: int | None) -> list[Text]:
     """All rows before any details; then the details, as many of each item as there is room for."""
-    from rich.text import Text  # noqa: PLC0415 - as above
-
     if len(items) > room:
         kept = max(0, room - 1)
         more = Text(f"… and {len(items) - kept} more {what}", "dim")
@@ -112,12 +103,13 @@ def _queues(look: Look, former: Look | None, width: int | None) -> tuple[Text, l
         counts = [str(count) for count in (stats.ready, stats.delayed, stats.leased, stats.dead)]
         rows.append((name, *counts, output.span(stats.oldest_ready_age) or "-", *shown, "paused" * stats.paused))
         styles.append("yellow" if stats.paused else "")
-    heading, *lines = _table("<queue ready delayed leased dead oldest done/s failed/s <", rows, ["bold", *styles], width)
+    heading, *lines = _table(
+        "<queue ready delayed leased dead oldest done/s failed/s <", rows, ["bold", *styles], width
+    )
     return heading, [[line] for line in lines]
 
 
 def _workers(workers: Sequence[WorkerStatus], width: int | None) -> tuple[Text, list[_Item]]:
-    from rich.text import Text  # noqa: PLC0415 - as above
 
     several = len({worker.queue for worker in workers}) > 1
     rows: list[_Cells] = []
@@ -160,18 +152,18 @@ def _run_time(seconds: float) -> str:
 
 def _table(titles: str, rows: Sequence[_Cells], styles: Sequence[str], width: int | None) -> list[Text]:
     """Lines of cells under a heading. A title marks a column: ``<`` may be cut, ``=`` is text; the others are numbers."""
-    from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in titles.split():
-        is_cut, is_text = title[0] == "<", title[0] in "<="
         table.add_column(
-            title.lstrip("<=").replace("_", " "), justify="left" if is_text else "right", no_wrap=not is_cut
+            title.lstrip("<=").replace("_", " "),
+            justify="left" if title[0] in "<=" else "right",
+            no_wrap=title[0] != "<",
         )
     for row in rows:
-        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") if isinstance(cell, str) else cell for cell in row))
-    console = Console(file=io.StringIO(), width=width or _UNLIMITED, color_system=None)
+        cells = (cell if isinstance(cell, _Tail) else Text(cell, no_wrap=True, overflow="ellipsis") for cell in row)
+        table.add_row(*cells)
+    console = Console(
+        file=io.StringIO(), width=max(width or _UNLIMITED, _NARROWEST), color_system=None, markup=False, emoji=False
+    )
     lines = console.render_lines(table, pad=False)
     return [Text("".join(part.text for part in line), style) for line, style in zip(lines, styles, strict=True)]

@@ -35,11 +35,11 @@ def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> Leas
 
 
 def worker(told: dict[str, Any], token: str = "t") -> top_data.WorkerStatus:
-    return top_data.read_owner("jobs", owner(told, token))
+    return top_data.read_status("jobs", owner(told, token))
 
 
 def texts(views: tuple[top_data.View, ...], width: int | None = None, height: int | None = None) -> list[str]:
-    return [line.text for line in top_view.screen(top_data.Look(1.0, views), None, width=width, height=height)]
+    return [line.plain for line in top_view.screen(top_data.Look(1.0, views), None, width=width, height=height)]
 
 
 # One screen
@@ -175,7 +175,7 @@ def test_rates_are_on_the_screen() -> None:
         )
         for at, done in ((10.0, 0), (14.0, 50))
     ]
-    lines = [line.text.split() for line in top_view.screen(looks[1], looks[0])]
+    lines = [line.plain.split() for line in top_view.screen(looks[1], looks[0])]
     assert [line[-2:] for line in lines[2:4]] == [["12.5", "0.0"], ["-", "-"]]
 
 
@@ -228,7 +228,7 @@ def test_strange_files_of_owners_do_no_harm(mailq: Shell, queue: library.Queue, 
 
 def crowd(count: int, jobs: int = 5) -> top_data.View:
     told = story(jobs=[{"id": f"{number:032}", "since": 0} for number in range(jobs)])
-    letters = tuple(top_data.Letter("jobs", f"{number:032}", 0.0, "retries", "e" * 400) for number in range(10))
+    letters = tuple(top_data.DeadLetter("jobs", f"{number:032}", 0.0, "retries", "e" * 400) for number in range(10))
     return top_data.View("a/long/way/to/" * 9 + "jobs", Stats(dead=10), (worker(told),) * count, letters)
 
 
