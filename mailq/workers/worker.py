@@ -17,7 +17,7 @@ from mailq.workers.callables import require_handler
 from mailq.workers.job import Options
 from mailq.workers.loader import IN_CHILD, name_of
 from mailq.workers.processes import ProcessPool
-from mailq.workers.signals import Signals, Wakeup
+from mailq.workers.signals import Wakeup, stop_and_reload
 from mailq.workers.supervisor import Supervisor
 from mailq.workers.threads import ThreadPool, is_worker_thread
 
@@ -158,7 +158,7 @@ class Worker:
         be loaded; QueueNotFound for a missing queue.
         """
         supervisor = self._begin(drain=drain)
-        with Signals(supervisor.stop, supervisor.reload):
+        with stop_and_reload(supervisor.stop, supervisor.reload):
             self._work(supervisor, None)
 
     def start(self) -> None:

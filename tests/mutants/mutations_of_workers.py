@@ -70,7 +70,7 @@ PROCESSES: Final = (
     Mutant(
         "a command does not die with the fork server",
         "mailq/workers/command.py",
-        "                preexec_fn=die_with_parent,",
+        "                preexec_fn=die_with_parent if self._supervised else None,",
         "                preexec_fn=None,",
         (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments1]",),
         stalls=True,
