@@ -36,9 +36,9 @@ def bench(queue: str, *, seconds: float, as_json: bool) -> None:
     """Measure what the disk under QUEUE gives, and say what that means.
 
     QUEUE is a queue, whose messages are not touched, or a directory where one could
-    be. Pushes, pops, acks and batches of 1 KiB in both durability classes, a sync,
-    a worker; in a queue of its own in that directory, which is removed at the end, also after
-    Ctrl-C. It keeps the disk and the processor busy meanwhile.
+    be. It measures pushes, pops, acks and batches of 1 KiB in both durability
+    classes, a sync, and a worker, in a queue of its own in that directory, which is
+    removed at the end, also after Ctrl-C. It keeps the disk and the processor busy.
 
     \b
         mailq bench jobs
@@ -59,9 +59,9 @@ def bench(queue: str, *, seconds: float, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have the first signal that ends us raise, so that what was made is removed, and no further one disturb that."""
+    """Raise SystemExit at the first signal, so that the measuring removes what it made, and ignore further ones."""
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # Who ignores one, as by nohup, wants it ignored.
+    # One that is ignored, as by nohup, stays ignored.
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
