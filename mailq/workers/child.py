@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mailq.connect import open as open_queue
 from mailq.errors import LeaseLost, MailqError, TimeLimit
 from mailq.workers.command import Command
-from mailq.workers.handler import Handler, Interrupter, failed, own_limit, to_line
+from mailq.workers.handler import Handler, Interrupter, failed, to_line
 from mailq.workers.job_input import JobInput
 from mailq.workers.loader import load
 from mailq.workers.outcomes import Interrupted, Result
@@ -47,9 +47,9 @@ class ChildProcess:
         except BaseException as error:  # noqa: BLE001 - whatever a module does when it is imported
             usage = isinstance(error, MailqError)
             text = str(error) if usage else traceback.format_exc()
-            self._say({"failed": text, "usage": usage})
+            self._send({"failed": text, "usage": usage})
             return
-        self._say({"ready": os.getpid(), "queues": [handler.queues for handler in self._handlers]})
+        self._send({"ready": os.getpid(), "queues": [handler.queues for handler in self._handlers]})
         for line in self._lines:
             self._do(json.loads(line))
 
@@ -71,17 +71,17 @@ class ChildProcess:
         if isinstance(handler, Command):
             former = signal.signal(signal.SIGUSR2, handler.terminate)
             try:
-                return handler(delivery, lambda text: self._say({"job": job["job"], "output": text}))
+                return handler(delivery, lambda text: self._send({"job": job["job"], "output": text}))
             finally:
                 signal.signal(signal.SIGUSR2, former)
-        delivery.on_settled = lambda: self._say({"job": job["job"], "settled": True})
+        delivery.on_settled = lambda: self._send({"job": job["job"], "settled": True})
         given = JobInput(delivery)
-        soft, hard = handler.limits(given)
-        if hard is not None and own_limit(delivery) is None:
-            self._say({"job": job["job"], "limit": hard})
+        soft, hard = handler.limits(given, job["soft"])
+        if hard is not None:
+            self._send({"job": job["job"], "limit": hard})
         result = None
         try:
-            with self._interrupter.arm(soft if soft is not None else job["soft"], given):
+            with self._interrupter.arm(soft, given):
                 result = handler(given)
         except (Interrupted, TimeLimit) as error:  # just before or after the handler: its result counts
             result = result or failed(error)
@@ -92,8 +92,8 @@ class ChildProcess:
             self._queues[location] = open_queue(location, create=False)
         return self._queues[location]
 
-    def _say(self, words: Mapping[str, Any]) -> None:
-        self._write(json.dumps(words).encode() + b"\n")
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._write(json.dumps(message).encode() + b"\n")
 
     def _write(self, line: bytes) -> None:
         """Send a whole line: a signal that raises, or sends a line itself, waits for its end."""

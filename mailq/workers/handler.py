@@ -51,14 +51,15 @@ class Handler:
         self.queues: list[str] = [] if app is None else app.queues
         self._local = threading.local()
 
-    def limits(self, given: JobInput) -> tuple[float | None, float | None]:
-        """Return the soft and the hard time limit that the handler itself has for this message."""
+    def limits(self, given: JobInput, soft: float | None) -> tuple[float | None, float | None]:
+        """Return the soft limit, by default ``soft``, and the hard one of the message's task unless the message has its own."""
         if self._app is None or not self._app.has_limits:
-            return None, None
+            return soft, None
         try:
-            return self._app.limits(given.body)
-        except CodecError:  # the call reports it
-            return None, None
+            own, hard = self._app.limits(given.body)
+        except Exception:  # noqa: BLE001 - the call raises it again, and reports it
+            return soft, None
+        return soft if own is None else own, hard if own_limit(given.delivery) is None else None
 
     def __call__(self, given: JobInput) -> Result:
         """Run the job. Raises nothing, except what ends the process."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mailq.connect import preload
 from mailq.errors import TimeLimit, UsageError
 from mailq.workers.channel import spawn
-from mailq.workers.handler import Handler, failed, own_limit
+from mailq.workers.handler import Handler, failed
 from mailq.workers.job_input import PATIENCE, JobInput
 from mailq.workers.loader import load
 from mailq.workers.outcomes import Interrupted, Result
@@ -104,13 +104,9 @@ class _Thread(threading.Thread):
         handler = self._pool.handlers[job.source.handler]
         job.delivery.on_settled = lambda: self._pool.report(self, job, None)
         given = JobInput(job.delivery)
-        try:
-            soft, hard = handler.limits(given)
-        except Exception as error:  # noqa: BLE001 - it must not end the thread
-            return Result("nack", error=repr(error), outcome="error")
-        if hard is not None and own_limit(job.delivery) is None:
+        soft, hard = handler.limits(given, job.soft)
+        if hard is not None:
             self._pool.report(self, job, hard)
-        soft = job.soft if soft is None else soft
         if soft is not None:
             self._timer = threading.Timer(soft, self.interrupt, [job, TimeLimit(soft)])
             self._timer.start()

@@ -39,11 +39,11 @@ def speak(pipe: Connection[Any, Any], speaker: str) -> None:
     listener = threading.Thread(target=hear)
     listener.start()
     if speaker == "command":
-        signal.signal(signal.SIGUSR2, lambda _number, _frame: child._say({"said": "by the handler of the signal"}))
+        signal.signal(signal.SIGUSR2, lambda _number, _frame: child._send({"said": "by the handler of the signal"}))
     interrupted = False
     try:
         with child._interrupter.arm(None, given):
-            child._say({"said": "x" * LONG})
+            child._send({"said": "x" * LONG})
     except Interrupted:
         interrupted = True
     child._lines.close()
