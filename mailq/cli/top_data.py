@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mailq.cli import output
 from mailq.cli.options import open_queue
+from mailq.cli.workers import WorkerStatus, read_status, shown
 from mailq.errors import MailqError, QueueNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from mailq.engines.base import LeaseHolder, Stats
+    from mailq.engines.base import Stats
     from mailq.queue import Queue
 
 _LINGER: Final = 10.0
@@ -29,31 +29,6 @@ _SHARE: Final = 0.1
 
 SHOWN: Final = 10
 """The number of dead letters that are shown."""
-
-_LONGEST: Final = 500  # characters of a text that others wrote
-
-
-class RunningJob(NamedTuple):
-    """What a worker runs, and since when."""
-
-    id: str
-    since: float
-
-
-class WorkerStatus(NamedTuple):
-    """A worker with the valid parts of its status; None is what is missing or not valid."""
-
-    queue: str
-    token: str
-    state: str
-    host: str
-    pid: int | None
-    slots: int | None
-    done: int | None
-    failed: int | None
-    run_times: tuple[float, ...]
-    running: int | None
-    jobs: tuple[RunningJob, ...]
 
 
 class DeadLetter(NamedTuple):
@@ -108,11 +83,11 @@ class QueueMonitor:
         except QueueNotFound:
             return View(self.queue, note="gone")
         except (MailqError, OSError, ValueError, ArithmeticError) as error:  # any process may write its status
-            return View(self.queue, note=_text(f"unreadable: {error}"))
+            return View(self.queue, note=shown(f"unreadable: {error}"))
 
     def _workers(self, queue: Queue) -> tuple[WorkerStatus, ...]:
         now = time.monotonic()
-        workers = {holder.token: read_status(self.queue, holder) for holder in queue.workers()}
+        workers = {holder.token: read_status(holder) for holder in queue.workers()}
         self._killed |= {token: (now, worker) for token, worker in workers.items() if worker.state == "dead"}
         self._killed = {token: (at, worker) for token, (at, worker) in self._killed.items() if now < at + _LINGER}
         return tuple({**{token: worker for token, (_, worker) in self._killed.items()}, **workers}.values())
@@ -139,44 +114,7 @@ class QueueMonitor:
 def last_line(history: Sequence[Any]) -> str:
     """The last line of the last error of these attempts; if there is none, how the last one ended."""
     texts = [text for attempt in history if (text := (attempt.error or "").strip())]
-    return _text(texts[-1].splitlines()[-1] if texts else history[-1].outcome if history else "")
-
-
-def read_status(queue: str, holder: LeaseHolder) -> WorkerStatus:
-    """Take the valid parts of a status; any process may write one."""
-    status = holder.status
-    stage, times, jobs = status.get("stage", "consumer"), status.get("run_times"), status.get("jobs")
-    numbers = [_seconds(each) for each in times] if isinstance(times, list) and len(times) == 3 else [None]  # noqa: PLR2004 - p50, p95, p99
-    return WorkerStatus(
-        queue=queue,
-        token=holder.token,
-        state=(_text(stage)[:12] if isinstance(stage, str) else "?") if holder.alive else "dead",
-        host=_text(holder.host),
-        pid=_count(holder.pid),
-        **{name: _count(status.get(name)) for name in ("slots", "done", "failed")},
-        run_times=tuple(each for each in numbers if each is not None) if None not in numbers else (),
-        running=len(jobs) if isinstance(jobs, list) else None,
-        jobs=tuple(_jobs(jobs)) if isinstance(jobs, list) else (),
-    )
-
-
-def _jobs(jobs: Sequence[object]) -> Iterator[RunningJob]:
-    for job in jobs:
-        id, since = (job.get("id"), _seconds(job.get("since"))) if isinstance(job, dict) else (None, None)
-        if isinstance(id, str) and since is not None:
-            yield RunningJob(_text(id)[:40], since)
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 10**12 else None
-
-
-def _seconds(value: object) -> float | None:
-    return float(value) if type(value) in (int, float) and 0 <= value < 10**12 else None  # type: ignore[operator, arg-type]
-
-
-def _text(text: str) -> str:
-    return output.plain(text[:_LONGEST])
+    return shown(texts[-1].splitlines()[-1] if texts else history[-1].outcome if history else "")
 
 
 def rates(before: Sequence[WorkerStatus], after: Sequence[WorkerStatus], seconds: float) -> tuple[float, float] | None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from rich.console import ConsoleOptions, RenderResult
 
-    from mailq.cli.top_data import DeadLetter, Look, RunningJob, WorkerStatus
+    from mailq.cli.top_data import DeadLetter, Look
+    from mailq.cli.workers import RunningJob, WorkerStatus
 
 _UNLIMITED: Final = 10_000  # cells
 _NARROWEST: Final = 72  # cells of a table; a terminal with fewer shows the first of them
@@ -45,7 +46,7 @@ def screen(
 ) -> list[Text]:
     """Return the lines of one screen, at most ``height`` of at most ``width`` cells; None is no limit."""
     letters = sorted((letter for view in look.views for letter in view.letters), key=lambda letter: -letter.died_at)
-    workers = [worker for view in look.views for worker in view.workers]
+    workers = [(output.plain(view.queue), worker) for view in look.views for worker in view.workers]
     sections = [("queues", *_queues(look, former, width))]
     if workers:
         sections.append(("workers", *_workers(workers, width)))
@@ -109,23 +110,23 @@ def _queues(look: Look, former: Look | None, width: int | None) -> tuple[Text, l
     return heading, [[line] for line in lines]
 
 
-def _workers(workers: Sequence[WorkerStatus], width: int | None) -> tuple[Text, list[_Item]]:
+def _workers(workers: Sequence[tuple[str, WorkerStatus]], width: int | None) -> tuple[Text, list[_Item]]:
 
-    several = len({worker.queue for worker in workers}) > 1
+    several = len({queue for queue, _ in workers}) > 1
     rows: list[_Cells] = []
-    for worker in workers:
+    for queue, worker in workers:
         running, slots, pid, done, failed = (
             "-" if number is None else str(number)
             for number in (worker.running, worker.slots, worker.pid, worker.done, worker.failed)
         )
-        place = (_Tail(output.plain(worker.queue)), worker.host) if several else (worker.host,)
+        place = (_Tail(queue), worker.host) if several else (worker.host,)
         times = [_run_time(each) for each in worker.run_times] or ["-"] * 3
         load = "-" if running == slots == "-" else f"{running}/{slots}"
         rows.append((worker.state, *place, pid, load, done, failed, *times))
     titles = f"=worker {'<queue ' * several}<host pid running done failed p50 p95 p99"
-    styles = [_STYLES.get(worker.state, "yellow") for worker in workers]
+    styles = [_STYLES.get(worker.state, "yellow") for _, worker in workers]
     heading, *lines = _table(titles, rows, ["bold", *styles], width)
-    jobs = [[Text(f"    {line}", "dim") for line in _jobs(worker.jobs)] for worker in workers]
+    jobs = [[Text(f"    {line}", "dim") for line in _jobs(worker.jobs)] for _, worker in workers]
     return heading, [[line, *below] for line, below in zip(lines, jobs, strict=True)]
 
 

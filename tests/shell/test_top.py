@@ -20,6 +20,7 @@ from command import MAILQ, Shell
 
 import mailq as library
 from mailq.cli import top_data, top_view
+from mailq.cli.workers import WorkerStatus, read_status
 from mailq.engines.base import LeaseHolder, Stats
 
 PATIENCE = 60.0
@@ -34,8 +35,8 @@ def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> Leas
     return LeaseHolder(token, "vm", 123, 0.0, alive, told)
 
 
-def worker(told: dict[str, Any], token: str = "t") -> top_data.WorkerStatus:
-    return top_data.read_status("jobs", owner(told, token))
+def worker(told: dict[str, Any], token: str = "t") -> WorkerStatus:
+    return read_status(owner(told, token))
 
 
 def texts(views: tuple[top_data.View, ...], width: int | None = None, height: int | None = None) -> list[str]:
