@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _CHUNK: Final = 65_536
+_PATIENCE: Final = 5.0  # seconds that a process may take to end
 
 _BOOT: Final = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[4]); "
@@ -112,14 +113,25 @@ class Channel:
         self.sock.close()
 
 
-def spawn(module: str) -> tuple[Channel, subprocess.Popen[bytes]]:
-    """Run ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is the other end of the channel."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [sys.executable, "-c", _BOOT, module, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C in a terminal is for the supervisor alone
-        )
-    return Channel(ours), process
+class Helper(Channel):
+    """A process that runs ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is its end of the channel."""
+
+    def __init__(self, module: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(  # noqa: S603 - this very interpreter
+                [sys.executable, "-c", _BOOT, module, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in a terminal is for the supervisor alone
+            )
+        super().__init__(ours)
+
+    def close(self) -> None:
+        """Close the channel: the process ends by that, and is waited for."""
+        super().close()
+        try:
+            self.process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # it may be stopped; its children die with it
+            self.process.wait()

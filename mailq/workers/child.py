@@ -7,6 +7,7 @@ supervisor claims, extends and settles; the fork server reaps the child.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-    from mailq.queue import Queue
-
 
 class ChildProcess:
     """The process, from its first message to the end of its socket."""
@@ -36,7 +35,7 @@ class ChildProcess:
         self._pid = os.getpid()
         self._supervisor = supervisor
         self._lines = supervisor.makefile("rb")
-        self._queues: dict[str, Queue] = {}
+        self._queue = functools.cache(functools.partial(open_queue, create=False))
         self._interrupter = Interrupter()
         self._handlers: list[Handler | Command] = []
 
@@ -86,11 +85,6 @@ class ChildProcess:
         except (Interrupted, TimeLimit) as error:  # just before or after the handler: its result counts
             result = result or failed(error)
         return result
-
-    def _queue(self, location: str) -> Queue:
-        if location not in self._queues:
-            self._queues[location] = open_queue(location, create=False)
-        return self._queues[location]
 
     def _send(self, message: Mapping[str, Any]) -> None:
         self._write(json.dumps(message).encode() + b"\n")

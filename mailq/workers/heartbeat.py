@@ -7,21 +7,19 @@ must not keep its message for ever.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mailq.connect import open as open_queue
 from mailq.errors import LeaseLost, MailqError
 from mailq.workers.channel import Channel
 from mailq.workers.process_tree import die_with_parent
-
-if TYPE_CHECKING:
-    from mailq.queue import Queue
 
 
 class _Lease:
@@ -42,7 +40,7 @@ class Heartbeat:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._leases: dict[int, _Lease] = {}
-        self._queues: dict[str, Queue] = {}
+        self._queue = functools.cache(functools.partial(open_queue, create=False))
 
     def run(self) -> None:
         """Extend leases until the channel is closed."""
@@ -69,9 +67,7 @@ class Heartbeat:
     def _beat(self, number: int, lease: _Lease, now: float) -> None:
         lease.next_beat = now + lease.beat_every
         try:
-            if lease.queue not in self._queues:
-                self._queues[lease.queue] = open_queue(lease.queue, create=False)
-            self._queues[lease.queue].extend(lease.receipt, lease.seconds)
+            self._queue(lease.queue).extend(lease.receipt, lease.seconds)
         except LeaseLost:
             del self._leases[number]
             self._channel.send({"lost": number})

@@ -9,18 +9,16 @@ import math
 import signal
 import socket
 import time
-from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any, Final
 
 from mailq.errors import UsageError, WorkerFailed
-from mailq.workers.channel import Channel, spawn
+from mailq.workers.channel import Channel, Helper
 from mailq.workers.command import how_it_ended
 from mailq.workers.outcomes import Result
 from mailq.workers.process_tree import can_fork, kill_group, reap_orphans
 
 if TYPE_CHECKING:
     import selectors
-    import subprocess
     from collections.abc import Sequence
 
     from mailq.workers.job import Job, Options
@@ -101,7 +99,7 @@ class ProcessPool:
         self._retry_at = 0.0
         self._worked_once = False
         self._early_deaths = 0
-        self._forkserver: subprocess.Popen[bytes] | None = None
+        self._forkserver: Helper | None = None
 
     # Begin and end
 
@@ -112,13 +110,14 @@ class ProcessPool:
         self._fill()
 
     def _start_forkserver(self) -> None:
-        self._control, self._forkserver = spawn("mailq.workers.forkserver")
-        self._control.watch(self._selector, self._read_forkserver)
+        self._forkserver = Helper("mailq.workers.forkserver")
+        self._forkserver.watch(self._selector, functools.partial(self._read_forkserver, self._forkserver))
         self._ask(do="begin", handlers=self._handlers, echo=self._options.echo)
 
     def _ask(self, sockets: Sequence[socket.socket] = (), **request: Any) -> None:  # noqa: ANN401 - JSON values
         with contextlib.suppress(OSError):  # it died: the next read of it says so
-            self._control.send(request, sockets)
+            if self._forkserver is not None:
+                self._forkserver.send(request, sockets)
 
     def close(self) -> None:
         """Close the fork server's socket: it kills the children and ends."""
@@ -128,12 +127,7 @@ class ProcessPool:
         self._idle.clear()
         self._forking.clear()
         if self._forkserver is not None:
-            self._control.close()
-            try:
-                self._forkserver.wait(timeout=5)
-            except TimeoutExpired:
-                self._forkserver.kill()  # it may be stopped; its children die with it
-                self._forkserver.wait()
+            self._forkserver.close()
             self._forkserver = None
 
     # Children
@@ -293,10 +287,10 @@ class ProcessPool:
 
     # Deaths
 
-    def _read_forkserver(self) -> None:
-        messages = self._control.receive() if self._control.is_watched else []
+    def _read_forkserver(self, forkserver: Helper) -> None:
+        messages = forkserver.receive() if forkserver.is_watched else []
         if messages is None:
-            self._replace_forkserver()
+            self._replace_forkserver(forkserver)
             return
         for message in messages:
             if "forked" in message:
@@ -330,12 +324,10 @@ class ProcessPool:
             self._back_off(f"a worker process died while it was starting: {how}", retried=retried)
         self._fill()
 
-    def _replace_forkserver(self) -> None:
+    def _replace_forkserver(self, forkserver: Helper) -> None:
         """The fork server died, and its children with it: report their jobs, start another."""
-        self._control.close()
-        if self._forkserver is not None:
-            self._forkserver.wait()
-        if not self._may_retry(killed=self._forkserver is not None and (self._forkserver.returncode or 0) < 0):
+        forkserver.close()
+        if not self._may_retry(killed=(forkserver.process.returncode or 0) < 0):
             raise WorkerFailed("the process that forks the workers died at its start; see what it wrote to stderr")
         self._events.complain("the fork server of the worker processes died; starting another")
         self._retry_at = math.inf  # no successors yet
@@ -369,9 +361,10 @@ class ProcessPool:
     def tick(self, now: float) -> None:
         """Try again to start children and to send, when it is time; expire idle ones."""
         if self._forkserver is not None and self._options.reap_children:
-            reap_orphans(self._forkserver.pid)
+            reap_orphans(self._forkserver.process.pid)
         with contextlib.suppress(OSError):
-            self._control.flush()
+            if self._forkserver is not None:
+                self._forkserver.flush()
         if self._retry_at and now >= self._retry_at:
             self._retry_at = 0.0
             self._fill()
@@ -385,7 +378,7 @@ class ProcessPool:
         times = [child.born + (self._options.max_age or 0.0) for child in self._aging()]
         if self._retry_at:
             times.append(self._retry_at)
-        if self._control.is_full:
+        if self._forkserver is not None and self._forkserver.is_full:
             times.append(time.monotonic() + _FLUSH)
         return min(times, default=math.inf)
 

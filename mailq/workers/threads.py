@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailq.connect import preload
 from mailq.errors import TimeLimit, UsageError
-from mailq.workers.channel import spawn
+from mailq.workers.channel import Helper
 from mailq.workers.handler import Handler, failed
 from mailq.workers.job_input import PATIENCE, JobInput
 from mailq.workers.loader import load
@@ -29,10 +29,8 @@ from mailq.workers.process_tree import can_fork
 
 if TYPE_CHECKING:
     import selectors
-    import subprocess
     from collections.abc import Callable, Sequence
 
-    from mailq.workers.channel import Channel
     from mailq.workers.job import Job, Options
     from mailq.workers.pool import PoolEvents
 
@@ -169,8 +167,7 @@ class ThreadPool:
         self._concurrency = options.concurrency
         self._kill_after = options.kill_after
         self._jobs: dict[int, Job] = {}
-        self._heartbeat: Channel | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._heartbeat: Helper | None = None
         self._beats = False
         self._idle: list[_Thread] = []
         self._reports: collections.deque[tuple[_Thread, Job, Result | float | None]] = collections.deque()
@@ -214,7 +211,7 @@ class ThreadPool:
         if not _has_heartbeat(job):
             return
         if self._heartbeat is None:
-            self._heartbeat, self._process = spawn("mailq.workers.heartbeat")
+            self._heartbeat = Helper("mailq.workers.heartbeat")
             self._heartbeat.watch(self._selector, self._read_heartbeat)
         order = {
             "job": job.number,
@@ -250,10 +247,9 @@ class ThreadPool:
                 self._events.lost(found)
 
     def _close_heartbeat(self) -> None:
-        if self._heartbeat is not None and self._process is not None:
+        if self._heartbeat is not None:
             self._heartbeat.close()
-            self._process.wait()
-        self._heartbeat, self._process, self._beats = None, None, False
+        self._heartbeat, self._beats = None, False
 
     def _forget(self, job: Job) -> None:
         job.delivery.on_settled = None  # from here on the supervisor settles it

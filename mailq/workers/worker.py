@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Sequence
@@ -224,7 +225,7 @@ class Worker:
         if self._supervisor is not None:
             raise UsageError("this worker runs already")
         wake = Wakeup()
-        options = Options(**{**vars(self._options), "drain": drain})
+        options = dataclasses.replace(self._options, drain=drain)
         pool: Pool
         if self._threads:
             pool = ThreadPool(self._handlers, options, wake)

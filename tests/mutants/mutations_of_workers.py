@@ -26,7 +26,7 @@ PROCESSES: Final = (
     Mutant(
         "the leases of threads are not extended",
         _HEARTBEAT,
-        "            self._queues[lease.queue].extend(lease.receipt, lease.seconds)\n",
+        "            self._queue(lease.queue).extend(lease.receipt, lease.seconds)\n",
         "            pass\n",
         (f"{_LIMITS}test_a_job_in_a_thread_that_holds_the_gil_keeps_its_lease",),
     ),

@@ -13,7 +13,7 @@ from together import PATIENCE, family, is_alive, wait_until
 from working import HERE, Work, all_settled
 
 import mailq
-from mailq.workers.channel import spawn
+from mailq.workers.channel import Helper
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -138,9 +138,9 @@ def test_an_idle_process_that_is_killed_is_replaced(path: Path) -> None:
 def test_a_process_whose_supervisor_is_done_before_it_has_started_ends_without_a_word(
     capfd: pytest.CaptureFixture[str], module: str
 ) -> None:
-    channel, process = spawn(f"mailq.workers.{module}")
-    channel.close()
-    assert process.wait() == 0
+    helper = Helper(f"mailq.workers.{module}")
+    helper.close()
+    assert helper.process.returncode == 0
     assert capfd.readouterr().err == ""
 
 
