@@ -61,35 +61,35 @@ class Source:
         self.dry = False
         self.done = self.failed = 0
         self.run_times: collections.deque[float] = collections.deque(maxlen=_RUN_TIMES)
-        self.complained = False
+        self._has_failed = False
         self._wake = wake
-        self._rung = True
-        self._look_at = 0.0
+        self._notified = True
+        self._next_poll = 0.0
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Note that a message may have come; from any thread."""
-        self._rung = True
+        self._notified = True
         self._wake()
 
     def is_due(self, now: float) -> bool:
         """Whether a pop may find something."""
-        return self._rung or now >= self._look_at
+        return now >= self.next_poll
 
     @property
-    def look_at(self) -> float:
+    def next_poll(self) -> float:
         """The monotonic time of the next pop."""
-        return 0.0 if self._rung else self._look_at
+        return 0.0 if self._notified else self._next_poll
 
     def pop(self, limit: int, lease: float | None) -> list[Delivery]:
-        """Claim up to ``limit`` messages, in a time that delays no heartbeat. An empty queue is ``dry`` until it rings."""
-        self._rung = False  # before the look: what comes during it must be looked for again
+        """Claim up to ``limit`` messages, in a time that delays no heartbeat. An empty queue is ``dry`` until it notifies."""
+        self._notified = False  # before the poll: what comes during it must be polled again
         deliveries = self.queue.poll(limit, lease=lease)
         self.dry = deliveries is not None and len(deliveries) < limit
-        self.complained = False
+        self._has_failed = False
         if self.dry:
-            self._look_at = time.monotonic() + self.queue.subscribe(self.ring)
+            self._next_poll = time.monotonic() + self.queue.subscribe(self.notify)
         else:
-            self._rung = True
+            self._notified = True
         return deliveries or []
 
     def status(self, jobs: Iterable[Job]) -> dict[str, Any]:
@@ -103,18 +103,18 @@ class Source:
             "jobs": [{"id": job.delivery.id, "since": round(now - (mono - job.started), 3)} for job in ours],
         }
 
-    def look_again(self) -> None:
+    def poll_again(self) -> None:
         """Pop again: a job that ended may have pushed, and a dead message may be in another queue of this worker."""
-        self._rung, self.dry = True, False
+        self._notified, self.dry = True, False
 
     def close(self) -> None:
         """Unsubscribe."""
-        self.queue.unsubscribe(self.ring)
+        self.queue.unsubscribe(self.notify)
 
-    def rest(self, seconds: float) -> bool:
+    def back_off(self, seconds: float) -> bool:
         """Leave the queue alone for a while after an error. True if that is the first in a row."""
-        self._look_at = time.monotonic() + seconds
-        first, self.complained = not self.complained, True
+        self._next_poll = time.monotonic() + seconds
+        first, self._has_failed = not self._has_failed, True
         return first
 
 

@@ -141,7 +141,7 @@ class Supervisor:
         times = [self._finish_by, self._give_up_at, self._watchdog_at, self._pool.next_at]
         times += [job.next_at for job in self._jobs.values()]
         if self._stage is Stage.RUNNING and self._is_ready and self._pool.idle():
-            times += [source.look_at for source in self._sources]
+            times += [source.next_poll for source in self._sources]
         if self._changed and self._is_ready:
             times.append(self._publish_at)
         at = min(times)
@@ -209,7 +209,7 @@ class Supervisor:
             except MailqError as error:  # one queue must not stop the others
                 if self._options.drain:
                     source.dry, self._failure = True, self._failure or error
-                if source.rest(_RETRY):
+                if source.back_off(_RETRY):
                     log.error("%s; trying again every %g s", error, _RETRY, extra={"event": "error"})  # noqa: TRY400
                 continue
             for delivery in deliveries:
@@ -238,7 +238,7 @@ class Supervisor:
         if now >= job.end_at:
             job.end_at, job.kill_at = math.inf, min(job.kill_at, now + self._options.kill_after)
             job.ending = job.ending or "timeout"
-            self._say(logging.WARNING, f"has run for its limit of {job.limit:g} s: terminating it", job)
+            self._log(logging.WARNING, f"has run for its limit of {job.limit:g} s: terminating it", job)
             self._pool.interrupt(job)
         if now >= job.next_beat:
             self._beat(job, now)
@@ -251,7 +251,7 @@ class Supervisor:
             self.lost(job)
         except MailqError as error:
             job.next_beat = now + min(_RETRY, job.beat_every)
-            self._say(logging.ERROR, f"has a failed heartbeat, trying again: {error}", job)
+            self._log(logging.ERROR, f"has a failed heartbeat, trying again: {error}", job)
 
     # What the pool reports
 
@@ -303,7 +303,7 @@ class Supervisor:
             job.in_doubt, job.next_beat = True, time.monotonic() + _MOMENT
             return
         job.lost, job.next_beat = True, math.inf
-        self._say(logging.WARNING, "has lost its lease: its result will not count", job)
+        self._log(logging.WARNING, "has lost its lease: its result will not count", job)
         if self._options.kill_on_lost_lease:
             job.ending = job.ending or "lost"
             job.kill_at = min(job.kill_at, time.monotonic() + self._options.kill_after)
@@ -336,7 +336,7 @@ class Supervisor:
             result = _verdict(job, result, stopping=self._stops > 0)
         if self._options.drain:
             for source in self._sources:
-                source.look_again()
+                source.poll_again()
         if job.lost:
             result = Result("lost")
         job.source.done += result.verb in ("ack", "settled")
@@ -344,9 +344,9 @@ class Supervisor:
         try:
             _settle(job.delivery, result)
         except LeaseLost:
-            self._say(logging.WARNING, f"lost its lease before its end: no {result.verb}", job)
+            self._log(logging.WARNING, f"lost its lease before its end: no {result.verb}", job)
         except MailqError as error:  # the message stays leased, and comes back when the lease ends
-            self._say(logging.ERROR, f"stays leased, {result.verb} failed: {error}", job)
+            self._log(logging.ERROR, f"stays leased, {result.verb} failed: {error}", job)
         else:
             self._record(job, result, ran)
 
@@ -354,7 +354,7 @@ class Supervisor:
         level = logging.INFO if result.verb in ("ack", "settled") else logging.WARNING
         if log.isEnabledFor(level):
             why = (result.error or "").strip().rpartition("\n")[2]
-            self._say(level, f"{result.outcome or result.verb} after {ran:.3f} s{': ' if why else ''}{why}", job)
+            self._log(level, f"{result.outcome or result.verb} after {ran:.3f} s{': ' if why else ''}{why}", job)
         if telemetry.attached():
             facts: dict[str, Any] = {
                 "attempt": job.delivery.attempt,
@@ -368,7 +368,7 @@ class Supervisor:
 
     # Status and logs
 
-    def _say(self, level: int, text: str, job: Job) -> None:
+    def _log(self, level: int, text: str, job: Job) -> None:
         extra = {
             "event": text.split(maxsplit=1)[0],
             "queue": job.source.queue.location,

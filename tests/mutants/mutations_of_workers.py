@@ -173,18 +173,18 @@ JOBS: Final = (
     Mutant(
         "what comes during a look is forgotten",
         "mailq/workers/job.py",
-        """        self._rung = False  # before the look: what comes during it must be looked for again
+        """        self._notified = False  # before the poll: what comes during it must be polled again
         deliveries = self.queue.poll(limit, lease=lease)
 """,
         """        deliveries = self.queue.poll(limit, lease=lease)
-        self._rung = False
+        self._notified = False
 """,
         ("tests/workers/test_jobs.py::test_what_comes_during_a_look_is_looked_for_again",),
     ),
     Mutant(
         "a drain does not see what its own jobs push",
         _SUPERVISOR,
-        "                source.look_again()\n",
+        "                source.poll_again()\n",
         "                pass\n",
         (f"{_ABUSE}test_drain_sees_what_its_own_jobs_push_also_without_inotify",),
     ),
