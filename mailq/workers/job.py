@@ -73,7 +73,7 @@ class Source:
 
     def is_due(self, now: float) -> bool:
         """Whether a pop may find something."""
-        return now >= self.next_poll
+        return self._notified or now >= self._next_poll
 
     @property
     def next_poll(self) -> float:
