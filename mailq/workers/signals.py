@@ -8,10 +8,14 @@ import selectors
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+
+ENDING: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+"""The signals by which a user, a terminal or a supervisor ends a program, as far as the system has them."""
 
 
 class Wakeup:
@@ -42,9 +46,8 @@ class Wakeup:
 
 
 @contextlib.contextmanager
-def handled(handler: Callable[[int], object]) -> Iterator[None]:
-    """Call ``handler(number)`` for SIGTERM, SIGINT and SIGHUP in the block, as far as the system has them."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+def handled(handler: Callable[[int], object], numbers: Sequence[int] = ENDING) -> Iterator[None]:
+    """Call ``handler(number)`` for these signals in the block."""
     former = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in numbers}
     try:
         yield
