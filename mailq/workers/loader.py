@@ -34,13 +34,13 @@ def load(name: str) -> Any:  # noqa: ANN401 - it may name anything
     found = _NAME.fullmatch(name)
     if found is None:
         raise UsageError(f"{name!a} names no handler; write package.module:function or file.py:function")
-    value: Any = _module(found["module"], name)
-    for part in found["attribute"].split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            raise UsageError(f"{name!a}: {found['module']} has no {part!r}; see how it is spelled there") from None
-    return value
+    module = _module(found["module"], name)
+    try:
+        return operator.attrgetter(found["attribute"])(module)
+    except AttributeError as error:
+        raise UsageError(
+            f"{name!a}: {found['module']} has no {error.name or found['attribute']!r}; see how it is spelled there"
+        ) from None
 
 
 def _module(text: str, name: str) -> ModuleType:
