@@ -231,7 +231,7 @@ def _rates(directory: str, share: float) -> dict[str, dict[str, float]]:
 
 
 def _rate(call: Callable[[Queue], int], queue: Queue, share: float) -> float:
-    """Messages a second: at least one call, until the share of the time is over or there is no more to do."""
+    """Messages a second: at least one call, until the share of the time is over or the queue is empty."""
     count, begun = 0, time.perf_counter()
     while True:
         done = call(queue)

@@ -30,7 +30,7 @@ def export(queue: str, file: str, *, form: Any, states: tuple[Any, ...], as_json
     behind it compress it. Without FILE, or with
     -, the archive goes to standard output. Every message that stays in the queue meanwhile is in it
     exactly once; leased messages are in it as ready. Nothing is claimed or changed. Exit code
-    1: messages were left out, each is told of.
+    1: messages were left out, each is reported.
 
     \b
         mailq export jobs jobs.tar.gz

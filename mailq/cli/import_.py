@@ -29,7 +29,7 @@ def import_(queue: str, file: str, *, form: Any, create: bool, as_json: bool) ->
     recognized, and JSON lines unless there are none: then --format, or the name of FILE, says so. Messages keep id, place in line, options, attempts and state; one whose id is in
     the queue is left alone, so an import that was interrupted is run again. What was
     consumed in between comes again: pause the queue first where that matters. Exit
-    code 1: messages were refused, each is told of.
+    code 1: messages were refused, each is reported.
 
     \b
         mailq import jobs jobs.tar.gz --create
