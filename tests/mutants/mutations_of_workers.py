@@ -42,21 +42,21 @@ PROCESSES: Final = (
         _PROCESS_TREE,
         "                kill_group(found.si_pid, signal.SIGKILL)\n",
         "                pass\n",
-        (f"{_ELSEWHERE}test_what_a_dead_slot_has_started_dies_with_it[here]",),
+        (f"{_ELSEWHERE}test_what_a_dead_child_has_started_dies_with_it[here]",),
     ),
     Mutant(
         "what a dead process has started lives on where there is no waitid",
         _PROCESS_TREE,
         "                kill_group(pid, signal.SIGKILL)\n",
         "                pass\n",
-        (f"{_ELSEWHERE}test_what_a_dead_slot_has_started_dies_with_it[macos]",),
+        (f"{_ELSEWHERE}test_what_a_dead_child_has_started_dies_with_it[macos]",),
     ),
     Mutant(
         "nothing dies with its parent",
         _PROCESS_TREE,
         "        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if number is None else number)\n",
         "        pass\n",
-        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on",),
+        (f"{_STOPPING}test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on",),
         stalls=True,
     ),
     Mutant(
@@ -64,7 +64,7 @@ PROCESSES: Final = (
         _FORKSERVER,
         "        die_with_parent(signal.SIGKILL)\n",
         "",
-        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments0]",),
+        (f"{_STOPPING}test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on[arguments0]",),
         stalls=True,
     ),
     Mutant(
@@ -72,7 +72,7 @@ PROCESSES: Final = (
         "mailq/workers/command.py",
         "                preexec_fn=die_with_parent if self._supervised else None,",
         "                preexec_fn=None,",
-        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments1]",),
+        (f"{_STOPPING}test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on[arguments1]",),
         stalls=True,
     ),
     Mutant(
@@ -225,7 +225,7 @@ JOBS: Final = (
         "mailq/workers/child.py",
         "            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))\n",
         "            pass\n",
-        ("tests/workers/test_slot.py::test_an_interruption_waits_for_the_end_of_a_line",),
+        ("tests/workers/test_child.py::test_an_interruption_waits_for_the_end_of_a_line",),
     ),
     Mutant(
         "whoever waits for a reply does nothing but look",

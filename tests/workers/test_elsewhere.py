@@ -66,7 +66,7 @@ def test_without_processes_the_worker_itself_keeps_the_leases_of_threads(
 
 
 @pytest.mark.parametrize("system", ["here", "macos"])
-def test_what_a_dead_slot_has_started_dies_with_it(path: Path, tmp_path: Path, system: str) -> None:
+def test_what_a_dead_child_has_started_dies_with_it(path: Path, tmp_path: Path, system: str) -> None:
     """On macOS there is no ``os.waitid`` before Python 3.13."""
     (tmp_path / "sitecustomize.py").write_text("import os\ndel os.waitid\n" if system == "macos" else "")
     unlike_others = f"3609.{os.getpid()}"

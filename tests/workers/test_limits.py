@@ -38,12 +38,12 @@ def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_often")
-@pytest.mark.parametrize("crew", ["processes", "threads"])
-def test_the_lease_of_a_running_job_is_kept(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_the_lease_of_a_running_job_is_kept(path: Path, pool: str) -> None:
     queue = mailq.open(path, **FAST)
     go = path.parent / "go"
     reply = queue.request([str(path.parent / "run"), str(go)])
-    with mailq.Worker(queue, handlers.hold_until, **{crew: 1}):  # type: ignore[arg-type]
+    with mailq.Worker(queue, handlers.hold_until, **{pool: 1}):  # type: ignore[arg-type]
         wait_until((path.parent / "run.1").exists, "it runs")
         assert_the_lease_is_kept(queue, lambda: reply.ready)
         go.touch()
@@ -71,14 +71,14 @@ def test_leases_of_threads_are_kept_although_the_process_that_keeps_them_dies(pa
     with Work(path, "handlers:hold_until", "--threads", beats=OFTEN) as worker:
         reply = queue.request([str(path.parent / "run"), str(go)])
         wait_until(lambda: len(children(worker.pid)) == 1, "its lease is kept")
-        (heart,) = children(worker.pid)
-        os.kill(heart, signal.SIGKILL)
+        (heartbeat,) = children(worker.pid)
+        os.kill(heartbeat, signal.SIGKILL)
         wait_until(lambda: "the process that keeps the leases died" in worker.log, "it is missed")
         assert_the_lease_is_kept(queue, lambda: reply.ready)
         go.touch()
         assert reply.result(60) is None
         assert queue.request([str(path.parent / "again"), str(go)]).result(60) is None
-        assert children(worker.pid) != [heart]
+        assert children(worker.pid) != [heartbeat]
         assert worker.stop() == 0
 
 
@@ -95,12 +95,12 @@ def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) 
         assert taken.attempt == 2
 
 
-@pytest.mark.parametrize("crew", ["--threads", "-c1"])
-def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["--threads", "-c1"])
+def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, pool: str) -> None:
     queue = mailq.open(path)
     go = path.parent / "go"
     request = queue.request([str(path.parent / "run"), str(go)])
-    with Work(path, "handlers:hold_until", crew, beats=OFTEN) as worker:
+    with Work(path, "handlers:hold_until", pool, beats=OFTEN) as worker:
         wait_until((path.parent / "run.1").exists, "it runs")
         (name,) = os.listdir(path / "cur")
         queue.release(name, delay=3600)
@@ -137,12 +137,12 @@ def test_a_hung_job_is_tried_again(path: Path) -> None:
     assert [attempt.outcome for attempt in letter.history] == ["timeout", "timeout"]
 
 
-@pytest.mark.parametrize("crew", ["processes", "threads"])
-def test_the_soft_limit_is_an_exception_in_the_job(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_the_soft_limit_is_an_exception_in_the_job(path: Path, pool: str) -> None:
     queue = mailq.open(path, soft_timeout=1, **FAST)
     said = path.parent / "said"
     queue.push([str(path.parent / "runs"), str(said)])
-    mailq.Worker(queue, handlers.clean_up, **{crew: 1}).run(drain=True)  # type: ignore[arg-type]
+    mailq.Worker(queue, handlers.clean_up, **{pool: 1}).run(drain=True)  # type: ignore[arg-type]
     assert said.read_text() == "limit 1 cleaned up"
     assert queue.stats() == mailq.Stats()
 
@@ -206,9 +206,9 @@ def test_a_lost_job_is_not_settled_and_ends_if_so_wished(path: Path) -> None:
     with Work(path, "handlers:outcome", "--kill-on-lost-lease", "--kill-after", "0.1", beats=OFTEN) as worker:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         (name,) = os.listdir(path / "cur")
-        (slot,) = worker.slots()
+        (child,) = worker.slots()
         queue.release(name, delay=3600)
-        wait_until(lambda: not is_alive(slot) or worker.log.count("lost") > 1, "the job is ended")
+        wait_until(lambda: not is_alive(child) or worker.log.count("lost") > 1, "the job is ended")
         wait_until(lambda: "result will not count" in worker.log, "the loss is told")
         assert worker.stop() == 0
     assert (queue.get(id).state, queue.get(id).attempt, queue.stats().leased) == ("delayed", 1, 0)

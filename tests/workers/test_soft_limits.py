@@ -44,17 +44,17 @@ Pool = dict[str, Any]
 
 
 @pytest.fixture(params=["processes", "threads"])
-def crew(request: pytest.FixtureRequest) -> Pool:
+def pool(request: pytest.FixtureRequest) -> Pool:
     return {request.param: 2}
 
 
 @EARLY
 @pytest.mark.parametrize("count", [1, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_whatever_a_job_is_doing_it_is_reported_as_a_timeout(path: Path, crew: Pool, count: int) -> None:
+def test_whatever_a_job_is_doing_it_is_reported_as_a_timeout(path: Path, pool: Pool, count: int) -> None:
     queue = mailq.open(path, max_retries=0, durability="process-crash")
-    kinds = KINDS + IN_A_PROCESS * ("processes" in crew)
+    kinds = KINDS + IN_A_PROCESS * ("processes" in pool)
     queue.push_many([kind, str(path.parent / f"beside{n}")] for kind in kinds for n in range(count))
-    mailq.Worker(queue, endless.by_name, soft_timeout=0.1, timeout=10, kill_after=0.1, **crew).run(drain=True)
+    mailq.Worker(queue, endless.by_name, soft_timeout=0.1, timeout=10, kill_after=0.1, **pool).run(drain=True)
     ends = ((letter.body[0], letter.history[-1]) for letter in queue.peek("dead", None))
     # Not always the last line: a push that was interrupted notes what may be in the queue all the same.
     counts = collections.Counter((kind, end.outcome, ERROR in (end.error or "").splitlines()) for kind, end in ends)

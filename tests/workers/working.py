@@ -101,8 +101,8 @@ class Work:
 
     def slots(self) -> list[int]:
         """The processes that run the jobs."""
-        nursery = children(self.pid)
-        return children(nursery[0]) if nursery else []
+        forkserver = children(self.pid)
+        return children(forkserver[0]) if forkserver else []
 
     def gone(self) -> None:
         """Nothing of it is left."""
