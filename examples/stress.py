@@ -87,7 +87,16 @@ class Worker:
 
     def __init__(self, location: str) -> None:
         command = [sys.executable, "-m", "mailq", "work", location, f"{os.path.abspath(__file__)}:handle"]
-        command += ["-c", str(JOBS_AT_A_TIME), "--timeout", f"{TIMEOUT}s", "--insist", "0.2s", "--log-level", "error"]
+        command += [
+            "-c",
+            str(JOBS_AT_A_TIME),
+            "--timeout",
+            f"{TIMEOUT}s",
+            "--kill-after",
+            "0.2s",
+            "--log-level",
+            "error",
+        ]
         self.location = location
         self._output, output = os.pipe()
         with open(f"{location}.log", "ab") as log:

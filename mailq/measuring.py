@@ -1,19 +1,18 @@
-"""What a disk gives: pushes, pops and acks a second, and what a sync costs, measured in a queue of its own.
-
-The queue is made for the purpose, beside whatever is there, and removed afterwards.
-"""
+"""Measure a disk: pushes, pops and acks a second, and the time of a sync, in a queue that is made for it and removed."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq import telemetry
 from mailq.alarm import Alarm
@@ -44,46 +43,45 @@ if TYPE_CHECKING:
     from mailq.telemetry import Event
 
 DURABILITIES: Final = ("power-loss", "process-crash")
-OPERATIONS: Final = ("push", "pop-ack", "push-pop-ack", "batch")
 BODY: Final = b"x" * 1024
 BATCH: Final = 64
 _WAS_LOCKED: Final = "locked"
 
 _ROUNDS: Final = 3
-_PARTS: Final = 1 + 1 + len(DURABILITIES) * len(OPERATIONS)
-"""Of the time: one for the syncs, one for the worker, one for each operation in each class."""
+_PARTS: Final = 1 + 1 + 2 * 4
+"""Shares of the time: for the syncs, for the worker, and for each operation in each class."""
 
 _MOST: Final = 32 * BATCH
-"""So many messages are in the queue at most: they bound the room that is taken."""
+"""The number of messages of one measurement, at most: it limits the space that is used."""
 
 _ROOM: Final = 64 << 20
-"""With fewer bytes free than that it does not begin: it must not be what fills a disk."""
+"""The number of free bytes that it needs to begin: it must not fill a disk."""
 
 _JOURNALED: Final = frozenset(("btrfs", "f2fs", "jfs", "xfs", "zfs"))
-"""File systems that always have a journal, or something that does as well."""
+"""File systems that always have a journal, or something equivalent."""
 
 _FREE: Final = 50e-6
-_DEAR: Final = 20e-3
-_LITTLE: Final = 1.5
-"""A durable push that takes no longer than so many times another is cheap."""
+_SLOW: Final = 20e-3
+_CHEAP: Final = 1.5
+"""A durable push is cheap if it takes no longer than this number of others."""
 
-_SLOTS: Final = 2
+_PROCESSES: Final = 2
 _PATIENCE: Final = 30.0
-"""A worker that has not done its few jobs within so many seconds never will."""
+"""Seconds in which a worker must have run its few jobs."""
 
 
 class Syncs(NamedTuple):
-    """What a sync of one written block took, in seconds."""
+    """The time of a sync of one written block, in seconds."""
 
     median: float
     worst: float
 
 
 class Measured(NamedTuple):
-    """What was measured. Rates are messages of 1 KiB a second, by durability and operation; ``worker`` is jobs a second.
+    """The measurements. Rates are messages of 1 KiB a second, by durability and operation; ``worker`` is jobs a second.
 
     ``journal`` is None where the system does not say whether the file system has
-    one. ``findings`` are what the doctor says of the file system.
+    one. ``findings`` are the warnings.
     """
 
     directory: str
@@ -103,12 +101,12 @@ def nothing(body: object) -> None:
 def measure(
     target: str | os.PathLike[str], *, seconds: float = 10.0, machine: Machine | None = None, disk: Disk | None = None
 ) -> Measured:
-    """Measure the disk that a queue is on, or would be on, for about so many seconds.
+    """Measure the disk that a queue is on, or would be on, for about this number of seconds.
 
-    The messages of a queue that is there are not touched. Raises UsageError where no
-    queue could be, StorageError where nothing can be written, and WorkerFailed if a
-    worker does not work. Whatever it raises, also KeyboardInterrupt: what it made is removed; if
-    it is killed, by the next one there.
+    It touches no message of the queue. Raises UsageError where no queue could be,
+    StorageError where it cannot write, and WorkerFailed if a worker does not work. It
+    removes what it made, also after KeyboardInterrupt; if it is killed, the next call
+    for this directory does.
     """
     checked_seconds(seconds, "seconds", least=0.01)
     machine, disk = machine or Machine(), disk or Disk()
@@ -141,22 +139,22 @@ def _place(path: str) -> str:
 
 @contextlib.contextmanager
 def _directory(place: str) -> Iterator[str]:
-    """A directory of our own. Its name begins with a dot: in a queue's directory such are nobody's business."""
-    try:
-        made = tempfile.TemporaryDirectory(prefix=BENCH, dir=place)
-    except OSError as error:
-        raise StorageError("measure", error) from error
-    with made as directory, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a network disk may lock no directories: then nobody sweeps it
+    """Make a directory, and remove it. Its name begins with a dot: mailq ignores such names in a queue's directory."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=BENCH, dir=place))
+        except OSError as error:
+            raise StorageError("measure", error) from error
+        with contextlib.suppress(OSError):  # a network disk may lock no directories: then no bench sweeps it
             stack.enter_context(_locked(directory))
-            # Last: whoever finds this in a directory that is not locked knows that its maker is dead, and not just at it.
+            # Last: if this is in a directory that is not locked, the process that made it is dead.
             Path(directory, _WAS_LOCKED).touch()
         yield directory
 
 
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    """Hold a directory for as long as this process lives. Raises OSError if another one does, or nobody can."""
+    """Lock a directory. Raises OSError if another process has the lock, or the system has none."""
     if fcntl is None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -168,7 +166,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _sweep(place: str) -> None:
-    """Remove what was left by those that were killed."""
+    """Remove what killed processes have left."""
     with contextlib.suppress(OSError):
         for name in os.listdir(place):
             left = f"{place}/{name}"
@@ -180,59 +178,15 @@ def _sweep(place: str) -> None:
 # Messages
 
 
-def _rates(directory: str, share: float) -> dict[str, dict[str, float]]:
-    """Medians of a few rounds, in each of which every operation has its turn: a disk has its moods."""
-    seen: dict[tuple[str, str], list[float]] = {}
-    with contextlib.ExitStack() as stack:
-
-        def new(name: str, durability: str) -> Queue:
-            queue = stack.enter_context(open_queue(f"{directory}/{name}-{durability}", durability=durability))
-            _once(queue)  # what is done once: the owner's file, the first listing
-            return queue
-
-        # Two for each class: on ext4 a directory that was long stays slow to list, which a short queue's never was.
-        queues = {durability: (new("long", durability), new("short", durability)) for durability in DURABILITIES}
-        for _ in range(_ROUNDS):
-            for durability, (long, short) in queues.items():
-                for operation, rate in _round(long, short, share / _ROUNDS):
-                    seen.setdefault((durability, operation), []).append(rate)
-    return {
-        durability: {operation: statistics.median(seen[durability, operation]) for operation in OPERATIONS}
-        for durability in DURABILITIES
-    }
-
-
-def _round(long: Queue, short: Queue, share: float) -> Iterator[tuple[str, float]]:
-    yield "push", _rate(lambda: _push(long), share, _MOST)
-    yield "pop-ack", _rate(lambda: _pop_ack(long), share, _MOST)
-    while _pop_ack(long):  # what was pushed faster than it was popped
-        pass
-    yield "push-pop-ack", _rate(lambda: _once(short), share)
-    yield "batch", _rate(lambda: _batch(short), share)
-
-
-def _rate(operation: Callable[[], int], share: float, most: float = float("inf")) -> float:
-    """Messages a second: at least one call, until the share of the time is over or there is no more to do."""
-    count, begun = 0, time.perf_counter()
-    while True:
-        done = operation()
-        count += done
-        took = time.perf_counter() - begun
-        if not done or count >= most or took >= share:
-            return count / took
-
-
 def _push(queue: Queue) -> int:
     queue.push(BODY)
     return 1
 
 
 def _pop_ack(queue: Queue) -> int:
-    delivery = queue.pop()
-    if delivery is None:
-        return 0
-    delivery.ack()
-    return 1
+    if (delivery := queue.pop()) is not None:
+        delivery.ack()
+    return int(delivery is not None)
 
 
 def _once(queue: Queue) -> int:
@@ -246,37 +200,68 @@ def _batch(queue: Queue) -> int:
     return BATCH
 
 
-# Syncs
+_CALLS: Final = (
+    ("push", "long", _push),
+    ("pop-ack", "long", _pop_ack),
+    ("push-pop-ack", "short", _once),
+    ("batch", "short", _batch),
+)
+OPERATIONS: Final = tuple(operation for operation, _, _ in _CALLS)
+
+
+def _rates(directory: str, share: float) -> dict[str, dict[str, float]]:
+    """Medians of a few rounds. Each round runs every operation, because the speed of a disk changes with time."""
+    seen = collections.defaultdict[tuple[str, str], list[float]](list)
+    with contextlib.ExitStack() as stack:
+        queues: dict[tuple[str, str], Queue] = {}
+        # Two for each class: on ext4 a directory that was long is slow to list, also when it is short again.
+        for durability, name in itertools.product(DURABILITIES, ("long", "short")):
+            queue = stack.enter_context(open_queue(f"{directory}/{name}-{durability}", durability=durability))
+            _once(queue)  # what is done once: the owner's file, the first listing
+            queues[durability, name] = queue
+        for _, durability in itertools.product(range(_ROUNDS), DURABILITIES):
+            for operation, name, call in _CALLS:
+                seen[durability, operation].append(_rate(call, queues[durability, name], share / _ROUNDS))
+            while _pop_ack(queues[durability, "long"]):  # what was pushed faster than it was popped
+                pass
+    return {
+        durability: {operation: statistics.median(seen[durability, operation]) for operation in OPERATIONS}
+        for durability in DURABILITIES
+    }
+
+
+def _rate(call: Callable[[Queue], int], queue: Queue, share: float) -> float:
+    """Messages a second: at least one call, until the share of the time is over or the queue is empty."""
+    count, begun = 0, time.perf_counter()
+    while True:
+        done = call(queue)
+        count += done
+        took = time.perf_counter() - begun
+        if not done or count >= _MOST or took >= share:
+            return count / took
 
 
 def _syncs(disk: Disk, directory: str, share: float) -> Syncs:
-    """Write a block and sync it, again and again: what a disk needs to be sure of something, without a file being made."""
+    """Write a block and sync it, repeatedly: the time of a durable write without the making of a file."""
+    took: list[float] = []
     try:
         fd = disk.open(f"{directory}/sync", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            return _sync_for(disk, fd, share)
+            end = time.perf_counter() + share
+            while not took or (len(took) < _MOST and time.perf_counter() < end):
+                disk.write(fd, BODY)
+                begun = time.perf_counter()
+                disk.fsync(fd)
+                took.append(time.perf_counter() - begun)
         finally:
             disk.drop(fd)
     except OSError as error:
         raise StorageError("measure", error) from error
-
-
-def _sync_for(disk: Disk, fd: int, share: float) -> Syncs:
-    took: list[float] = []
-    end = time.perf_counter() + share
-    while not took or (len(took) < _MOST and time.perf_counter() < end):
-        disk.write(fd, BODY)
-        begun = time.perf_counter()
-        disk.fsync(fd)
-        took.append(time.perf_counter() - begun)
     return Syncs(statistics.median(took), max(took))
 
 
-# A worker
-
-
 def _worker(directory: str, share: float, pops: float) -> float:
-    """Jobs a second of a worker with a few slots and a handler that does nothing, from the first that ends to the last."""
+    """Jobs a second of a worker with a few processes and a handler that does nothing, from the first end to the last."""
     count = int(min(max(share * pops / 2, BATCH), _MOST))
     path = f"{directory}/worker"
     ends: list[float] = []
@@ -290,8 +275,8 @@ def _worker(directory: str, share: float, pops: float) -> float:
 
     with open_queue(path, durability=DURABILITIES[1]) as queue:
         queue.push_many([BODY] * count)
-        crew: dict[str, Any] = {"processes": _SLOTS} if can_fork() else {"threads": _SLOTS}
-        worker = Worker(queue, nothing, **crew)
+        processes, threads = (_PROCESSES, None) if can_fork() else (None, _PROCESSES)
+        worker = Worker(queue, nothing, processes=processes, threads=threads)
         detach = telemetry.attach(hear)
         try:
             worker.start()
@@ -308,9 +293,9 @@ def _worker(directory: str, share: float, pops: float) -> float:
 
 
 def judged(place: str, machine: Machine, mount: Mount | None, disk: Disk, fsync: Syncs) -> Iterator[Finding]:
-    """What to be warned of: by the doctor, of the file system, and by what a sync takes."""
+    """The warnings: the doctor's of the file system, and those of the time of a sync."""
     layout, settings = Layout(place), Settings()
-    with contextlib.suppress(MailqError):  # no queue, or one for the doctor
+    with contextlib.suppress(MailqError):  # not a queue, or a damaged one
         settings = load(layout, disk).settings
     for finding in filesystem.judge(layout.root, settings, machine, mount):
         if finding.level != "ok":
@@ -323,7 +308,7 @@ def judged(place: str, machine: Machine, mount: Mount | None, disk: Disk, fsync:
             "or it does not flush, as many a virtual disk does not. From here they look the same",
             "ask who runs the machine; if it does not flush, a power cut loses what was pushed last",
         )
-    elif fsync.median > _DEAR:
+    elif fsync.median > _SLOW:
         yield Finding(
             "fsync",
             "warning",
@@ -333,12 +318,12 @@ def judged(place: str, machine: Machine, mount: Mount | None, disk: Disk, fsync:
 
 
 def meaning(measured: Measured) -> list[str]:
-    """What to expect, and which durability to choose: a sentence or two each."""
+    """What the measurements mean, and which durability to choose, in sentences."""
     durable, fast = (measured.rates[durability] for durability in DURABILITIES)
     cost = 1000 / durable["push"] - 1000 / fast["push"]
     if measured.type is not None and filesystem.is_memory(measured.type):
         choice = "This is memory: neither class survives a power cut, or a reboot, here."
-    elif durable["push"] * _LITTLE >= fast["push"]:
+    elif durable["push"] * _CHEAP >= fast["push"]:
         choice = "power-loss costs next to nothing here: keep it."
     else:
         choice = (
@@ -348,13 +333,13 @@ def meaning(measured: Measured) -> list[str]:
     return [
         f"One producer pushes {_about(durable['push'])} messages a second one by one, {_about(fast['push'])} with process-crash.",
         f"A consumer pops and acks {_about(durable['pop-ack'])} a second: neither is synced, in either class.",
-        f"A worker with {_SLOTS} processes does {_about(measured.worker)} jobs a second that do nothing; your jobs' own time comes on top.",
+        f"A worker with {_PROCESSES} processes does {_about(measured.worker)} jobs a second that do nothing; your jobs' own time comes on top.",
         f"Batches of {BATCH} share one flush: {_about(durable['batch'])} messages a second, pushed, popped and acked.",
         choice,
     ]
 
 
 def _about(rate: float) -> str:
-    """A rate in two digits: more of them would promise too much."""
+    """A rate in two digits: it is not more exact."""
     digits = 10 ** max(0, len(str(int(rate))) - 2)
     return f"{round(rate / digits) * digits:,}"

@@ -11,7 +11,7 @@ from mailq.errors import UsageError, shown
 from mailq.queue import Queue
 from mailq.settings import seconds
 from mailq.workers.callables import require_function
-from mailq.workers.outcomes import Report
+from mailq.workers.outcomes import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,7 @@ class App:
         """Run the task that a message names."""
         task = self._find(body)
         if task is None:
-            return Report("release", delay=_UNKNOWN_DELAY, error=f"no task is named {body['task']!r} here")
+            return Result("release", delay=_UNKNOWN_DELAY, error=f"no task is named {body['task']!r} here")
         return task.function(*body.get("args", ()), **body.get("kwargs", {}))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import signal
@@ -15,9 +14,6 @@ from mailq.cli import output
 from mailq.cli.options import DURATION, queue_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
     from mailq.measuring import Measured
 
 _TITLES: Final = {
@@ -36,9 +32,9 @@ def bench(queue: str, *, seconds: float, as_json: bool) -> None:
     """Measure what the disk under QUEUE gives, and say what that means.
 
     QUEUE is a queue, whose messages are not touched, or a directory where one could
-    be. Pushes, pops, acks and batches of 1 KiB in both durability classes, a sync,
-    a worker; in a queue of its own in that directory, which is removed at the end, also after
-    Ctrl-C. It keeps the disk and the processor busy meanwhile.
+    be. It measures pushes, pops, acks and batches of 1 KiB in both durability
+    classes, a sync, and a worker, in a queue of its own in that directory, which is
+    removed at the end, also after Ctrl-C. It keeps the disk and the processor busy.
 
     \b
         mailq bench jobs
@@ -46,33 +42,23 @@ def bench(queue: str, *, seconds: float, as_json: bool) -> None:
         mailq bench jobs --json | jq '.rates["power-loss"].push'
     """
     from mailq.measuring import measure  # noqa: PLC0415 - help measures nothing
+    from mailq.workers.signals import ENDING, handled  # noqa: PLC0415
+
+    numbers = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
+
+    def end(number: int) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # what was made is removed without a further interruption
+        sys.exit(128 + number)
 
     if not as_json:
         output.note(f"mailq: measuring for about {seconds:g} s")
-    with _ended_by_signals():
+    with handled(end, numbers):
         measured = measure(queue, seconds=seconds)
     if as_json:
         click.echo(json.dumps(_report(measured)))
     else:
         _print(measured, queue)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Have the first signal that ends us raise, so that what was made is removed, and no further one disturb that."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # Who ignores one, as by nohup, wants it ignored.
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    former = {number: signal.signal(number, end) for number in numbers}
-    yield
-    for number, handler in former.items():
-        signal.signal(number, handler)
 
 
 def _report(measured: Measured) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _report(path: str, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _spell(value: Any) -> Any:  # noqa: ANN401 - a field of a finding
-    """A value as JSON can hold it: what is not UTF-8 in a path is spelled out."""
+    """A value as JSON can hold it: bytes of a path that are not UTF-8 are escaped."""
     if isinstance(value, tuple):
         return [_spell(part) for part in value]
     return value.encode(errors="surrogateescape").decode(errors="backslashreplace") if isinstance(value, str) else value

@@ -19,10 +19,10 @@ from mailq.message import safe_ext
 @queue_argument
 @click.argument("id", metavar="ID")
 def edit(queue: str, id: str) -> None:
-    """Edit a message in $EDITOR and seal it anew.
+    """Edit a message in $EDITOR and seal it again.
 
-    It may be ready, delayed or dead; headers stay as they are. If somebody takes the message meanwhile, it is left as it was and your text is
-    kept in a file.
+    It may be ready, delayed or dead; headers stay as they are. If a consumer takes the
+    message meanwhile, it stays as it was, and your text is kept in a file.
 
     \b
         EDITOR=nano mailq edit jobs 01936f0c2b7d7a3e9c41b6d07f52e811
@@ -49,7 +49,7 @@ def edit(queue: str, id: str) -> None:
 
 
 def _is_torn(reason: str) -> bool:
-    """A torn message is sealed anew even as it stands: whoever edits it has looked."""
+    """A torn message is sealed also without a change: its reader has accepted it."""
     return reason == "torn"
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 from mailq.cli.output import plain
 
 _FIELDS: Final = ("event", "queue", "id", "attempt")
-"""What mailq's own records carry besides their text."""
+"""The fields of mailq's own records, besides their text."""
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """``2026-11-21T01:32:05.123Z INFO job 01936f0c… attempt 1: ack after 0.026 s (jobs)``"""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -26,7 +26,7 @@ class Text(logging.Formatter):
         return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and what the event is about."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -58,7 +58,7 @@ def _moment(record: logging.LogRecord) -> str:
 def log_to_stderr(form: str, level: int) -> None:
     """Send what mailq logs to stderr."""
     handler = _OverProgress(sys.stderr) if sys.stderr.isatty() else logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Json() if form == "json" else Text())
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logger = logging.getLogger("mailq")
     logger.addHandler(handler)
     logger.setLevel(level)

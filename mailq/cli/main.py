@@ -67,7 +67,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _COMMANDS.get(cmd_name)
         if module is None:
-            import difflib  # noqa: PLC0415 - only who has mistaken one loads it
+            import difflib  # noqa: PLC0415 - only a mistake needs it
 
             near = difflib.get_close_matches(cmd_name[:40], _COMMANDS, 1)
             raise click.UsageError(

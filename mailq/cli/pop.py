@@ -46,7 +46,7 @@ def pop(queue: str, *, number: int, lease: float | None, wait: float, body_only:
                 _print(delivery, body_only=body_only)
                 printed += 1
         except BaseException as error:
-            # Nobody has the receipts of these: give them back now rather than at the end of the lease.
+            # Their receipts were not printed: release them now, and not at the end of the lease.
             for delivery in deliveries[printed:]:
                 with contextlib.suppress(MailqError):
                     delivery.release()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mailq.queue import Queue
 
 _CHUNK: Final = 65_536
-"""Lines within so many bytes are pushed with one flush."""
+"""The number of bytes of lines that are pushed with one flush."""
 
 _INSTEAD: Final = "pass BODY, or redirect something to it"
 
@@ -168,7 +168,7 @@ def kind_of(raw: bytes, *, text: bool) -> str:
 def given(queue: Queue, body: str | None) -> bytes:
     """A body as the command line has it: - and None are standard input. Raises MessageTooLarge and UsageError.
 
-    With None it must not be empty: under cron it is, and nobody meant that as a message.
+    With None it must not be empty: under cron it is, and that is not meant as a message.
     """
     if body is not None and body != "-":
         return os.fsencode(body)

@@ -1,9 +1,14 @@
-"""How ``mailq top`` draws a look: lines, as many and as long as a terminal has room for."""
+"""How ``mailq top`` draws a look: lines that fit a terminal."""
 
 from __future__ import annotations
 
+import io
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mailq.cli import output
 from mailq.cli.top_data import LISTED, SHOWN, rates
@@ -11,89 +16,85 @@ from mailq.cli.top_data import LISTED, SHOWN, rates
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mailq.cli.top_data import Job, Look, View, Worker
+    from rich.console import ConsoleOptions, RenderResult
 
-_NARROW: Final = 6  # cells of a column that is cut
-_INDENT: Final = "    "
-_GAP: Final = " · "
+    from mailq.cli.top_data import DeadLetter, Look
+    from mailq.cli.workers import RunningJob, WorkerStatus
 
-
-class Line(NamedTuple):
-    """One line of the screen."""
-
-    text: str
-    style: str = ""
-
-
-class _Block(NamedTuple):
-    row: Line
-    jobs: list[list[str]]  # those of each line
+_UNLIMITED: Final = 10_000  # cells
+_NARROWEST: Final = 72  # cells of a table; a terminal with fewer shows the first of them
+_STYLES: Final = {"dead": "red", "running": "", "consumer": ""}
+_Cells = tuple[str, ...]
+_Item = list[Text]
+"""One row of a table, and the details below it."""
 
 
-class _Column(NamedTuple):
-    title: str
-    right: bool = False
-    keep: str = ""  # which end stays when there is no room for all: head or tail; neither: it is never cut
+class _Tail(str):
+    """Text that loses its beginning, and not its end, where there is too little room."""
+
+    __slots__ = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+
+        text = Text(self[::-1])
+        text.truncate(options.max_width, overflow="ellipsis")
+        yield Text(text.plain[::-1], no_wrap=True)
 
 
 def screen(
     look: Look, former: Look | None, *, width: int | None = None, height: int | None = None, hint: str = ""
-) -> list[Line]:
-    """The lines of one screen, as many and as long as there is room; None is room for all."""
-    views, workers = look.views, [worker for view in look.views for worker in view.workers]
-    title = f"mailq top  {output.moment(time.time())}{'  ' if hint else ''}{hint}"
-    queues = _queue_lines(look, former, width)
-    heading, blocks = _worker_blocks(workers, width)
-    letters = _letter_lines(views, width)
-    wants = [len(queues) - 1, sum(1 + len(block.jobs) for block in blocks), max(0, len(letters) - 1)]
-    heads = 1 + sum(1 + (number > 0) for number, want in enumerate(wants) if want or not number)
-    room = [*wants] if height is None else share(max(0, height - heads), wants)
-    lines = [Line(title, "bold cyan"), queues[0], *_first(queues[1:], room[0], "queues")]
-    if wants[1]:
-        lines += [Line(""), heading, *_first_blocks(blocks, room[1], width)]
-    if wants[2]:
-        lines += [Line(""), letters[0], *letters[1 : 1 + room[2]]]
-    return [Line(_cut(line.text.rstrip(), width, "head"), line.style) for line in lines]
+) -> list[Text]:
+    """Return the lines of one screen, at most ``height`` of at most ``width`` cells; None is no limit."""
+    letters = sorted((letter for view in look.views for letter in view.letters), key=lambda letter: -letter.died_at)
+    workers = [(output.plain(view.queue), worker) for view in look.views for worker in view.workers]
+    sections = [("queues", *_queues(look, former, width))]
+    if workers:
+        sections.append(("workers", *_workers(workers, width)))
+    if letters:
+        sections.append(("dead letters", *_dead_letters(letters[:SHOWN], width)))
+        if any(view.stats and view.stats.dead > LISTED for view in look.views):
+            sections[-1][1].plain = f"dead letters: the newest of the {LISTED} first in line"
+    wants = [sum(map(len, items)) for _, _, items in sections]
+    rooms = wants if height is None else share(max(0, height - 2 * len(sections)), wants)
+    lines = [Text(f"mailq top  {output.moment(time.time())}{'  ' if hint else ''}{hint}", "bold cyan")]
+    for (what, heading, items), room in zip(sections, rooms, strict=True):
+        lines += [heading, *_fit(items, room, what, width), Text()]
+    for line in lines[:-1]:
+        line.rstrip()
+        line.truncate(width or _UNLIMITED, overflow="ellipsis")
+    return lines[:-1]
 
 
 def share(room: int, wants: Sequence[int]) -> list[int]:
-    """Give each as much as it wants, or if there is no room for that, as much as the others get."""
+    """Give each as much as it wants; if there is too little room for that, as much as the others get."""
     given = list(wants) if room >= sum(wants) else [0] * len(wants)
     for _ in range(room if room < sum(wants) else 0):
         given[min((n for n, want in enumerate(wants) if given[n] < want), key=given.__getitem__)] += 1
     return given
 
 
-def _first(lines: Sequence[Line], room: int, what: str) -> list[Line]:
-    if len(lines) <= room:
-        return list(lines)
-    kept = max(0, room - 1)
-    return [*lines[:kept], *([Line(f"… and {len(lines) - kept} more {what}", "dim")] if room else [])]
-
-
-def _first_blocks(blocks: Sequence[_Block], room: int, width: int | None) -> list[Line]:
-    """All workers before any jobs; then as many lines of jobs as there is room for, a like number for each."""
-    rows = _first([block.row for block in blocks], room, "workers")
-    if len(blocks) > room:
-        return rows
+def _fit(items: Sequence[_Item], room: int, what: str, width: int | None) -> list[Text]:
+    """All rows before any details; then the details, as many of each item as there is room for."""
+    if len(items) > room:
+        kept = max(0, room - 1)
+        more = Text(f"… and {len(items) - kept} more {what}", "dim")
+        return [*(item[0] for item in items[:kept]), *([more] if room else [])]
     lines = []
-    for block, given in zip(blocks, share(room - len(rows), [len(block.jobs) for block in blocks]), strict=True):
-        jobs = [_INDENT + _GAP.join(line) for line in block.jobs[:given]]
-        if hidden := sum(len(line) for line in block.jobs[given:] if given):
-            more = f"  … and {hidden} more"
-            jobs[-1] = _cut(jobs[-1], None if width is None else width - len(more), "head") + more
-        lines += [block.row, *(Line(text, "dim") for text in jobs)]
+    for item, given in zip(items, share(room - len(items), [len(item) - 1 for item in items]), strict=True):
+        lines += item[: 1 + given]
+        if given and (hidden := len(item) - 1 - given):
+            more = Text(f"  … and {hidden} more")
+            lines[-1].truncate((width or _UNLIMITED) - len(more), overflow="ellipsis")
+            lines[-1].append_text(more)
     return lines
 
 
-def _queue_lines(look: Look, former: Look | None, width: int | None) -> list[Line]:
-    columns = [_Column("queue", keep="tail")]
-    columns += [_Column(title, right=True) for title in ("ready", "delayed", "leased", "dead", "oldest")]
-    columns += [_Column("done/s", right=True), _Column("failed/s", right=True), _Column("", keep="head")]
+def _queues(look: Look, former: Look | None, width: int | None) -> tuple[Text, list[_Item]]:
     before = {view.queue: view.workers for view in former.views} if former else {}
-    rows, styles = [], ["bold"]
+    rows: list[_Cells] = []
+    styles = []
     for view in look.views:
-        name, stats = output.plain(view.queue), view.stats
+        name, stats = _Tail(output.plain(view.queue)), view.stats
         if stats is None:
             rows.append((name, *[""] * 7, view.note))
             styles.append("red")
@@ -103,91 +104,67 @@ def _queue_lines(look: Look, former: Look | None, width: int | None) -> list[Lin
         counts = [str(count) for count in (stats.ready, stats.delayed, stats.leased, stats.dead)]
         rows.append((name, *counts, output.span(stats.oldest_ready_age) or "-", *shown, "paused" * stats.paused))
         styles.append("yellow" if stats.paused else "")
-    return [Line(text, style) for text, style in zip(_grid(columns, rows, width), styles, strict=True)]
+    heading, *lines = _table(
+        "<queue ready delayed leased dead oldest done/s failed/s <", rows, ["bold", *styles], width
+    )
+    return heading, [[line] for line in lines]
 
 
-def _worker_blocks(workers: Sequence[Worker], width: int | None) -> tuple[Line, list[_Block]]:
-    """The heading, and each worker with its jobs."""
-    several = len({worker.queue for worker in workers}) > 1
-    columns = [_Column("worker"), _Column("queue" if several else "", keep="tail"), _Column("host", keep="head")]
-    columns += [_Column(title, right=True) for title in ("pid", "running", "done", "failed", "p50", "p95", "p99")]
-    rows = []
-    for worker in workers:
-        running, slots, *counts = (
+def _workers(workers: Sequence[tuple[str, WorkerStatus]], width: int | None) -> tuple[Text, list[_Item]]:
+
+    several = len({queue for queue, _ in workers}) > 1
+    rows: list[_Cells] = []
+    for queue, worker in workers:
+        running, slots, pid, done, failed = (
             "-" if number is None else str(number)
             for number in (worker.running, worker.slots, worker.pid, worker.done, worker.failed)
         )
+        place = (_Tail(queue), worker.host) if several else (worker.host,)
         times = [_run_time(each) for each in worker.run_times] or ["-"] * 3
-        counts.insert(1, "-" if running == slots == "-" else f"{running}/{slots}")
-        rows.append((worker.state, output.plain(worker.queue) if several else "", worker.host, *counts, *times))
-    heading, *texts = _grid(columns, rows, width)
-    styles = ({"dead": "red", "running": "", "consumer": ""}.get(worker.state, "yellow") for worker in workers)
-    lines = map(Line, texts, styles)
-    return Line(heading, "bold"), [
-        _Block(line, _job_lines(w.jobs, width)) for line, w in zip(lines, workers, strict=True)
-    ]
+        load = "-" if running == slots == "-" else f"{running}/{slots}"
+        rows.append((worker.state, *place, pid, load, done, failed, *times))
+    titles = f"=worker {'<queue ' * several}<host pid running done failed p50 p95 p99"
+    styles = [_STYLES.get(worker.state, "yellow") for _, worker in workers]
+    heading, *lines = _table(titles, rows, ["bold", *styles], width)
+    jobs = [[Text(f"    {line}", "dim") for line in _jobs(worker.jobs)] for _, worker in workers]
+    return heading, [[line, *below] for line, below in zip(lines, jobs, strict=True)]
 
 
-def _job_lines(jobs: Sequence[Job], width: int | None) -> list[list[str]]:
-    """The jobs, longest running first, as many on a line as there is room for."""
+def _jobs(jobs: Sequence[RunningJob]) -> list[str]:
+    """The jobs, longest running first."""
     now = time.time()
-    texts = [f"{job.id} {output.span(max(0.0, now - job.since))}" for job in sorted(jobs, key=lambda job: job.since)]
-    longest = max(map(len, texts), default=0) + len(_GAP)
-    count = max(1, len(texts) if width is None else (width - len(_INDENT) + len(_GAP)) // longest if texts else 1)
-    return [texts[n : n + count] for n in range(0, len(texts), count)]
+    return [f"{job.id} {output.span(max(0.0, now - job.since))}" for job in sorted(jobs, key=lambda job: job.since)]
 
 
-def _letter_lines(views: Sequence[View], width: int | None) -> list[Line]:
-    letters = sorted((letter for view in views for letter in view.letters), key=lambda letter: -letter.died_at)
+def _dead_letters(letters: Sequence[DeadLetter], width: int | None) -> tuple[Text, list[_Item]]:
     several = len({letter.queue for letter in letters}) > 1
-    columns = [_Column("dead letter"), _Column("queue" if several else "", keep="tail"), _Column("died", right=True)]
-    columns += [_Column("reason"), _Column("last error", keep="head")]
-    rows = [
-        (m.id, output.plain(m.queue) if several else "", output.since(m.died_at), output.plain(m.reason), m.error)
-        for m in letters[:SHOWN]
+    rows: list[_Cells] = [
+        (m.id, *[_Tail(output.plain(m.queue))] * several, output.since(m.died_at), output.plain(m.reason), m.error)
+        for m in letters
     ]
-    heading, *lines = _grid(columns, rows, width)
-    if any(view.stats and view.stats.dead > LISTED for view in views):
-        heading = f"dead letters: the newest of the {LISTED} first in line"
-    return [Line(heading, "bold"), *(Line(line) for line in lines)]
+    titles = f"=dead_letter {'<queue ' * several}died =reason <last_error"
+    heading, *lines = _table(titles, rows, ["bold"] + [""] * len(rows), width)
+    return heading, [[line] for line in lines]
 
 
 def _run_time(seconds: float) -> str:
     return f"{seconds * 1000:.3g}ms" if seconds < 0.9995 else output.span(seconds)  # noqa: PLR2004 - that is rounded to 1000
 
 
-def _grid(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Lines of cells under a heading. Those that may be cut are, where it is too wide; empty columns are left out."""
-    from rich.cells import cell_len  # noqa: PLC0415 - help needs no rich
-
-    cells = [[column.title for column in columns], *rows]
-    widths = [max(cell_len(row[n]) for row in cells) for n in range(len(columns))]
-    shown = [n for n, wide in enumerate(widths) if wide]
-    if width is not None:
-        while sum(widths) + 2 * (len(shown) - 1) > width:
-            soft = [n for n in shown if columns[n].keep and widths[n] > _NARROW]
-            if not soft:
-                break
-            widths[max(soft, key=widths.__getitem__)] -= 1
-    lines = []
-    for row in cells:
-        fitted = []
-        for n in shown:
-            text = _cut(row[n], widths[n], columns[n].keep)
-            blanks = " " * (widths[n] - cell_len(text))
-            fitted.append(blanks + text if columns[n].right else text + blanks)
-        lines.append("  ".join(fitted))
-    return lines
-
-
-def _cut(text: str, width: int | None, keep: str) -> str:
-    """As much of one end of a text as there is room for."""
-    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - help needs no rich
-
-    if width is None or cell_len(text) <= width:
-        return text
-    if keep == "head":
-        return set_cell_size(text, max(0, width - 1)) + "…"
-    while text and cell_len(text) >= width:
-        text = text[1:]
-    return "…" + text
+def _table(titles: str, rows: Sequence[_Cells], styles: Sequence[str], width: int | None) -> list[Text]:
+    """Lines of cells under a heading. A title marks a column: ``<`` may be cut, ``=`` is text; the others are numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in titles.split():
+        table.add_column(
+            title.lstrip("<=").replace("_", " "),
+            justify="left" if title[0] in "<=" else "right",
+            no_wrap=title[0] != "<",
+        )
+    for row in rows:
+        cells = (cell if isinstance(cell, _Tail) else Text(cell, no_wrap=True, overflow="ellipsis") for cell in row)
+        table.add_row(*cells)
+    console = Console(
+        file=io.StringIO(), width=max(width or _UNLIMITED, _NARROWEST), color_system=None, markup=False, emoji=False
+    )
+    lines = console.render_lines(table, pad=False)
+    return [Text("".join(part.text for part in line), style) for line, style in zip(lines, styles, strict=True)]

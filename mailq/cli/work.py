@@ -40,7 +40,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg] # generic only since cli
 
 
 class _WorkCommand(click.Command):
-    """Keeps what stands behind ``--`` apart: it is the command line of the jobs."""
+    """Takes what stands behind ``--`` as the command line of the jobs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Cut the arguments in two."""
@@ -63,10 +63,10 @@ def _options(function: F) -> F:
         click.option("--lease", type=DURATION, help="Lease of each message; it is kept while the job runs [default: the queue's]."),
         click.option("--timeout", type=DURATION, help="End a job after this long [default: the queue's]."),
         click.option("--soft-timeout", type=DURATION, help="Raise TimeLimit in a job after this long [default: the queue's]."),
-        click.option("--insist", type=DURATION, default=5.0, help="SIGKILL follows SIGTERM after this long [default: 5s]."),
-        click.option("--kill-lost", is_flag=True, help="End a job whose lease is lost."),
+        click.option("--kill-after", type=DURATION, default=5.0, help="SIGKILL follows SIGTERM after this long [default: 5s]."),
+        click.option("--kill-on-lost-lease", is_flag=True, help="End a job whose lease is lost."),
         click.option("--grace", type=DURATION, default=30.0, help="How long jobs may finish when stopped [default: 30s]."),
-        click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after so many jobs."),
+        click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after this number of jobs."),
         click.option("--max-age", type=DURATION, help="Replace a process after this long."),
         click.option("--max-rss", type=_Size(), help="Replace a process that takes more memory: 500m, 2g."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."),
@@ -81,18 +81,18 @@ def _options(function: F) -> F:
 @_options
 @click.pass_obj
 def work(command: list[str] | None, /, **given: Any) -> None:  # noqa: ANN401 - the options above
-    """Run a handler or a command for every message, for ever.
+    """Run a handler or a command for every message, until stopped.
 
     HANDLER is package.module:function or file.py:function, of the body (or of the
     delivery, if its parameter is called so), or a mailq.App, which brings its
     queues. What cannot be one, such as a generator, is refused at the start.
     Returning acks; mailq.Retry and mailq.Reject can be returned or raised; any
     other exception nacks. A COMMAND has the body on its standard input and
-    MAILQ_* in its environment; exit 0 acks. What it prints passes through, but
-    with --log-format json; its end is kept when it fails.
+    MAILQ_* in its environment; exit 0 acks. What it prints passes through, except
+    with --log-format json; the end of it is kept when it fails.
 
     SIGTERM or Ctrl-C lets running jobs finish within the grace, then releases
-    them; a second one does so at once. SIGHUP loads the code anew.
+    them; a second one does so at once. SIGHUP reloads the code.
 
     \b
         mailq work jobs -c 4 -- ./resize.sh
@@ -155,7 +155,7 @@ def _run(
         dead=letters,
         max_memory=max_rss,
         on_change=progress,
-        bury_orphans=True,
+        reap_children=True,
         echo=log_format == "text",  # or the log would not be JSON any more
         **options,
     )
@@ -188,11 +188,11 @@ class _Progress:
     def __init__(self) -> None:
         self._width = 0
 
-    def __call__(self, story: dict[str, Any]) -> None:
+    def __call__(self, status: dict[str, Any]) -> None:
         """Show how it goes."""
-        text = f"mailq: {story['done']} done, {story['failed']} failed, {story['running']} running"
-        if story["stage"] != "running":
-            text += f" ({story['stage']})"
+        text = f"mailq: {status['done']} done, {status['failed']} failed, {status['running']} running"
+        if status["stage"] != "running":
+            text += f" ({status['stage']})"
         click.echo(f"\r{text.ljust(self._width)}", err=True, nl=False)
         self._width = len(text)
 

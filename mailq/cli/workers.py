@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from mailq.cli import output
 from mailq.cli.options import open_queue, queue_argument
-from mailq.message import is_instant
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from mailq.engines.base import LeaseHolder
+
+_LONGEST: Final = 500  # characters of a text that another program wrote
 
 
 @click.command()
@@ -27,28 +30,78 @@ def workers(queue: str, *, as_json: bool) -> None:
         mailq workers jobs
     """
     with open_queue(queue) as source:
-        owners = source.workers()
+        holders = source.workers()
     if as_json:
-        for owner in owners:
-            known = owner._asdict()  # last: a status may hold anything, also names that are not its own
+        for holder in holders:
+            known = holder._asdict()  # last: a status may hold any names, also these
             click.echo(json.dumps({**known.pop("status"), **known}))
         return
     columns = ("state", "host", "pid", "since", "slots", "running", "done", "failed", "jobs")
-    output.table(columns, (_row(owner) for owner in owners))
+    output.table(columns, (_row(holder) for holder in holders))
 
 
-def _row(owner: LeaseHolder) -> tuple[str, ...]:
-    story = owner.status
-    told = story.get("jobs")
-    # The file is its owner's, who may write anything.
-    jobs = [job for job in told if _is_job(job)] if isinstance(told, list) else []
-    state = str(story.get("stage", "consumer")) if owner.alive else "dead"
-    shown = ", ".join(f"{job['id']} ({output.since(job['since'])})" for job in jobs)
-    counts = (str(story.get(name, "")) for name in ("slots", "done", "failed"))
-    slots, done, failed = counts
-    running = str(len(jobs)) if isinstance(told, list) else ""
-    return state, owner.host, str(owner.pid), output.moment(owner.since), slots, running, done, failed, shown
+def _row(holder: LeaseHolder) -> tuple[str, ...]:
+    worker = read_status(holder)
+    counts = (worker.slots, worker.running, worker.done, worker.failed)
+    jobs = ", ".join(f"{job.id} ({output.since(job.since)})" for job in worker.jobs)
+    texts = ("" if count is None else str(count) for count in counts)
+    return worker.state, worker.host, str(holder.pid), output.moment(holder.since), *texts, jobs
 
 
-def _is_job(job: Any) -> bool:  # noqa: ANN401 - whatever JSON can be
-    return isinstance(job, dict) and isinstance(job.get("id"), str) and is_instant(job.get("since"))
+class RunningJob(NamedTuple):
+    """What a worker runs, and since when."""
+
+    id: str
+    since: float
+
+
+class WorkerStatus(NamedTuple):
+    """A worker with the valid parts of its status; None is what is missing or not valid."""
+
+    token: str
+    state: str
+    host: str
+    pid: int | None
+    slots: int | None
+    done: int | None
+    failed: int | None
+    run_times: tuple[float, ...]
+    running: int | None
+    jobs: tuple[RunningJob, ...]
+
+
+def read_status(holder: LeaseHolder) -> WorkerStatus:
+    """Take the valid parts of a status; any process may write one."""
+    status = holder.status
+    stage, times, jobs = status.get("stage", "consumer"), status.get("run_times"), status.get("jobs")
+    numbers = [_seconds(each) for each in times] if isinstance(times, list) and len(times) == 3 else [None]  # noqa: PLR2004 - p50, p95, p99
+    return WorkerStatus(
+        token=holder.token,
+        state=(shown(stage)[:12] if isinstance(stage, str) else "?") if holder.alive else "dead",
+        host=shown(holder.host),
+        pid=_count(holder.pid),
+        **{name: _count(status.get(name)) for name in ("slots", "done", "failed")},
+        run_times=tuple(each for each in numbers if each is not None) if None not in numbers else (),
+        running=len(jobs) if isinstance(jobs, list) else None,
+        jobs=tuple(_jobs(jobs)) if isinstance(jobs, list) else (),
+    )
+
+
+def _jobs(jobs: Sequence[object]) -> Iterator[RunningJob]:
+    for job in jobs:
+        id, since = (job.get("id"), _seconds(job.get("since"))) if isinstance(job, dict) else (None, None)
+        if isinstance(id, str) and since is not None:
+            yield RunningJob(shown(id)[:40], since)
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 10**12 else None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value < 10**12 else None  # type: ignore[operator, arg-type]
+
+
+def shown(text: str) -> str:
+    """Text of another program, as it can be printed."""
+    return output.plain(text[:_LONGEST])

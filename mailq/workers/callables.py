@@ -1,4 +1,4 @@
-"""What can be a handler or a task, and what a handler is called with."""
+"""Which objects can be a handler or a task, and whether a handler takes the delivery."""
 
 from __future__ import annotations
 

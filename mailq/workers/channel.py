@@ -6,15 +6,17 @@ import collections
 import contextlib
 import json
 import os
+import selectors
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _CHUNK: Final = 65_536
+_PATIENCE: Final = 5.0  # seconds that a process may take to end
 
 _BOOT: Final = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[4]); "
@@ -22,28 +24,45 @@ _BOOT: Final = (
 )
 
 
-class Line:
-    """The supervisor's end. What the other end cannot take yet waits here."""
+class Channel:
+    """The supervisor's end. What the other end cannot take yet is kept here."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(0)
         self.sock = sock
         self.unread = False
+        self._selector: selectors.BaseSelector | None = None
         self._parts: list[bytes] = []
         self._waiting: collections.deque[tuple[bytes, list[int]]] = collections.deque()
 
-    def send(self, words: dict[str, Any], sockets: Sequence[socket.socket] = ()) -> None:
+    def watch(self, selector: selectors.BaseSelector, read: Callable[[], object]) -> None:
+        """Have ``read`` called when there is something to receive."""
+        selector.register(self.sock, selectors.EVENT_READ, read)
+        self._selector = selector
+
+    def unwatch(self) -> None:
+        """End that."""
+        if self._selector is not None:
+            self._selector.unregister(self.sock)
+            self._selector = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether something may still be received."""
+        return self._selector is not None
+
+    def send(self, message: dict[str, Any], sockets: Sequence[socket.socket] = ()) -> None:
         """Send an object, with sockets, which are closed here. Raises OSError when the other end is gone."""
-        self._waiting.append((json.dumps(words).encode() + b"\n", [sock.detach() for sock in sockets]))
+        self._waiting.append((json.dumps(message).encode() + b"\n", [sock.detach() for sock in sockets]))
         self.flush()
 
     @property
     def is_full(self) -> bool:
-        """Whether something waits for the other end to read."""
+        """Whether something is kept for the other end."""
         return bool(self._waiting)
 
     def flush(self) -> None:
-        """Send what waits, as far as it goes. Raises OSError as send."""
+        """Send what is kept, as far as the other end takes it. Raises OSError as send."""
         while self._waiting:
             data, sockets = self._waiting[0]
             try:
@@ -57,9 +76,9 @@ class Line:
                 self._waiting.appendleft((data[sent:], []))
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The objects that have come; None when the other end is gone. Raises ValueError for what is none.
+        """Return the objects that have come; None when the other end is gone. Raises ValueError for anything else.
 
-        ``unread`` is set if the other end went without having read all that was sent: a
+        ``unread`` is set if the other end ended before it read all that was sent: a
         Unix socket is reset then (on Linux).
         """
         try:
@@ -78,13 +97,14 @@ class Line:
             return []
         *lines, rest = b"".join(self._parts).split(b"\n")
         self._parts = [rest] if rest else []
-        told = [json.loads(line) for line in lines]
-        if not all(isinstance(words, dict) for words in told):
-            raise ValueError(told)
-        return told
+        messages = [json.loads(line) for line in lines]
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError(messages)
+        return messages
 
     def close(self) -> None:
-        """Close it, and what was to be sent."""
+        """Close it, and the sockets that were to be sent."""
+        self.unwatch()
         for _, sockets in self._waiting:
             for fd in sockets:
                 with contextlib.suppress(OSError):
@@ -93,14 +113,25 @@ class Line:
         self.sock.close()
 
 
-def spawn(module: str) -> tuple[Line, subprocess.Popen[bytes]]:
-    """Run ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is the other end of the line."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [sys.executable, "-c", _BOOT, module, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C in a terminal is meant for us alone
-        )
-    return Line(ours), process
+class Helper(Channel):
+    """A process that runs ``main(fd, our process id)`` of a module in a new interpreter; ``fd`` is its end of the channel."""
+
+    def __init__(self, module: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(  # noqa: S603 - this very interpreter
+                [sys.executable, "-c", _BOOT, module, str(theirs.fileno()), str(os.getpid()), json.dumps(sys.path)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in a terminal is for the supervisor alone
+            )
+        super().__init__(ours)
+
+    def close(self) -> None:
+        """Close the channel: the process ends by that, and is waited for."""
+        super().close()
+        try:
+            self.process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # it may be stopped; its children die with it
+            self.process.wait()

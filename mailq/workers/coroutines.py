@@ -7,17 +7,17 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mailq.workers.handler import Input
+    from mailq.workers.job_input import JobInput
 
 
 class Loop:
-    """One event loop for all of them, so that connections bound to it last."""
+    """One event loop for all jobs of a thread, so that connections bound to it last."""
 
     def __init__(self) -> None:
         self._loop = asyncio.Runner().get_loop()
 
-    def run(self, awaitable: Any, given: Input) -> Any:  # noqa: ANN401 - any awaitable of anything
-        """Await it to its end, and return the value. What an interrupted job has left running is ended, too."""
+    def run(self, awaitable: Any, given: JobInput) -> Any:  # noqa: ANN401 - any awaitable of anything
+        """Await it to its end, and return the value. Tasks that an interrupted job has left running are cancelled."""
         earlier = asyncio.all_tasks(self._loop)
         try:
             return self._loop.run_until_complete(_value_of(awaitable))
@@ -32,7 +32,7 @@ class Loop:
             self._loop.run_until_complete(asyncio.wait(tasks))
 
     def close(self) -> None:
-        """End everything, when the thread does."""
+        """Cancel all tasks and close the loop, when the thread ends."""
         self._end(asyncio.all_tasks(self._loop))
         self._loop.close()
 

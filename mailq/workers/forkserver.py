@@ -1,12 +1,12 @@
-"""The process that forks the slots of one worker, and buries them.
+"""The fork server: the process that forks the children of one worker, and reaps them.
 
-Forked from here and not from the supervisor, whose threads and locks a fork
-would copy in whatever state they are in. This process has one thread and runs
-no handler, so its forks are safe, cheap, and as young as the handlers' code.
+It forks instead of the supervisor, because a fork copies the threads' locks in
+whatever state they are. It has one thread and runs no handler, so its forks are
+safe, cheap, and as young as the handlers' code.
 
-It alone signals slots: being their parent, it knows which of their ids are still
-theirs. When the supervisor goes, however it goes, its socket closes, and the
-nursery kills every slot with its process group, and ends.
+It alone signals children: as their parent, it knows which ids are still theirs.
+When the supervisor ends, in any way, its socket closes: the fork server kills
+every child with its process group, and ends.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from typing import Any
 
 from mailq.connect import preload
 from mailq.workers import child
-from mailq.workers.loader import IN_SLOT
-from mailq.workers.process_tree import become_subreaper, bury, die_with_parent, kill_group
+from mailq.workers.loader import IN_CHILD
+from mailq.workers.process_tree import become_subreaper, die_with_parent, kill_group, reap
 
 
-class Nursery:
-    """Forks on request, tells of deaths."""
+class ForkServer:
+    """Forks on request and reports exits."""
 
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
         self._handlers: list[Any] = []
         self._echo = True
-        self._slots: set[int] = set()
+        self._children: set[int] = set()
         self._rest = b""
         self._sockets: list[int] = []
         self._selector = selectors.DefaultSelector()
@@ -44,15 +44,15 @@ class Nursery:
         os.set_blocking(self._wake, False)
 
     def run(self) -> None:
-        """Serve the supervisor until it is gone; then nobody here lives on."""
+        """Serve the supervisor until it is gone; then kill all children."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, who decides
+            signal.signal(number, signal.SIG_IGN)  # the supervisor decides what they mean
         for number in (signal.SIGCHLD, signal.SIGUSR1):
-            signal.signal(number, lambda _number, _frame: None)  # what wakes the select
+            signal.signal(number, lambda _number, _frame: None)  # they wake the select
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        become_subreaper()  # for what its slots leave behind
+        become_subreaper()  # for what its children leave behind
         preload()
-        gc.freeze()  # what is here now stays shared with the slots: collecting it would copy it
+        gc.freeze()  # what is here now stays shared with the children: a collection would copy it
         self._selector.register(self._supervisor, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
         while True:
@@ -64,7 +64,7 @@ class Nursery:
                 if signal.SIGUSR1 in os.read(self._woken, 4096):
                     self._kill_all()
                     return
-            self._bury()
+            self._reap()
 
     def _serve(self) -> bool:
         """Do what the supervisor asks; False when it is gone."""
@@ -83,12 +83,12 @@ class Nursery:
                     self._handlers, self._echo = request["handlers"], request["echo"]
                 case "fork":
                     self._fork(self._sockets.pop(0))
-                case "interrupt" if request["slot"] in self._slots:
-                    # The slot first: it must know why what its job has started ends.
-                    os.kill(request["slot"], signal.SIGUSR2)
-                    kill_group(request["slot"], signal.SIGTERM)
-                case "kill" if request["slot"] in self._slots:
-                    kill_group(request["slot"], signal.SIGKILL)
+                case "interrupt" if request["pid"] in self._children:
+                    # The child first: it must know why the processes of its job end.
+                    os.kill(request["pid"], signal.SIGUSR2)
+                    kill_group(request["pid"], signal.SIGTERM)
+                case "kill" if request["pid"] in self._children:
+                    kill_group(request["pid"], signal.SIGKILL)
         return True
 
     def _fork(self, fd: int) -> None:
@@ -96,68 +96,68 @@ class Nursery:
             pid = os.fork()
         except OSError as error:  # no more processes, or no memory
             os.close(fd)
-            self._tell({"failed": str(error)})
+            self._send({"failed": str(error)})
             return
         if pid == 0:
             code = 1
             try:
-                self._become_slot(fd)
+                self._become_child(fd)
                 code = 0
-            except BaseException:  # noqa: BLE001 - told here, for there is nobody above
+            except BaseException:  # noqa: BLE001 - printed here, because nothing above would
                 traceback.print_exc()
             finally:
                 _flush()
                 os._exit(code)
         os.close(fd)
-        self._slots.add(pid)
+        self._children.add(pid)
         with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)  # here and in the child: whichever comes first
-        self._tell({"forked": pid})
+            os.setpgid(pid, pid)  # here and in the child: either may come first
+        self._send({"forked": pid})
 
-    def _become_slot(self, fd: int) -> None:
-        nursery = os.getppid()
+    def _become_child(self, fd: int) -> None:
+        parent = os.getppid()
         die_with_parent(signal.SIGKILL)
-        if os.getppid() != nursery:  # it died before that was set
+        if os.getppid() != parent:  # it died before that was set
             return
-        os.environ[IN_SLOT] = str(os.getpid())
+        os.environ[IN_CHILD] = str(os.getpid())
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         self._selector.close()
         for inherited in (self._woken, self._wake, self._supervisor.detach(), *self._sockets):
             os.close(inherited)
-        # Broken: nobody to report to any more.
+        # A broken socket: the supervisor is gone.
         with socket.socket(fileno=fd) as supervisor, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             child.main(supervisor, self._handlers, echo=self._echo)
 
-    def _bury(self) -> None:
-        """Reap the dead, slots and orphans of slots."""
-        while dead := bury(self._slots):
+    def _reap(self) -> None:
+        """Reap children, and what they left behind."""
+        while dead := reap(self._children):
             pid, code = dead
-            if pid in self._slots:
-                self._slots.discard(pid)
-                self._tell({"died": pid, "code": code})
+            if pid in self._children:
+                self._children.discard(pid)
+                self._send({"died": pid, "code": code})
 
     def _kill_all(self) -> None:
-        for pid in self._slots:
+        for pid in self._children:
             kill_group(pid, signal.SIGKILL)
 
-    def _tell(self, words: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # gone: the next read says so
-            self._supervisor.sendall(json.dumps(words).encode() + b"\n")
+            self._supervisor.sendall(json.dumps(message).encode() + b"\n")
 
 
 def main(fd: int, supervisor: int) -> None:
-    """Be the nursery of the supervisor at the other end of a socket; ``supervisor`` is its process id.
+    """Be the fork server of the supervisor at the other end of a socket; ``supervisor`` is its process id.
 
-    Its death is also told by a signal, where the system can do that: a process
-    that it has forked may hold the socket open.
+    Where the system can do that, a signal also reports the supervisor's death: a
+    process that it has forked may hold the socket open.
     """
-    nursery = Nursery(socket.socket(fileno=fd))
+    forkserver = ForkServer(socket.socket(fileno=fd))
     signal.signal(signal.SIGUSR1, lambda _number, _frame: sys.exit())
     die_with_parent(signal.SIGUSR1)
     if os.getppid() == supervisor:
-        nursery.run()
+        forkserver.run()
 
 
 def _flush() -> None:

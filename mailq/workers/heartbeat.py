@@ -1,64 +1,62 @@
-"""A process that keeps the leases of jobs in threads: those may hold the GIL, which the supervisor shares with them.
+"""A process that extends the leases of jobs in threads, since those may hold the GIL that the supervisor needs.
 
-It is told which receipts to hold, and until when at most: a job that has
-stopped its whole process for good must not keep its message for ever.
+Each order has a receipt and a time limit: a job that has stopped its whole process
+must not keep its message for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mailq.connect import open as open_queue
 from mailq.errors import LeaseLost, MailqError
-from mailq.workers.channel import Line
+from mailq.workers.channel import Channel
 from mailq.workers.process_tree import die_with_parent
-
-if TYPE_CHECKING:
-    from mailq.queue import Queue
 
 
 class _Lease:
-    """One lease to keep. Times are monotonic."""
+    """One lease to extend. Times are monotonic."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.queue: str = told["queue"]
-        self.receipt: str = told["receipt"]
-        self.seconds: float = told["lease"]
-        self.beat_every: float = told["beat_every"]
-        self.next_beat = time.monotonic()  # at once: the order may have waited while we started
-        self.end_at = math.inf if told["limit"] is None else time.monotonic() + told["limit"]
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.queue: str = order["queue"]
+        self.receipt: str = order["receipt"]
+        self.seconds: float = order["lease"]
+        self.beat_every: float = order["beat_every"]
+        self.next_beat = time.monotonic()  # at once: the order may be older than this process
+        self.end_at = math.inf if order["limit"] is None else time.monotonic() + order["limit"]
 
 
-class Heart:
-    """The process: reads orders, extends leases, tells of those that are lost."""
+class Heartbeat:
+    """The process: reads orders, extends leases, reports those that are lost."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._leases: dict[int, _Lease] = {}
-        self._queues: dict[str, Queue] = {}
+        self._queue = functools.cache(functools.partial(open_queue, create=False))
 
     def run(self) -> None:
-        """Beat until the line is closed."""
-        self._line.send({"ready": os.getpid()})
+        """Extend leases until the channel is closed."""
+        self._channel.send({"ready": os.getpid()})
         while True:
             times = [lease.next_beat for lease in self._leases.values()]
-            patience = max(0.0, min(times) - time.monotonic()) if times else None
-            select.select([self._line.sock], [], [], patience)
-            words = self._line.receive()
-            if words is None:
+            timeout = max(0.0, min(times) - time.monotonic()) if times else None
+            select.select([self._channel.sock], [], [], timeout)
+            orders = self._channel.receive()
+            if orders is None:
                 return
-            for told in words:
-                if "receipt" in told:
-                    self._leases[told["job"]] = _Lease(told)
+            for order in orders:
+                if "receipt" in order:
+                    self._leases[order["job"]] = _Lease(order)
                 else:
-                    self._leases.pop(told["job"], None)
+                    self._leases.pop(order["job"], None)
             now = time.monotonic()
             for number, lease in list(self._leases.items()):
                 if now >= lease.end_at:
@@ -69,24 +67,22 @@ class Heart:
     def _beat(self, number: int, lease: _Lease, now: float) -> None:
         lease.next_beat = now + lease.beat_every
         try:
-            if lease.queue not in self._queues:
-                self._queues[lease.queue] = open_queue(lease.queue, create=False)
-            self._queues[lease.queue].extend(lease.receipt, lease.seconds)
+            self._queue(lease.queue).extend(lease.receipt, lease.seconds)
         except LeaseLost:
             del self._leases[number]
-            self._line.send({"lost": number})
+            self._channel.send({"lost": number})
         except MailqError as error:
             lease.next_beat = now + min(1.0, lease.beat_every)
-            self._line.send({"failed": str(error)})
+            self._channel.send({"failed": str(error)})
 
 
 def main(fd: int, supervisor: int) -> None:
-    """Be the heart of the process at the other end of a socket; ``supervisor`` is its process id."""
+    """Extend leases for the process at the other end of a socket; ``supervisor`` is its process id."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, whose end is ours
+        signal.signal(number, signal.SIG_IGN)  # the supervisor gets them too, and this process ends with it
     die_with_parent()
     if os.getppid() != supervisor:
         return
-    # A run may be over before we have started: nobody to report to any more.
+    # The supervisor may have ended before this process has started.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Heart(Line(socket.socket(fileno=fd))).run()
+        Heartbeat(Channel(socket.socket(fileno=fd))).run()

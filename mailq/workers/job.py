@@ -1,4 +1,4 @@
-"""What the supervisor knows: the queues it works for, the jobs it has out, what it was told to do."""
+"""What the supervisor knows: its options, its queues, and the jobs that run."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _BEATS: Final = 3
 """Heartbeats in a lease: two may fail or be late without losing it."""
 
 _TOLD: Final = 100
-"""A story names so many running jobs."""
+"""The number of running jobs that a status names."""
 
 _RUN_TIMES: Final = 1000
-"""Percentiles are those of so many jobs."""
+"""The number of last jobs that percentiles are made of."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a worker works. Durations are seconds; None is no limit.
+    """The options of a worker. Durations are seconds; None is no limit.
 
-    ``grace`` is how long jobs may take to finish after the first signal to stop,
-    ``insist`` how long after SIGTERM a job gets SIGKILL. A slot is replaced,
-    between two jobs, after ``max_jobs`` jobs, at ``max_age`` seconds, or when it
-    takes more than ``max_memory`` bytes. As the first process of a container it is to
-    ``bury_orphans``. With ``echo`` commands are heard: what they print passes through.
+    After the first signal to stop, jobs have ``grace`` to finish. SIGKILL follows
+    SIGTERM after ``kill_after``. A child is replaced, between two jobs, after
+    ``max_jobs`` jobs, at ``max_age``, or when it takes more than ``max_memory``
+    bytes. With ``reap_children`` the worker reaps orphans, if it is the first process
+    of a container. With ``echo`` what commands print passes through.
     """
 
     concurrency: int = 1
@@ -42,18 +42,18 @@ class Options:
     soft_timeout: float | None = None
     timeout: float | None = None
     grace: float = 30.0
-    insist: float = 5.0
-    kill_lost: bool = False
+    kill_after: float = 5.0
+    kill_on_lost_lease: bool = False
     drain: bool = False
     max_jobs: int | None = None
     max_age: float | None = None
     max_memory: int | None = None
-    bury_orphans: bool = False
+    reap_children: bool = False
     echo: bool = True
 
 
 class Source:
-    """A queue to work for, and which handler is for its messages."""
+    """A queue to claim from, and the number of the handler for its messages."""
 
     def __init__(self, queue: Queue, handler: int, wake: Callable[[], None]) -> None:
         self.queue = queue
@@ -61,39 +61,39 @@ class Source:
         self.dry = False
         self.done = self.failed = 0
         self.run_times: collections.deque[float] = collections.deque(maxlen=_RUN_TIMES)
-        self.complained = False
+        self._has_failed = False
         self._wake = wake
-        self._rung = True
-        self._look_at = 0.0
+        self._notified = True
+        self._next_poll = 0.0
 
-    def ring(self) -> None:
-        """Something may have come; from any thread."""
-        self._rung = True
+    def notify(self) -> None:
+        """Note that a message may have come; from any thread."""
+        self._notified = True
         self._wake()
 
     def is_due(self, now: float) -> bool:
         """Whether a pop may find something."""
-        return self._rung or now >= self._look_at
+        return self._notified or now >= self._next_poll
 
     @property
-    def look_at(self) -> float:
-        """When to pop again without being told to; a monotonic time."""
-        return 0.0 if self._rung else self._look_at
+    def next_poll(self) -> float:
+        """The monotonic time of the next pop."""
+        return 0.0 if self._notified else self._next_poll
 
     def pop(self, limit: int, lease: float | None) -> list[Delivery]:
-        """Take up to ``limit`` messages, in a time that no heartbeat misses; remember when there is nothing more for now."""
-        self._rung = False  # before the look: what comes during it must be looked for again
+        """Claim up to ``limit`` messages, in a time that delays no heartbeat. An empty queue is ``dry`` until it notifies."""
+        self._notified = False  # before the poll: what comes during it must be polled again
         deliveries = self.queue.poll(limit, lease=lease)
         self.dry = deliveries is not None and len(deliveries) < limit
-        self.complained = False
+        self._has_failed = False
         if self.dry:
-            self._look_at = time.monotonic() + self.queue.subscribe(self.ring)
+            self._next_poll = time.monotonic() + self.queue.subscribe(self.notify)
         else:
-            self._rung = True
+            self._notified = True
         return deliveries or []
 
-    def story(self, jobs: Iterable[Job]) -> dict[str, Any]:
-        """What to tell of this queue: the counts, the run times, the jobs, each with when it began."""
+    def status(self, jobs: Iterable[Job]) -> dict[str, Any]:
+        """The status of this queue: the counts, the run times, and the running jobs, each with its start."""
         times, now, mono = sorted(self.run_times), time.time(), time.monotonic()
         ours = [job for job in jobs if job.source is self][:_TOLD]
         return {
@@ -103,24 +103,24 @@ class Source:
             "jobs": [{"id": job.delivery.id, "since": round(now - (mono - job.started), 3)} for job in ours],
         }
 
-    def look_again(self) -> None:
-        """What ended here may have brought something: a job that pushed, a message that died elsewhere."""
-        self._rung, self.dry = True, False
+    def poll_again(self) -> None:
+        """Pop again: a job that ended may have pushed, and a dead message may be in another queue of this worker."""
+        self._notified, self.dry = True, False
 
     def close(self) -> None:
-        """Listen no more."""
-        self.queue.unsubscribe(self.ring)
+        """Unsubscribe."""
+        self.queue.unsubscribe(self.notify)
 
-    def rest(self, seconds: float) -> bool:
-        """Leave the queue alone for a while after an error. True if that is the first of a row."""
-        self._look_at = time.monotonic() + seconds
-        first, self.complained = not self.complained, True
+    def back_off(self, seconds: float) -> bool:
+        """Leave the queue alone for a while after an error. True if that is the first in a row."""
+        self._next_poll = time.monotonic() + seconds
+        first, self._has_failed = not self._has_failed, True
         return first
 
 
 @dataclass(eq=False)
 class Job:
-    """A message that a slot works on. Times are monotonic."""
+    """A message that a runner works on. Times are monotonic."""
 
     number: int
     source: Source
@@ -136,7 +136,7 @@ class Job:
     in_doubt: bool = False
     lost: bool = False
     output: str = ""
-    slot: Any = field(default=None, repr=False)
+    runner: Any = field(default=None, repr=False)
 
     @property
     def beat_every(self) -> float:
@@ -145,11 +145,11 @@ class Job:
 
     @property
     def next_at(self) -> float:
-        """When something is to be done about it."""
+        """The time of the next heartbeat, limit or kill."""
         return min(self.next_beat, self.end_at, self.kill_at)
 
     def limit_to(self, seconds: float) -> None:
-        """Have it ended when it has run for so long."""
+        """End it when it has run for this long."""
         self.limit = seconds
         self.end_at = self.started + seconds
 

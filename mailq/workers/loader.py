@@ -1,4 +1,4 @@
-"""Handlers by name: what a worker's processes are told to load.
+"""Handlers by name, as a worker's processes load them.
 
 A name is ``package.module:function`` or ``path/to/file.py:function``.
 """
@@ -18,14 +18,14 @@ from mailq.errors import UsageError
 if TYPE_CHECKING:
     from types import ModuleType
 
-IN_SLOT: Final = "MAILQ_SLOT"
-"""The environment variable by which a worker's process knows that it is one: its own process id."""
+IN_CHILD: Final = "MAILQ_WORKER_PROCESS"
+"""An environment variable: in a child of a worker it is the child's process id."""
 
 _NAME: Final = re.compile(r"(?P<module>[^:]+):(?P<attribute>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
 
 def looks_like_target(text: str) -> bool:
-    """Whether a text names a handler rather than a queue."""
+    """Whether a text names a handler, and not a queue."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -34,13 +34,13 @@ def load(name: str) -> Any:  # noqa: ANN401 - it may name anything
     found = _NAME.fullmatch(name)
     if found is None:
         raise UsageError(f"{name!a} names no handler; write package.module:function or file.py:function")
-    value: Any = _module(found["module"], name)
-    for part in found["attribute"].split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            raise UsageError(f"{name!a}: {found['module']} has no {part!r}; see how it is spelled there") from None
-    return value
+    module = _module(found["module"], name)
+    try:
+        return operator.attrgetter(found["attribute"])(module)
+    except AttributeError as error:
+        raise UsageError(
+            f"{name!a}: {found['module']} has no {error.name or found['attribute']!r}; see how it is spelled there"
+        ) from None
 
 
 def _module(text: str, name: str) -> ModuleType:

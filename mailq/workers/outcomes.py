@@ -1,4 +1,4 @@
-"""What a handler's end means, and what became of a job."""
+"""The result of a job, from what its handler returns or raises."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NOTHING_DONE: Final = (
 
 
 class Interrupted(BaseException):
-    """Raised in a job by its worker that wants it to end now. No Exception: ``except Exception`` must not eat it."""
+    """Raised in a job by its worker to end it now. Not an Exception: ``except Exception`` must not catch it."""
 
 
-class Report(NamedTuple):
-    """What became of a job, as a slot tells its supervisor.
+class Result(NamedTuple):
+    """The result of a job, as its runner reports it.
 
     ``verb`` is what to do with the message: ack, nack, release or reject;
-    ``settled`` if the handler did that itself, ``lost`` if the lease was gone
-    before the job began, ``interrupted`` if it ended because it was told to.
-    ``reply`` is a reply to keep first.
+    ``settled`` if the handler did that itself, ``lost`` if the lease was lost
+    before the job began, ``interrupted`` if an interruption ended it.
+    ``reply`` is a reply to store first.
     """
 
     verb: str
@@ -32,17 +32,17 @@ class Report(NamedTuple):
     reply: str | None = None
 
 
-def reported(value: Any, reply: str | None) -> Report:  # noqa: ANN401 - handlers return what they like
-    """What it means that a handler returned a value, or raised an outcome."""
+def result_of(value: Any, reply: str | None) -> Result:  # noqa: ANN401 - handlers return what they like
+    """The result when a handler returns a value, or raises an outcome."""
     if inspect.isclass(value) and issubclass(value, Retry | Reject):
         value = value()
     match value:
         case Retry():
-            return Report("nack", delay=value.delay, error=reason_of(value))
+            return Result("nack", delay=value.delay, error=reason_of(value))
         case Reject():
-            return Report("reject", error=reason_of(value))
-        case Report():
+            return Result("reject", error=reason_of(value))
+        case Result():
             return value
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
-        return Report("nack", error=_NOTHING_DONE, outcome="error")
-    return Report("ack", reply=reply)
+        return Result("nack", error=_NOTHING_DONE, outcome="error")
+    return Result("ack", reply=reply)

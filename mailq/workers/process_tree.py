@@ -1,7 +1,7 @@
-"""What binds a worker's processes together: who dies with whom, and who buries whom.
+"""A worker's tree of processes: which one dies with which, and which one reaps which.
 
-Some of it is Linux's alone (prctl(2)). Where it is not there, each function does
-as much as can be done.
+Some of it exists on Linux alone (prctl(2)). Elsewhere each function does what the
+system can do.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def die_with_parent(number: int | None = None) -> None:
-    """Have this process get a signal when its parent dies, by default SIGKILL. Linux alone can do that."""
+    """Send this process a signal when its parent dies, by default SIGKILL. Only Linux can do that."""
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if number is None else number)
 
 
 def become_subreaper() -> None:
-    """Have orphans of our children come here to be reaped. Linux alone can do that."""
+    """Become the parent of the orphans of this process's children. Only Linux can do that."""
     if sys.platform == "linux":
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -38,18 +38,18 @@ def _prctl(option: int, value: int) -> None:
 
 
 def can_fork() -> bool:
-    """Whether processes can be forked here, and given sockets. Windows cannot."""
+    """Whether this system can fork processes, and pass sockets to them. Windows cannot."""
     return hasattr(os, "fork")
 
 
 def kill_group(leader: int, number: int) -> None:
-    """Send a signal to a process group; none may be left."""
+    """Send a signal to a process group, which may be gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
 
 
-def bury(leaders: Container[int]) -> tuple[int, int] | None:
-    """Reap a dead child: its id and exit code; None if there is none. Kills what a leader left behind in its group."""
+def reap(leaders: Container[int]) -> tuple[int, int] | None:
+    """Reap a dead child. Returns its id and exit code, or None. Kills what a leader left behind in its group."""
     try:
         if hasattr(os, "waitid"):
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -62,7 +62,7 @@ def bury(leaders: Container[int]) -> tuple[int, int] | None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return None
-            if pid in leaders:  # as long as its group has a process nobody else gets its id
+            if pid in leaders:  # as long as its group has a process, no other process gets its id
                 kill_group(pid, signal.SIGKILL)
     except ChildProcessError:
         return None
@@ -70,7 +70,7 @@ def bury(leaders: Container[int]) -> tuple[int, int] | None:
 
 
 def reap_orphans(ours: int) -> None:
-    """As the first process of a container, bury what others left behind; but not our own child."""
+    """Reap what other programs left behind, if this is the first process of a container; except its own child."""
     if os.getpid() != 1 or not hasattr(os, "waitid"):
         return
     with contextlib.suppress(ChildProcessError):

@@ -1,118 +1,61 @@
-"""The slots of one worker, as its supervisor sees them: processes that the nursery forks."""
+"""A pool of processes: the supervisor's view of the children that the fork server forks."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import math
-import selectors
 import signal
 import socket
 import time
-from subprocess import TimeoutExpired
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from mailq.errors import UsageError, WorkerFailed
-from mailq.workers.channel import Line, spawn
+from mailq.workers.channel import Channel, Helper
 from mailq.workers.command import how_it_ended
-from mailq.workers.outcomes import Report
+from mailq.workers.outcomes import Result
 from mailq.workers.process_tree import can_fork, kill_group, reap_orphans
 
 if TYPE_CHECKING:
-    import subprocess
+    import selectors
     from collections.abc import Sequence
 
     from mailq.workers.job import Job, Options
+    from mailq.workers.pool import PoolEvents
 
-# How long to wait before a slot that could not be started is tried again, in seconds.
-_FIRST_REST: Final = 0.5
-_LONGEST_REST: Final = 30.0
+# Seconds to wait before a child that could not be started is tried again.
+_FIRST_DELAY: Final = 0.5
+_LONGEST_DELAY: Final = 30.0
 
 _FORKS_AT_ONCE: Final = 64
-"""So many forks are asked for ahead of the nursery's answers: each is a socket in flight, of which a kernel takes few."""
+"""The number of forks requested ahead of the fork server's answers: each is a socket in flight, and a kernel takes few."""
 
 _EARLY_DEATHS: Final = 3
-"""So often processes may be killed at the very start, by whomever, before the worker gives up."""
+"""The number of processes that may be killed at the very start before the worker gives up."""
 
 _FLUSH: Final = 0.02
-"""What the nursery could not take is offered to it again after so many seconds."""
+"""Seconds after which the fork server is offered again what it could not take."""
 
 
-class Boss(Protocol):
-    """What a crew tells its supervisor."""
+class _Child:
+    """One process. ``pid`` is 0 until the fork server reports it."""
 
-    def ready(self, queues: list[list[str]]) -> None:
-        """A slot has loaded the handlers; each brings these queues."""
-
-    def finished(self, job: Job, report: Report) -> None:
-        """A job has come to its end."""
-
-    def died(self, job: Job, how: str) -> None:
-        """The slot of a job died with it."""
-
-    def limited(self, job: Job, seconds: float) -> None:
-        """The handler has a time limit of its own for this job."""
-
-    def settled(self, job: Job) -> None:
-        """The handler has settled the message itself, and goes on."""
-
-    def lost(self, job: Job) -> None:
-        """Who keeps the lease of the job has found it gone."""
-
-    def complain(self, text: str) -> None:
-        """Something is wrong that stops nothing."""
-
-
-class Crew(Protocol):
-    """Slots: each does one job at a time. Only the supervisor's thread calls these."""
-
-    def start(self, boss: Boss, selector: selectors.BaseSelector) -> None:
-        """Begin to be. What is registered has a function without arguments as its data."""
-
-    def idle(self) -> int:
-        """How many jobs could begin now."""
-
-    def give(self, job: Job) -> None:
-        """Have an idle slot do a job."""
-
-    def interrupt(self, job: Job) -> None:
-        """Tell a job to end now; it can clean up."""
-
-    def kill(self, job: Job) -> None:
-        """End a job and its slot at once."""
-
-    def reload(self) -> None:
-        """Load the handlers anew, in new slots; running jobs end in the old ones."""
-
-    def tick(self, now: float) -> None:
-        """Do what is due."""
-
-    @property
-    def next_at(self) -> float:
-        """When something will be due; a monotonic time."""
-
-    def close(self) -> None:
-        """End every slot at once, and wait for that."""
-
-
-class _Slot:
-    """One process. ``pid`` is 0 until the nursery says."""
-
-    def __init__(self, line: Line, generation: int) -> None:
-        self.line = line
+    def __init__(self, channel: Channel, generation: int) -> None:
+        self.channel = channel
         self.generation = generation
         self.pid = 0
         self.born = time.monotonic()
         self.ready = False
-        self.worn = False
-        self.retired = False
-        self.doomed = False
+        self.expired = False
+        self.draining = False
+        self.killed = False
         self.done = 0
         self.job: Job | None = None
 
 
-def _understood(told: dict[str, Any]) -> tuple[str, int, Any]:
-    """What a slot says: what of, of which job, and what. Raises ValueError, KeyError or TypeError for nonsense."""
+def _parsed(told: dict[str, Any]) -> tuple[str, int, Any]:
+    """The kind, the job's number and the value of a child's message. Raises ValueError, KeyError or TypeError for nonsense."""
     if "ready" in told:
         return "ready", 0, [[str(name) for name in names] for names in told["queues"]]
     if "failed" in told:
@@ -124,20 +67,21 @@ def _understood(told: dict[str, Any]) -> tuple[str, int, Any]:
         if what in told:
             return what, number, float(told[what])
     memory = int(told.pop("memory", 0))
-    report = Report(**told)
-    texts = (report.verb, report.error or "", report.outcome or "", report.reply or "")
-    if not all(isinstance(text, str) for text in texts) or not isinstance(report.delay, int | float | None):
+    result = Result(**told)
+    texts = (result.verb, result.error or "", result.outcome or "", result.reply or "")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(result.delay, int | float | None):
         raise ValueError(told)
-    return "report", number, (report, memory)
+    return "result", number, (result, memory)
 
 
-class Processes:
-    """A crew of processes, with the nursery between them and us.
+class ProcessPool:
+    """A pool of processes. The fork server starts, signals and reaps them.
 
-    A slot is starting, then idle or busy. It is *worn* when it has served its time:
-    it gets no more jobs, and is *retired*, told to end, when its successor is ready;
-    likewise with those of an older generation, from before a reload. If a successor
-    cannot start, what is worn goes on.
+    A child is starting, then idle or busy. It is *expired* after ``max_jobs``, at
+    ``max_age`` or above ``max_memory``, and gets no more jobs. When its successor is
+    ready it is *draining*: it ends after its job. A reload starts a new generation,
+    which replaces the old one in the same way. If a successor cannot start, the
+    expired child goes on.
     """
 
     def __init__(self, handlers: Sequence[Any], options: Options) -> None:
@@ -148,76 +92,71 @@ class Processes:
         self._handlers = list(handlers)
         self._options = options
         self._generation = 0
-        self._slots: list[_Slot] = []
-        self._forking: collections.deque[_Slot] = collections.deque()
-        self._idle: list[_Slot] = []
-        self._rest = 0.0
-        self._again_at = 0.0
+        self._children: list[_Child] = []
+        self._forking: collections.deque[_Child] = collections.deque()
+        self._idle: list[_Child] = []
+        self._delay = 0.0
+        self._retry_at = 0.0
         self._worked_once = False
         self._early_deaths = 0
-        self._nursery: subprocess.Popen[bytes] | None = None
+        self._forkserver: Helper | None = None
 
     # Begin and end
 
-    def start(self, boss: Boss, selector: selectors.BaseSelector) -> None:
-        """Start the nursery, and have it fork the slots."""
-        self._boss, self._selector = boss, selector
-        self._start_nursery()
+    def start(self, events: PoolEvents, selector: selectors.BaseSelector) -> None:
+        """Start the fork server, and have it fork the children."""
+        self._events, self._selector = events, selector
+        self._start_forkserver()
         self._fill()
 
-    def _start_nursery(self) -> None:
-        self._control, self._nursery = spawn("mailq.workers.forkserver")
-        self._selector.register(self._control.sock, selectors.EVENT_READ, self._hear_nursery)
+    def _start_forkserver(self) -> None:
+        self._forkserver = Helper("mailq.workers.forkserver")
+        self._forkserver.watch(self._selector, functools.partial(self._read_forkserver, self._forkserver))
         self._ask(do="begin", handlers=self._handlers, echo=self._options.echo)
 
     def _ask(self, sockets: Sequence[socket.socket] = (), **request: Any) -> None:  # noqa: ANN401 - JSON values
         with contextlib.suppress(OSError):  # it died: the next read of it says so
-            self._control.send(request, sockets)
+            if self._forkserver is not None:
+                self._forkserver.send(request, sockets)
 
     def close(self) -> None:
-        """Close the nursery's socket: it kills the slots and ends."""
-        for slot in self._slots:
-            self._forget(slot)
-        self._slots.clear()
+        """Close the fork server's socket: it kills the children and ends."""
+        for child in self._children:
+            child.channel.close()
+        self._children.clear()
         self._idle.clear()
         self._forking.clear()
-        if self._nursery is not None:
-            self._unwatch(self._control)
-            self._control.close()
-            try:
-                self._nursery.wait(timeout=5)
-            except TimeoutExpired:
-                self._nursery.kill()  # it was stopped, perhaps; its slots die with it
-                self._nursery.wait()
-            self._nursery = None
+        if self._forkserver is not None:
+            self._forkserver.close()
+            self._forkserver = None
 
-    # Slots
+    # Children
 
     def _fill(self) -> None:
-        """Have as many slots forked as are missing: the worn and the old count until their successor is ready."""
-        if time.monotonic() < self._again_at:
+        """Have the missing children forked. Expired and old ones have a successor, and so do not count."""
+        if time.monotonic() < self._retry_at:
             return
-        current = sum(s.generation == self._generation and not s.worn and not s.retired for s in self._slots)
+        current = sum(c.generation == self._generation and not c.expired and not c.draining for c in self._children)
         for _ in range(min(self._options.concurrency - current, _FORKS_AT_ONCE - len(self._forking))):
             try:
                 ours, theirs = socket.socketpair()
             except OSError as error:  # too many open files
-                self._rest_after(f"cannot start a worker process: {error}")
+                self._back_off(f"cannot start a worker process: {error}")
                 return
-            slot = _Slot(Line(ours), self._generation)
-            self._slots.append(slot)
-            self._forking.append(slot)
-            self._selector.register(ours, selectors.EVENT_READ, lambda slot=slot: self._hear(slot))
+            child = _Child(Channel(ours), self._generation)
+            self._children.append(child)
+            self._forking.append(child)
+            child.channel.watch(self._selector, functools.partial(self._read, child))
             self._ask([theirs], do="fork")
 
     def idle(self) -> int:
-        """How many slots are idle."""
+        """The number of idle children."""
         return len(self._idle)
 
     def give(self, job: Job) -> None:
-        """Send the receipt to an idle slot: the one that worked last, whose caches are warm."""
-        slot = self._idle.pop()
-        slot.job, job.slot = job, slot
+        """Send the receipt to an idle child: the one that worked last, whose caches are warm."""
+        child = self._idle.pop()
+        child.job, job.runner = job, child
         order = {
             "job": job.number,
             "queue": job.source.queue.location,
@@ -227,237 +166,224 @@ class Processes:
             "weigh": self._options.max_memory is not None,
         }
         try:
-            slot.line.send(order)
+            child.channel.send(order)
         except OSError:  # it died before it could begin
-            slot.job = None
-            self._boss.finished(job, Report("release"))
+            child.job = None
+            self._events.finished(job, Result("release"))
 
-    def _hear(self, slot: _Slot) -> bool:
-        """Listen to a slot; False when there is nothing more."""
-        if slot.line.sock.fileno() < 0:  # buried since the select that found it
+    def _read(self, child: _Child) -> bool:
+        """Read a child's messages; False when there are no more."""
+        if not child.channel.is_watched:  # it exited after the select that found it
             return False
         try:
-            words = slot.line.receive()
-            said = None if words is None else [_understood(told) for told in words]
+            received = child.channel.receive()
+            messages = None if received is None else [_parsed(message) for message in received]
         except (ValueError, KeyError, TypeError) as error:
-            # A handler can write to any of its process's files. Whatever else it said is worth nothing either.
-            self._boss.complain(f"worker process {slot.pid} says what makes no sense, so it is killed: {error!r}")
-            self._ask(do="kill", slot=slot.pid)
-            said = None
-        if said is None:  # it ended, or must: what became of it, the nursery will tell
-            self._unwatch(slot.line)
-            self._leave_idle(slot)
+            # A handler can write to any of its process's files. The other messages cannot be trusted either.
+            self._events.complain(f"worker process {child.pid} says what makes no sense, so it is killed: {error!r}")
+            self._ask(do="kill", pid=child.pid)
+            messages = None
+        if messages is None:  # it has ended, or will: the fork server reports how
+            child.channel.unwatch()
+            self._not_idle(child)
             return False
-        for words_of in said:
-            self._take(slot, *words_of)
-        return bool(said)
+        for message in messages:
+            self._handle(child, *message)
+        return bool(messages)
 
-    def _take(self, slot: _Slot, what: str, number: int, said: Any) -> None:  # noqa: ANN401 - as _understood
-        """Something that a slot says, understood."""
-        job = slot.job
+    def _handle(self, child: _Child, what: str, number: int, value: Any) -> None:  # noqa: ANN401 - as _parsed
+        """Act on a child's message."""
+        job = child.job
         if what == "ready":
-            self._begin(slot, said)
+            self._on_ready(child, value)
         elif what == "failed":
-            text, usage = said
-            self._rest_after(text, usage=usage)
+            text, usage = value
+            self._back_off(text, usage=usage)
         elif job is None or job.number != number:
-            return  # not of this job: a process that a handler forked speaks in the slot's name
+            return  # not of this job: a process that a handler forked writes to the child's channel
         elif what == "limit":
-            self._boss.limited(job, said)
+            self._events.limited(job, value)
         elif what == "settled":
-            self._boss.settled(job)
+            self._events.settled(job)
         elif what == "output":
-            job.output = said
+            job.output = value
         else:
-            report, memory = said
-            slot.job = None
-            self._release(slot, memory)
-            self._boss.finished(job, report)
+            result, memory = value
+            child.job = None
+            self._job_done(child, memory)
+            self._events.finished(job, result)
 
-    def _begin(self, slot: _Slot, queues: list[list[str]]) -> None:
-        slot.ready = self._worked_once = True
-        self._rest = 0.0
-        self._idle.append(slot)
-        old = [s for s in self._slots if s.ready and not s.retired and (s.worn or s.generation < slot.generation)]
+    def _on_ready(self, child: _Child, queues: list[list[str]]) -> None:
+        child.ready = self._worked_once = True
+        self._delay = 0.0
+        self._idle.append(child)
+        old = [
+            c for c in self._children if c.ready and not c.draining and (c.expired or c.generation < child.generation)
+        ]
         if old:
-            self._retire(min(old, key=lambda s: s.generation))
-        self._boss.ready(queues)
+            self._drain(min(old, key=lambda c: c.generation))
+        self._events.ready(queues)
 
-    def _release(self, slot: _Slot, memory: int) -> None:
-        """A job is over: the slot is idle again, or has served its time."""
-        slot.done += 1
+    def _job_done(self, child: _Child, memory: int) -> None:
+        """A job is over: the child is idle again, or expired."""
+        child.done += 1
         options = self._options
-        worn = (
-            slot.doomed  # a signal may still be on its way, which must not hit another job
-            or (options.max_jobs is not None and slot.done >= options.max_jobs)
-            or (options.max_age is not None and time.monotonic() - slot.born >= options.max_age)
+        expired = (
+            child.killed  # a signal may still be on its way, which must not hit another job
+            or (options.max_jobs is not None and child.done >= options.max_jobs)
+            or (options.max_age is not None and time.monotonic() - child.born >= options.max_age)
             or (options.max_memory is not None and memory > options.max_memory)
         )
-        if slot.retired:
-            self._dismiss(slot)
-        elif worn:
-            self._wear(slot)
+        if child.draining:
+            self._shut_down(child)
+        elif expired:
+            self._expire(child)
         else:
-            self._idle.append(slot)
+            self._idle.append(child)
 
-    def _wear(self, slot: _Slot) -> None:
-        """It has served its time."""
-        slot.worn = True
-        self._leave_idle(slot)
-        if slot.doomed:
-            self._retire(slot)
+    def _expire(self, child: _Child) -> None:
+        """Give it no more jobs; it ends when its successor is ready."""
+        child.expired = True
+        self._not_idle(child)
+        if child.killed:
+            self._drain(child)
         self._fill()
 
-    def _retire(self, slot: _Slot) -> None:
-        """Give it no more jobs; let it go when it has none."""
-        slot.retired = True
-        self._leave_idle(slot)
-        if slot.job is None:
-            self._dismiss(slot)
+    def _drain(self, child: _Child) -> None:
+        """Give it no more jobs; it ends when it has none."""
+        child.draining = True
+        self._not_idle(child)
+        if child.job is None:
+            self._shut_down(child)
 
-    def _dismiss(self, slot: _Slot) -> None:
-        """End of its input: it ends by itself."""
+    def _shut_down(self, child: _Child) -> None:
+        """Close its input: it ends by itself."""
         with contextlib.suppress(OSError):
-            slot.line.sock.shutdown(socket.SHUT_WR)
+            child.channel.sock.shutdown(socket.SHUT_WR)
 
-    def _leave_idle(self, slot: _Slot) -> None:
-        if slot in self._idle:
-            self._idle.remove(slot)
+    def _not_idle(self, child: _Child) -> None:
+        if child in self._idle:
+            self._idle.remove(child)
 
     def reload(self) -> None:
-        """New slots; each that is ready replaces an old one. If the new code does not load, the old goes on."""
+        """Start new children; each that is ready replaces an old one. If the new code does not load, the old goes on."""
         self._generation += 1
-        self._again_at = self._rest = 0.0
-        for slot in self._slots:
-            if not slot.ready:  # it is loading code that is out of date already
-                slot.retired = True
-                self._ask(do="kill", slot=slot.pid)
+        self._retry_at = self._delay = 0.0
+        for child in self._children:
+            if not child.ready:  # it loads code that is out of date
+                child.draining = True
+                self._ask(do="kill", pid=child.pid)
         self._fill()
 
     def interrupt(self, job: Job) -> None:
-        """SIGUSR2 to the slot, whose handler raises in the job; SIGTERM to what the job has started."""
-        job.slot.doomed = True
-        self._ask(do="interrupt", slot=job.slot.pid)
+        """Send SIGUSR2 to the child, which raises in the job, and SIGTERM to what the job has started."""
+        job.runner.killed = True
+        self._ask(do="interrupt", pid=job.runner.pid)
 
     def kill(self, job: Job) -> None:
-        """SIGKILL to the group."""
-        job.slot.doomed = True
-        self._ask(do="kill", slot=job.slot.pid)
+        """Send SIGKILL to the process group."""
+        job.runner.killed = True
+        self._ask(do="kill", pid=job.runner.pid)
 
     # Deaths
 
-    def _hear_nursery(self) -> None:
-        words = self._control.receive() if self._control.sock.fileno() >= 0 else []
-        if words is None:
-            self._replace_nursery()
+    def _read_forkserver(self, forkserver: Helper) -> None:
+        messages = forkserver.receive() if forkserver.is_watched else []
+        if messages is None:
+            self._replace_forkserver(forkserver)
             return
-        for told in words:
-            if "forked" in told:
-                slot = self._forking.popleft()
-                slot.pid = told["forked"]
-                if slot.retired:  # a reload came before it had a name
-                    self._ask(do="kill", slot=slot.pid)
+        for message in messages:
+            if "forked" in message:
+                child = self._forking.popleft()
+                child.pid = message["forked"]
+                if child.draining:  # a reload came before it had an id
+                    self._ask(do="kill", pid=child.pid)
                 self._fill()
-            elif "failed" in told:
-                self._rest_after(f"cannot fork a worker process: {told['failed']}")
-                self._bury(self._forking.popleft(), "")
+            elif "failed" in message:
+                self._back_off(f"cannot fork a worker process: {message['failed']}")
+                self._on_exit(self._forking.popleft(), "")
             else:
-                slot = next(slot for slot in self._slots if slot.pid == told["died"])
-                self._bury(slot, how_it_ended(told["code"]))
+                child = next(child for child in self._children if child.pid == message["died"])
+                self._on_exit(child, how_it_ended(message["code"]))
 
-    def _bury(self, slot: _Slot, how: str) -> None:
-        """A slot is dead: its last words first, then its job, then a successor."""
-        while slot.line.sock.fileno() >= 0 and self._is_watched(slot.line) and self._hear(slot):
+    def _on_exit(self, child: _Child, how: str) -> None:
+        """A child is dead: read its last messages, report its job, start a successor."""
+        while self._read(child):
             pass
-        self._slots.remove(slot)
-        self._leave_idle(slot)
-        self._forget(slot)
-        if slot.job is not None and slot.line.unread:
-            self._boss.finished(slot.job, Report("release"))  # it never began
-        elif slot.job is not None:
-            self._boss.died(slot.job, how)
-        elif not slot.retired and slot.ready:
-            self._boss.complain(f"worker process {slot.pid} died without a job: {how}")
-        elif not slot.retired and time.monotonic() >= self._again_at:
-            forgiven = self._is_forgiven(killed=how.startswith("killed"))
-            self._rest_after(f"a worker process died while it was starting: {how}", forgiven=forgiven)
+        self._children.remove(child)
+        self._not_idle(child)
+        child.channel.close()
+        if child.job is not None and child.channel.unread:
+            self._events.finished(child.job, Result("release"))  # it never began
+        elif child.job is not None:
+            self._events.died(child.job, how)
+        elif not child.draining and child.ready:
+            self._events.complain(f"worker process {child.pid} died without a job: {how}")
+        elif not child.draining and time.monotonic() >= self._retry_at:
+            retried = self._may_retry(killed=how.startswith("killed"))
+            self._back_off(f"a worker process died while it was starting: {how}", retried=retried)
         self._fill()
 
-    def _forget(self, slot: _Slot) -> None:
-        self._unwatch(slot.line)
-        slot.line.close()
-
-    def _is_watched(self, line: Line) -> bool:
-        with contextlib.suppress(KeyError, ValueError):
-            return self._selector.get_key(line.sock) is not None
-        return False
-
-    def _unwatch(self, line: Line) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(line.sock)
-
-    def _replace_nursery(self) -> None:
-        """The nursery died, and its slots with it: bury them all, begin again."""
-        self._unwatch(self._control)
-        self._control.close()
-        if self._nursery is not None:
-            self._nursery.wait()
-        if not self._is_forgiven(killed=self._nursery is not None and (self._nursery.returncode or 0) < 0):
+    def _replace_forkserver(self, forkserver: Helper) -> None:
+        """The fork server died, and its children with it: report their jobs, start another."""
+        forkserver.close()
+        if not self._may_retry(killed=(forkserver.process.returncode or 0) < 0):
             raise WorkerFailed("the process that forks the workers died at its start; see what it wrote to stderr")
-        self._boss.complain("the nursery of the worker processes died; starting another")
-        self._again_at = math.inf  # no successors yet
+        self._events.complain("the fork server of the worker processes died; starting another")
+        self._retry_at = math.inf  # no successors yet
         self._forking.clear()
-        for slot in list(self._slots):
+        for child in list(self._children):
             # Where a parent's death kills (Linux), this only reaches what they had started.
-            if slot.pid:
-                kill_group(slot.pid, signal.SIGKILL)
-            self._bury(slot, "its parent died")
-        time.sleep(_FIRST_REST / 5)  # nothing runs any more that would miss us, and whatever killed it may come again
-        self._again_at = 0.0
-        self._start_nursery()
+            if child.pid:
+                kill_group(child.pid, signal.SIGKILL)
+            self._on_exit(child, "its parent died")
+        time.sleep(_FIRST_DELAY / 5)  # no job waits for this, and what killed the fork server may come again
+        self._retry_at = 0.0
+        self._start_forkserver()
         self._fill()
 
-    def _is_forgiven(self, *, killed: bool) -> bool:
-        """Whether to try again after a death. At the start only for those who were killed, a few times."""
+    def _may_retry(self, *, killed: bool) -> bool:
+        """Whether to try again after a death. At the start only if it was killed, a few times."""
         self._early_deaths += 1
         return self._worked_once or (killed and self._early_deaths <= _EARLY_DEATHS)
 
-    def _rest_after(self, text: str, *, usage: bool = False, forgiven: bool = False) -> None:
-        """A slot could not start. At the very first that is for the caller; later it is tried again and again."""
-        if not self._worked_once and not forgiven:
+    def _back_off(self, text: str, *, usage: bool = False, retried: bool = False) -> None:
+        """A child could not start: try again later. Raises WorkerFailed or UsageError if none has started yet."""
+        if not self._worked_once and not retried:
             raise (UsageError if usage else WorkerFailed)(text)
-        self._boss.complain(text)
-        self._rest = min(max(_FIRST_REST, 2 * self._rest), _LONGEST_REST)
-        self._again_at = time.monotonic() + self._rest
-        for slot in self._slots:  # without a successor they go on
-            if slot.worn and not slot.retired and slot.job is None and slot not in self._idle:
-                self._idle.append(slot)
+        self._events.complain(text)
+        self._delay = min(max(_FIRST_DELAY, 2 * self._delay), _LONGEST_DELAY)
+        self._retry_at = time.monotonic() + self._delay
+        for child in self._children:  # without a successor they go on
+            if child.expired and not child.draining and child.job is None and child not in self._idle:
+                self._idle.append(child)
 
     def tick(self, now: float) -> None:
-        """Try again to start slots and to send, when it is time; let the idle age."""
-        if self._nursery is not None and self._options.bury_orphans:
-            reap_orphans(self._nursery.pid)
+        """Try again to start children and to send, when it is time; expire idle ones."""
+        if self._forkserver is not None and self._options.reap_children:
+            reap_orphans(self._forkserver.process.pid)
         with contextlib.suppress(OSError):
-            self._control.flush()
-        if self._again_at and now >= self._again_at:
-            self._again_at = 0.0
+            if self._forkserver is not None:
+                self._forkserver.flush()
+        if self._retry_at and now >= self._retry_at:
+            self._retry_at = 0.0
             self._fill()
-        for slot in self._aging():
-            if now >= slot.born + (self._options.max_age or 0.0):
-                self._wear(slot)
+        for child in self._aging():
+            if now >= child.born + (self._options.max_age or 0.0):
+                self._expire(child)
 
     @property
     def next_at(self) -> float:
-        """When something will be due."""
-        times = [slot.born + (self._options.max_age or 0.0) for slot in self._aging()]
-        if self._again_at:
-            times.append(self._again_at)
-        if self._control.is_full:
+        """The monotonic time when something will be due."""
+        times = [child.born + (self._options.max_age or 0.0) for child in self._aging()]
+        if self._retry_at:
+            times.append(self._retry_at)
+        if self._forkserver is not None and self._forkserver.is_full:
             times.append(time.monotonic() + _FLUSH)
         return min(times, default=math.inf)
 
-    def _aging(self) -> list[_Slot]:
-        """The idle slots that will be too old one day. One that did nothing is as new."""
+    def _aging(self) -> list[_Child]:
+        """The idle children that reach ``max_age``. One that has run no job does not age."""
         if self._options.max_age is None:
             return []
-        return [slot for slot in self._idle if slot.done and not slot.worn]
+        return [child for child in self._idle if child.done and not child.expired]

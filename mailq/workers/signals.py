@@ -1,4 +1,4 @@
-"""Words from outside: the wake-up, and Unix signals."""
+"""What interrupts the supervisor's wait: the wake-up, and Unix signals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import selectors
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType, TracebackType
+    from collections.abc import Callable, Iterator, Sequence
+
+
+ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""The signals by which a user, a terminal or a supervisor ends a program, as far as the system has them."""
 
 
 class Wakeup:
@@ -24,11 +27,11 @@ class Wakeup:
         self._wake.settimeout(0)
 
     def register(self, selector: selectors.BaseSelector) -> None:
-        """Be what a select waits for, too."""
+        """Have a select wait for this, too."""
         selector.register(self._woken, selectors.EVENT_READ, self._clear)
 
     def __call__(self) -> None:
-        """Wake it. A full buffer wakes as well as one byte."""
+        """End the select. A full buffer wakes as well as one byte."""
         with contextlib.suppress(BlockingIOError):
             self._wake.send(b"!")
 
@@ -37,49 +40,46 @@ class Wakeup:
             self._woken.recv(65_536)
 
     def __del__(self) -> None:
-        """Close them: not before nobody can wake any more."""
+        """Close them: only when no other thread can call this any more."""
         self._woken.close()
         self._wake.close()
 
 
-class Signals:
-    """While inside: SIGTERM and SIGINT call ``stop``, SIGHUP calls ``reload``.
+@contextlib.contextmanager
+def handled(handler: Callable[[int], object], numbers: Sequence[int] = ENDING) -> Iterator[None]:
+    """Call ``handler(number)`` for these signals in the block."""
+    former = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
 
-    But a SIGHUP that comes because the terminal is closed calls ``stop``: nobody would
-    see, or end, what works on behind it.
 
-    Only the main thread can handle signals; in any other this does nothing, and
-    whoever started the thread stops the worker.
+@contextlib.contextmanager
+def stop_and_reload(stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` for SIGTERM and SIGINT, and ``reload`` for SIGHUP, in the block.
+
+    A SIGHUP that comes because the terminal is closed calls ``stop``: a worker without
+    its terminal cannot be seen or ended there.
+
+    Only the main thread can handle signals; in any other this does nothing, and the
+    program that started the thread stops the worker.
     """
+    had_terminal = _has_terminal()
 
-    def __init__(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
-        self._had_terminal = _has_terminal()
-        self._actions = {
-            "SIGTERM": stop,
-            "SIGINT": stop,
-            "SIGHUP": lambda: stop() if self._had_terminal and not _has_terminal() else reload(),
-        }
-        self._former: dict[int, object] = {}
+    def handle(number: int) -> None:
+        is_hangup = number not in (signal.SIGTERM, signal.SIGINT)
+        if is_hangup and (_has_terminal() or not had_terminal):
+            reload()
+        else:
+            stop()
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for name, action in self._actions.items():
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
-                    self._former[number] = signal.signal(number, _handler(action))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)  # type: ignore[arg-type]
+    is_main = threading.current_thread() is threading.main_thread()
+    with handled(handle) if is_main else contextlib.nullcontext():
+        yield
 
 
 def _has_terminal() -> bool:
     """Whether a standard stream is on a terminal that is not hung up."""
     return any(os.isatty(fd) for fd in range(3))
-
-
-def _handler(action: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
-    return lambda _number, _frame: action()

@@ -1,7 +1,8 @@
-"""The worker as Python programs use it."""
+"""The worker, as Python programs use it."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Sequence
@@ -15,23 +16,23 @@ from mailq.settings import seconds, whole
 from mailq.tasks import App
 from mailq.workers.callables import require_handler
 from mailq.workers.job import Options
-from mailq.workers.loader import IN_SLOT, name_of
-from mailq.workers.processes import Processes
-from mailq.workers.signals import Signals, Wakeup
+from mailq.workers.loader import IN_CHILD, name_of
+from mailq.workers.processes import ProcessPool
+from mailq.workers.signals import Wakeup, stop_and_reload
 from mailq.workers.supervisor import Supervisor
-from mailq.workers.threads import Threads, is_crew
+from mailq.workers.threads import ThreadPool, is_worker_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
-    from mailq.workers.processes import Crew
+    from mailq.workers.pool import Pool
 
     Handler = Callable[..., Any] | str | Sequence[str] | App
     QueueLike = Queue | str | os.PathLike[str]
 
 _MOMENT: Final = 5.0
-"""A thread that was about to be started runs after so many seconds, and with nothing to do has ended."""
+"""Seconds after which a thread that was being started has run, and, with nothing to do, has ended."""
 
 
 class Worker:
@@ -46,19 +47,19 @@ class Worker:
 
     ``processes`` (the default, 1) run Python handlers apart from each other and
     from the heartbeats: they import the handler, so it must stand at the top of a
-    module. ``threads`` run it in this process, whose memory and GIL they share.
+    module. ``threads`` run it in this process, and share its memory and GIL.
     ``dead`` maps further queues to handlers of their own: for dead letters.
 
-    Durations are seconds. ``timeout`` ends a job (SIGTERM, SIGKILL ``insist``
+    Durations are seconds. ``timeout`` ends a job (SIGTERM, SIGKILL ``kill_after``
     seconds later), ``soft_timeout`` raises TimeLimit in it; both default to the
-    queue's settings, and a message's own timeout goes first. ``kill_lost`` ends a
+    queue's settings, and a message's own timeout goes first. ``kill_on_lost_lease`` ends a
     job whose lease is lost, too. ``max_jobs``, ``max_age`` and ``max_memory``
     (bytes) replace a process between two jobs. ``grace`` is how long running jobs
     may take to finish when the worker is stopped; then they are interrupted, and
-    their messages released uncounted. ``bury_orphans`` is for the first process of
+    their messages released uncounted. ``reap_children`` is for the first process of
     a container that starts no processes of its own: it reaps what others left.
     With ``echo`` what commands print passes through to this process's streams.
-    ``on_change(story)`` is called about once a second while something changes.
+    ``on_change(status)`` is called about once a second while something changes.
 
     The processes import the module of the handler. A script that starts a worker
     does so behind ``if __name__ == "__main__":``, or each of them would start one.
@@ -76,12 +77,12 @@ class Worker:
         soft_timeout: float | None = None,
         timeout: float | None = None,
         grace: float = 30.0,
-        insist: float = 5.0,
-        kill_lost: bool = False,
+        kill_after: float = 5.0,
+        kill_on_lost_lease: bool = False,
         max_jobs: int | None = None,
         max_age: float | None = None,
         max_memory: int | None = None,
-        bury_orphans: bool = False,
+        reap_children: bool = False,
         echo: bool = True,
         on_change: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
@@ -95,12 +96,12 @@ class Worker:
             soft_timeout=_duration(soft_timeout, "soft_timeout"),
             timeout=_duration(timeout, "timeout"),
             grace=seconds(grace, "grace"),
-            insist=seconds(insist, "insist"),
-            kill_lost=kill_lost,
+            kill_after=seconds(kill_after, "kill_after"),
+            kill_on_lost_lease=kill_on_lost_lease,
             max_jobs=None if max_jobs is None else whole(max_jobs, "max_jobs", least=1, most=1 << 62),
             max_age=_duration(max_age, "max_age"),
             max_memory=None if max_memory is None else whole(max_memory, "max_memory", least=1, most=1 << 62),
-            bury_orphans=bury_orphans,
+            reap_children=reap_children,
             echo=echo,
         )
         self._on_change = on_change
@@ -153,12 +154,12 @@ class Worker:
     def run(self, *, drain: bool = False) -> None:
         """Work until stopped; with ``drain`` until nothing is ready and nothing runs. Blocks.
 
-        In the main thread SIGTERM and SIGINT stop the worker, again at once; SIGHUP
-        loads the handlers anew. Raises UsageError or WorkerFailed if the handler cannot
+        In the main thread SIGTERM and SIGINT stop the worker, a second one at once; SIGHUP
+        loads the handlers again. Raises UsageError or WorkerFailed if the handler cannot
         be loaded; QueueNotFound for a missing queue.
         """
         supervisor = self._begin(drain=drain)
-        with Signals(supervisor.stop, supervisor.reload):
+        with stop_and_reload(supervisor.stop, supervisor.reload):
             self._work(supervisor, None)
 
     def start(self) -> None:
@@ -184,28 +185,28 @@ class Worker:
     def stop(self, *, at_once: bool = False) -> None:
         """Claim nothing more, let the running jobs finish within the grace, then interrupt and release them.
 
-        ``at_once`` leaves the grace out. Returns when nothing runs any more; raises what
-        has ended the worker before. A job, or on_change, may call it, and is not kept
-        waiting for its own end. Stopping what does not run does nothing.
+        ``at_once`` leaves the grace out. Returns when no job runs; raises what has ended
+        the worker before. A job, or on_change, may call it, and does not wait for its own
+        end. Does nothing if the worker does not run.
         """
         supervisor, thread = self._supervisor, self._thread
         if supervisor is not None:
             supervisor.stop()
             if at_once:
                 supervisor.stop()
-        # Neither a job nor on_change could end while it waited here for its own end.
+        # A job, or on_change, would wait here for its own end.
         caller = threading.current_thread()
-        if thread is not None and thread is not caller and not is_crew(caller):
+        if thread is not None and thread is not caller and not is_worker_thread(caller):
             try:
                 thread.join()
-            except RuntimeError:  # a signal came while it was being started: it runs in a moment, or never
+            except RuntimeError:  # a signal came during its start: it runs in a moment, or never
                 self._ended.wait(_MOMENT)
                 self._supervisor = None
             self._thread = None
             self._raise_failure()
 
     def reload(self) -> None:
-        """Load the handlers anew, in new processes; running jobs end in the old ones."""
+        """Load the handlers again, in new processes; running jobs end in the old ones."""
         if self._supervisor is not None:
             self._supervisor.reload()
 
@@ -224,18 +225,18 @@ class Worker:
         if self._supervisor is not None:
             raise UsageError("this worker runs already")
         wake = Wakeup()
-        options = Options(**{**vars(self._options), "drain": drain})
-        crew: Crew
+        options = dataclasses.replace(self._options, drain=drain)
+        pool: Pool
         if self._threads:
-            crew = Threads(self._handlers, options, wake)
-        elif os.environ.get(IN_SLOT) == str(os.getpid()):
+            pool = ThreadPool(self._handlers, options, wake)
+        elif os.environ.get(IN_CHILD) == str(os.getpid()):
             raise UsageError(
                 "a worker's process would start a worker when it loads the handler; "
                 "put that behind: if __name__ == '__main__'"
             )
         else:
-            crew = Processes(self._handlers, options)
-        self._supervisor = Supervisor(self._queues, crew, options, wake, self._on_change)
+            pool = ProcessPool(self._handlers, options)
+        self._supervisor = Supervisor(self._queues, pool, options, wake, self._on_change)
         return self._supervisor
 
     def _work(self, supervisor: Supervisor, on_ready: Callable[[], None] | None) -> None:
@@ -244,7 +245,7 @@ class Worker:
         finally:
             self._supervisor = None
             for queue in self._opened:
-                queue.engine.close()  # the queue itself stays open: the worker may be started again
+                queue.engine.close()  # the queue itself stays open: the worker may start again
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None

@@ -162,8 +162,8 @@ COMMAND: Final = (
     Mutant(
         "a run whose lease is lost goes on waking for its heartbeats",
         "mailq/cli/run.py",
-        "process.wait(None if self._lost else self._lease / _BEATS)",
-        "process.wait(self._lease / _BEATS)",
+        "        return None if self.lost else self._seconds / _BEATS\n",
+        "        return self._seconds / _BEATS\n",
         ("tests/shell/test_settle.py::test_run_sleeps_until_the_end_of_a_command_whose_lease_is_lost",),
         stalls=True,
     ),

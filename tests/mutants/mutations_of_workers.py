@@ -13,70 +13,71 @@ _ELSEWHERE: Final = "tests/workers/test_elsewhere.py::"
 _SOFT: Final = "tests/workers/test_soft_limits.py::"
 _HANDLERS: Final = "tests/workers/test_handlers.py::"
 _SUPERVISOR: Final = "mailq/workers/supervisor.py"
-_FAMILY: Final = "mailq/workers/process_tree.py"
-_HEART: Final = "mailq/workers/heartbeat.py"
-_NURSERY: Final = "mailq/workers/forkserver.py"
-_CREW: Final = "mailq/workers/processes.py"
-_HANDLING: Final = "mailq/workers/handler.py"
+_PROCESS_TREE: Final = "mailq/workers/process_tree.py"
+_HEARTBEAT: Final = "mailq/workers/heartbeat.py"
+_FORKSERVER: Final = "mailq/workers/forkserver.py"
+_PROCESS_POOL: Final = "mailq/workers/processes.py"
+_HANDLER: Final = "mailq/workers/handler.py"
+_JOB_INPUT: Final = "mailq/workers/job_input.py"
 _OUTCOMES: Final = "mailq/workers/outcomes.py"
 _CALLABLES: Final = "mailq/workers/callables.py"
 
 PROCESSES: Final = (
     Mutant(
         "the leases of threads are not extended",
-        _HEART,
-        "            self._queues[lease.queue].extend(lease.receipt, lease.seconds)\n",
+        _HEARTBEAT,
+        "            self._queue(lease.queue).extend(lease.receipt, lease.seconds)\n",
         "            pass\n",
         (f"{_LIMITS}test_a_job_in_a_thread_that_holds_the_gil_keeps_its_lease",),
     ),
     Mutant(
         "a job's children live on at its limit",
-        _FAMILY,
+        _PROCESS_TREE,
         "        os.killpg(leader, number)\n",
         "        os.kill(leader, number)\n",
         (f"{_LIMITS}test_a_hung_job_is_killed_at_its_limit_with_all_its_children",),
     ),
     Mutant(
         "what a dead process has started lives on",
-        _FAMILY,
+        _PROCESS_TREE,
         "                kill_group(found.si_pid, signal.SIGKILL)\n",
         "                pass\n",
-        (f"{_ELSEWHERE}test_what_a_dead_slot_has_started_dies_with_it[here]",),
+        (f"{_ELSEWHERE}test_what_a_dead_child_has_started_dies_with_it[here]",),
     ),
     Mutant(
         "what a dead process has started lives on where there is no waitid",
-        _FAMILY,
+        _PROCESS_TREE,
         "                kill_group(pid, signal.SIGKILL)\n",
         "                pass\n",
-        (f"{_ELSEWHERE}test_what_a_dead_slot_has_started_dies_with_it[macos]",),
+        (f"{_ELSEWHERE}test_what_a_dead_child_has_started_dies_with_it[macos]",),
     ),
     Mutant(
         "nothing dies with its parent",
-        _FAMILY,
+        _PROCESS_TREE,
         "        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if number is None else number)\n",
         "        pass\n",
-        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on",),
+        (f"{_STOPPING}test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on",),
         stalls=True,
     ),
     Mutant(
-        "a slot does not die with the nursery",
-        _NURSERY,
+        "a child does not die with the fork server",
+        _FORKSERVER,
         "        die_with_parent(signal.SIGKILL)\n",
         "",
-        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments0]",),
+        (f"{_STOPPING}test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on[arguments0]",),
         stalls=True,
     ),
     Mutant(
-        "a command does not die with the nursery",
+        "a command does not die with the fork server",
         "mailq/workers/command.py",
-        "                preexec_fn=die_with_parent,",
+        "                preexec_fn=die_with_parent if self._supervised else None,",
         "                preexec_fn=None,",
-        (f"{_STOPPING}test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on[arguments1]",),
+        (f"{_STOPPING}test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on[arguments1]",),
         stalls=True,
     ),
     Mutant(
-        "the nursery does not die with the supervisor",
-        _NURSERY,
+        "the fork server does not die with the supervisor",
+        _FORKSERVER,
         "    die_with_parent(signal.SIGUSR1)\n",
         "",
         (f"{_ABUSE}test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive",),
@@ -84,15 +85,15 @@ PROCESSES: Final = (
     ),
     Mutant(
         "the keeper of leases does not die with the supervisor",
-        _HEART,
+        _HEARTBEAT,
         "    die_with_parent()\n",
         "",
         (f"{_ABUSE}test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive",),
         stalls=True,
     ),
     Mutant(
-        "the nursery kills nobody when the supervisor is gone",
-        _NURSERY,
+        "the fork server kills no process when the supervisor is gone",
+        _FORKSERVER,
         """                if key.fileobj is self._supervisor and not self._serve():
                     self._kill_all()
 """,
@@ -102,28 +103,28 @@ PROCESSES: Final = (
     ),
     Mutant(
         "what is said of an old job counts for the next",
-        _CREW,
+        _PROCESS_POOL,
         "        elif job is None or job.number != number:\n",
         "        elif job is None:\n",
         (f"{_ABUSE}test_what_a_child_of_an_old_job_says_is_not_of_the_next",),
     ),
     Mutant(
-        "a slot that a signal is on its way to gets another job",
-        _CREW,
-        "            slot.doomed  # a signal may still be on its way, which must not hit another job\n",
+        "a child that a signal is on its way to gets another job",
+        _PROCESS_POOL,
+        "            child.killed  # a signal may still be on its way, which must not hit another job\n",
         "            False\n",
         (f"{_ABUSE}test_a_late_signal_does_not_hit_the_next_job",),
     ),
     Mutant(
         "a job that never began is counted",
-        _CREW,
-        "        if slot.job is not None and slot.line.unread:\n",
-        "        if slot.job is not None and False:\n",
+        _PROCESS_POOL,
+        "        if child.job is not None and child.channel.unread:\n",
+        "        if child.job is not None and False:\n",
         (f"{_ABUSE}test_a_job_that_never_began_is_given_back_uncounted",),
     ),
     Mutant(
         "leases are kept past the limit of their jobs",
-        _HEART,
+        _HEARTBEAT,
         "                if now >= lease.end_at:\n",
         "                if False:\n",
         (f"{_LIMITS}test_a_worker_that_stands_still_past_its_limit_keeps_no_message",),
@@ -142,10 +143,10 @@ JOBS: Final = (
         "what a stop interrupts is counted",
         _SUPERVISOR,
         """    if job.ending or stopping:
-        return Report("release")
+        return Result("release")
 """,
         """    if job.ending or stopping:
-        return Report("nack")
+        return Result("nack")
 """,
         (f"{_STOPPING}test_what_is_not_finished_within_the_grace_is_released_uncounted",),
     ),
@@ -159,31 +160,31 @@ JOBS: Final = (
     Mutant(
         "a message is acked before its reply is written",
         _SUPERVISOR,
-        """            if report.reply is not None:
-                delivery.put_reply(report.reply.encode())
+        """            if result.reply is not None:
+                delivery.put_reply(result.reply.encode())
             delivery.ack()
 """,
         """            delivery.ack()
-            if report.reply is not None:
-                delivery.put_reply(report.reply.encode())
+            if result.reply is not None:
+                delivery.put_reply(result.reply.encode())
 """,
         ("tests/workers/test_outcomes.py::test_what_cannot_be_answered_is_not_acked",),
     ),
     Mutant(
         "what comes during a look is forgotten",
         "mailq/workers/job.py",
-        """        self._rung = False  # before the look: what comes during it must be looked for again
+        """        self._notified = False  # before the poll: what comes during it must be polled again
         deliveries = self.queue.poll(limit, lease=lease)
 """,
         """        deliveries = self.queue.poll(limit, lease=lease)
-        self._rung = False
+        self._notified = False
 """,
         ("tests/workers/test_jobs.py::test_what_comes_during_a_look_is_looked_for_again",),
     ),
     Mutant(
         "a drain does not see what its own jobs push",
         _SUPERVISOR,
-        "                source.look_again()\n",
+        "                source.poll_again()\n",
         "                pass\n",
         (f"{_ABUSE}test_drain_sees_what_its_own_jobs_push_also_without_inotify",),
     ),
@@ -198,7 +199,7 @@ JOBS: Final = (
         "a job whose lease is lost is settled",
         _SUPERVISOR,
         """        if job.lost:
-            report = Report("lost")
+            result = Result("lost")
 """,
         "",
         (f"{_LIMITS}test_a_job_whose_lease_is_lost_is_told_from_outside",),
@@ -224,7 +225,7 @@ JOBS: Final = (
         "mailq/workers/child.py",
         "            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGALRM))\n",
         "            pass\n",
-        ("tests/workers/test_slot.py::test_an_interruption_waits_for_the_end_of_a_line",),
+        ("tests/workers/test_child.py::test_an_interruption_waits_for_the_end_of_a_line",),
     ),
     Mutant(
         "whoever waits for a reply does nothing but look",
@@ -234,7 +235,7 @@ JOBS: Final = (
         ("tests/unit/test_reply.py::test_looking_whether_a_message_is_alive_takes_a_small_part_of_the_time",),
     ),
     Mutant(
-        "an owner's story hides who tells it",
+        "a worker's status hides its identity",
         "mailq/cli/workers.py",
         '{**known.pop("status"), **known}',
         '{**known, **known.pop("status")}',
@@ -256,21 +257,21 @@ JOBS: Final = (
     ),
     Mutant(
         "a job that makes another error of its limit is reported by that",
-        _HANDLING,
-        "            report = failed(error, given.interruption)\n",
-        "            report = failed(error)\n",
+        _HANDLER,
+        "            result = failed(error, given.interruption)\n",
+        "            result = failed(error)\n",
         (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout[threads-1]",),
     ),
     Mutant(
         "a limit that Python ignored does not come again",
-        _HANDLING,
+        _HANDLER,
         "            self._once_more(ignored.exc_value)\n",
         "            pass\n",
         (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout[processes-1]",),
     ),
     Mutant(
         "an interruption is raised in the midst of an event loop",
-        _HANDLING,
+        _JOB_INPUT,
         "            if running is not None:\n",
         "            if False:\n",
         (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout",),
@@ -284,7 +285,7 @@ JOBS: Final = (
     ),
     Mutant(
         "a coroutine that keeps its loop from everything is not interrupted",
-        _HANDLING,
+        _JOB_INPUT,
         "(running is None or not _is_of_the_loop(frame))\n",
         "running is None\n",
         (f"{_SOFT}test_whatever_a_job_is_doing_it_is_reported_as_a_timeout",),
@@ -355,7 +356,7 @@ JOBS: Final = (
     ),
     Mutant(
         "a raised outcome is an error",
-        _HANDLING,
+        _HANDLER,
         "    if isinstance(outcome, Retry | Reject):\n",
         "    if False:\n",
         (f"{_HANDLERS}test_an_outcome_counts_returned_as_a_class_or_raised",),

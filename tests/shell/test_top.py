@@ -20,6 +20,7 @@ from command import MAILQ, Shell
 
 import mailq as library
 from mailq.cli import top_data, top_view
+from mailq.cli.workers import WorkerStatus, read_status
 from mailq.engines.base import LeaseHolder, Stats
 
 PATIENCE = 60.0
@@ -34,12 +35,12 @@ def owner(told: dict[str, Any], token: str = "t", *, alive: bool = True) -> Leas
     return LeaseHolder(token, "vm", 123, 0.0, alive, told)
 
 
-def worker(told: dict[str, Any], token: str = "t") -> top_data.Worker:
-    return top_data.read_owner("jobs", owner(told, token))
+def worker(told: dict[str, Any], token: str = "t") -> WorkerStatus:
+    return read_status(owner(told, token))
 
 
 def texts(views: tuple[top_data.View, ...], width: int | None = None, height: int | None = None) -> list[str]:
-    return [line.text for line in top_view.screen(top_data.Look(1.0, views), None, width=width, height=height)]
+    return [line.plain for line in top_view.screen(top_data.Look(1.0, views), None, width=width, height=height)]
 
 
 # One screen
@@ -87,7 +88,7 @@ def test_it_does_not_look_all_the_time(mailq: Shell) -> None:
 
 def test_a_queue_that_goes_is_gone_until_it_is_back(queue: library.Queue, path: Path) -> None:
     queue.push("x")
-    watch = top_data.Watch(str(path))
+    watch = top_data.QueueMonitor(str(path))
     assert watch.look().stats is not None
     path.rename(path.with_name("away"))
     assert watch.look() == top_data.View(str(path), note="gone")
@@ -104,7 +105,7 @@ def test_the_newest_of_the_dead_come_first(queue: library.Queue, path: Path) -> 
         delivery.reject(f"number {number}")
     for number, message in enumerate(queue.peek("dead", None)):  # the first in line died last
         os.utime(message.location, (1000 - number, 1000 - number))
-    letters = top_data.Watch(str(path)).look().letters
+    letters = top_data.QueueMonitor(str(path)).look().letters
     assert [letter.id for letter in letters] == [delivery.id for delivery in deliveries[: top_data.SHOWN]]
     assert letters[0].error == f"number {top_data.SHOWN + 4}"
 
@@ -122,7 +123,7 @@ def test_the_dead_are_listed_again_only_when_there_are_others(
     now = time.monotonic()
     monkeypatch.setattr(library.Queue, "peek", counted)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watch = top_data.Watch(str(path))
+    watch = top_data.QueueMonitor(str(path))
     for count, listed in ((0, 0), (1, 1), (1, 1), (2, 2), (2, 2)):
         while queue.stats().dead < count:
             queue.push("x")
@@ -141,7 +142,7 @@ def test_a_killed_worker_stays_a_while(path: Path, queue: library.Queue, monkeyp
     monkeypatch.setattr(time, "monotonic", lambda: now)
     script = f"import mailq, os; mailq.open({str(path)!r}).publish({story()!r}); os._exit(9)"
     subprocess.run([Path(MAILQ).with_name("python"), "-c", script], check=False)
-    watch = top_data.Watch(str(path))
+    watch = top_data.QueueMonitor(str(path))
     for _ in range(3):
         assert [worker.state for worker in watch.look().workers] == ["dead"]
     now += top_data._LINGER
@@ -175,7 +176,7 @@ def test_rates_are_on_the_screen() -> None:
         )
         for at, done in ((10.0, 0), (14.0, 50))
     ]
-    lines = [line.text.split() for line in top_view.screen(looks[1], looks[0])]
+    lines = [line.plain.split() for line in top_view.screen(looks[1], looks[0])]
     assert [line[-2:] for line in lines[2:4]] == [["12.5", "0.0"], ["-", "-"]]
 
 
@@ -228,7 +229,7 @@ def test_strange_files_of_owners_do_no_harm(mailq: Shell, queue: library.Queue, 
 
 def crowd(count: int, jobs: int = 5) -> top_data.View:
     told = story(jobs=[{"id": f"{number:032}", "since": 0} for number in range(jobs)])
-    letters = tuple(top_data.Letter("jobs", f"{number:032}", 0.0, "retries", "e" * 400) for number in range(10))
+    letters = tuple(top_data.DeadLetter("jobs", f"{number:032}", 0.0, "retries", "e" * 400) for number in range(10))
     return top_data.View("a/long/way/to/" * 9 + "jobs", Stats(dead=10), (worker(told),) * count, letters)
 
 

@@ -30,7 +30,7 @@ import mailq
 QUEUES = (*PLACES, "steady")
 _HANDLER = "job_handlers:handle"
 _COMMAND = ("--", sys.executable, "-S", "-E", job_command.__file__)
-_OPTIONS = ("--grace", "1s", "--insist", "300ms", "--log-level", "info")
+_OPTIONS = ("--grace", "1s", "--kill-after", "300ms", "--log-level", "info")
 
 _BEAT = 0.05
 _END = PATIENCE / 2

@@ -277,21 +277,21 @@ def test_a_worker_comes_back_at_once_and_is_not_done_before_all_are_buried(
 
 
 class Idle:
-    """A crew that takes any number of jobs, and was given none yet."""
+    """A pool that takes any number of jobs, and was given none yet."""
 
     def idle(self) -> int:
         return 1
 
 
 def test_a_worker_attends_to_its_jobs_before_it_buries_in_the_next_queue(tmp_path: Path) -> None:
-    clock, crew = ManualClock(), Idle()
+    clock, pool = ManualClock(), Idle()
     queues = []
     for number in range(3):
         mailq.open(tmp_path / f"{number}")
         queues.append(mailq.Queue(MaildirEngine(str(tmp_path / f"{number}"), clock=clock)))
         queues[-1].push_many(range(MANY), ttl=1)
     clock.advance(2)
-    supervisor = Supervisor([(queue, 0) for queue in queues], crew, Options(), Wakeup())  # type: ignore[arg-type] # a part of one
+    supervisor = Supervisor([(queue, 0) for queue in queues], pool, Options(), Wakeup())  # type: ignore[arg-type] # a part of one
     for turn in range(1, 7):
         supervisor._claim(0.0)
         assert [queue.stats().dead for queue in queues] == [FEW * ((turn + 2 - number) // 3) for number in range(3)]

@@ -152,7 +152,7 @@ def leave_and_exit(body: list[str]) -> None:
 
 
 def talk_or_hold(delivery: mailq.Delivery) -> None:
-    """Leave a child behind that, once told to, says in its slot's name that this message is settled; or hold on."""
+    """Leave a child behind that, once told to, says in its parent's name that this message is settled; or hold on."""
     if len(delivery.body) == 2:
         hold_until(delivery)
     elif os.fork() == 0:

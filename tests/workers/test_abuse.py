@@ -25,12 +25,12 @@ from mailq.workers import job, processes, supervisor, threads
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
 
 
-@pytest.mark.parametrize("crew", ["processes", "threads"])
+@pytest.mark.parametrize("pool", ["processes", "threads"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, crew: str) -> None:
+def test_a_child_that_a_handler_forks_settles_nobodys_job(path: Path, pool: str) -> None:
     queue = mailq.open(path, **ONCE)
     replies = [queue.request("fork"), queue.request("slow"), queue.request("slow")]
-    mailq.Worker(queue, handlers.fork_and_return, **{crew: 1}).run(drain=True)  # type: ignore[arg-type]
+    mailq.Worker(queue, handlers.fork_and_return, **{pool: 1}).run(drain=True)  # type: ignore[arg-type]
     assert [reply.result(0) for reply in replies] == ["of the parent"] * 3
     assert queue.stats() == mailq.Stats()
 
@@ -55,11 +55,11 @@ def test_a_job_that_never_began_is_given_back_uncounted(path: Path) -> None:
     """Its process died with the order unread."""
     queue = mailq.open(path, backoff=(0.01, 0.01), durability="process-crash")
     with Work(path, "handlers:attempt") as worker:
-        (slot,) = worker.slots()
-        os.kill(slot, signal.SIGSTOP)
+        (child,) = worker.slots()
+        os.kill(child, signal.SIGSTOP)
         reply = queue.request("x")
         wait_until(lambda: queue.stats().leased == 1, "it was given to the process")
-        os.kill(slot, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         assert reply.result(30) == 1
         assert worker.stop() == 0
 
@@ -84,12 +84,12 @@ def test_a_job_that_interrupts_itself_is_counted(path: Path, handler: Any) -> No
 
 
 def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
-    """The nursery is held up between the wish to end a job and the signal."""
+    """The fork server is held up between the wish to end a job and the signal."""
     queue = mailq.open(path, **ONCE)
     run, go = str(path.parent / "run"), path.parent / "go"
-    with Work(path, "handlers:hold_until", "--insist", "0.1") as worker:
-        (nursery,) = children(worker.pid)
-        os.kill(nursery, signal.SIGSTOP)
+    with Work(path, "handlers:hold_until", "--kill-after", "0.1") as worker:
+        (forkserver,) = children(worker.pid)
+        os.kill(forkserver, signal.SIGSTOP)
         first = queue.push([run, str(go)], timeout=0.2)
         wait_until(lambda: "terminating it" in worker.log, "it is to be ended")
         go.touch()
@@ -97,13 +97,13 @@ def test_a_late_signal_does_not_hit_the_next_job(path: Path) -> None:
         wait_until(lambda: first not in {message.id for message in queue.peek("leased")}, "the first is done")
         wait_until(lambda: asleep(worker.pid), "the worker has looked for another")
         assert (queue.stats().ready, queue.stats().leased) == (1, 0)
-        os.kill(nursery, signal.SIGCONT)
+        os.kill(forkserver, signal.SIGCONT)
         assert next_one.result(30) is None
         assert worker.stop() == 0
     assert queue.stats().dead == 0
 
 
-def test_a_stopped_nursery_does_not_keep_the_worker_from_ending(path: Path) -> None:
+def test_a_stopped_fork_server_does_not_keep_the_worker_from_ending(path: Path) -> None:
     queue = mailq.open(path)
     queue.push(3600)
     with Work(path, "handlers:nap", "--grace", "0s") as worker:
@@ -158,14 +158,14 @@ def test_a_failure_to_clean_up_is_still_an_interruption(path: Path) -> None:
     assert [outcome for _, outcome, _ in letters(queue)] == ["timeout"]
 
 
-@pytest.mark.parametrize("crew", ["processes", "threads"])
-def test_a_limit_that_comes_with_the_end_strands_nothing(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_a_limit_that_comes_with_the_end_strands_nothing(path: Path, pool: str) -> None:
     queue = mailq.open(path, max_retries=2, backoff=(0.001, 0.001), durability="process-crash")
     queue.push_many([0.01] * 60)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
-        with mailq.Worker(queue, handlers.almost_at_the_limit, soft_timeout=0.0102, **{crew: 2}):  # type: ignore[arg-type]
+        with mailq.Worker(queue, handlers.almost_at_the_limit, soft_timeout=0.0102, **{pool: 2}):  # type: ignore[arg-type]
             wait_until(lambda: len(queue) == 0, "all is done")
     finally:
         sys.setswitchinterval(interval)
@@ -200,7 +200,7 @@ def test_reloads_in_quick_succession_leave_only_the_newest_code(path: Path, tmp_
             nap = 0 if n == 5 else 1
             code.write_text(f"import time\ntime.sleep({nap})\ndef handle(body): return {n}{' ' * n}\n")
             worker.signal(signal.SIGHUP)
-            wait_until(lambda n=n: worker.log.count("anew") == n, "the reload is heard")  # type: ignore[misc]
+            wait_until(lambda n=n: worker.log.count("loading the handlers again") == n, "the reload is heard")  # type: ignore[misc]
         wait_until(lambda: queue.request("x").result(30) == 5, "the newest is there")
         wait_until(lambda: len(worker.slots()) == 2, "the others are gone")
         assert {queue.request("x").result(30) for _ in range(20)} == {5}
@@ -224,22 +224,22 @@ import os, sys, time, mailq
 if __name__ == "__main__":
     worker = mailq.Worker(sys.argv[1], "handlers:nap", **{sys.argv[2]: 1})
     worker.start()
-    while sys.argv[2] == "threads" and not worker._supervisor._crew._beats:  # until what keeps the leases is there
+    while sys.argv[2] == "threads" and not worker._supervisor._pool._beats:  # until what keeps the leases is there
         time.sleep(0.001)
     os.fork()
     time.sleep(3600)
 """
 
 
-@pytest.mark.parametrize(("crew", "count"), [("processes", 4), ("threads", 3)])
+@pytest.mark.parametrize(("pool", "count"), [("processes", 4), ("threads", 3)])
 def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
-    path: Path, tmp_path: Path, crew: str, count: int
+    path: Path, tmp_path: Path, pool: str, count: int
 ) -> None:
     queue = mailq.open(path)
     queue.push(3600)
     (tmp_path / "program.py").write_text(EMBEDDED)
     environment = {**os.environ, "PYTHONPATH": HERE, "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen([sys.executable, tmp_path / "program.py", path, crew], env=environment) as program:
+    with subprocess.Popen([sys.executable, tmp_path / "program.py", path, pool], env=environment) as program:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         wait_until(lambda: len(family(program.pid)) >= count, "it was forked")
         everybody = family(program.pid)
@@ -320,20 +320,20 @@ def test_a_handler_may_settle_early_and_work_on(path: Path) -> None:
     queue = mailq.open(path)
     done = path.parent / "done"
     queue.push(str(done))
-    with Work(path, "handlers:ack_early", "--kill-lost", beats=OFTEN) as worker:
+    with Work(path, "handlers:ack_early", "--kill-on-lost-lease", beats=OFTEN) as worker:
         wait_until(done.exists, "it worked on")
         wait_until(lambda: "settled after" in worker.log, "it ended")
         assert "lost its lease" not in worker.log
         assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("crew", ["processes", "threads"])
+@pytest.mark.parametrize("pool", ["processes", "threads"])
 def test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_lost(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, crew: str
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pool: str
 ) -> None:
     monkeypatch.setattr(job, "_BEATS", OFTEN)
     monkeypatch.setattr(supervisor, "_MOMENT", 3600.0)
-    monkeypatch.setattr(threads, "_has_heart", lambda job: False)  # another process's heartbeats are not seen here
+    monkeypatch.setattr(threads, "_has_heartbeat", lambda job: False)  # another process's heartbeats are not seen here
     missed = threading.Event()
     extend = mailq.Delivery.extend
 
@@ -348,7 +348,7 @@ def test_a_heartbeat_between_the_settling_and_the_word_of_it_takes_no_lease_for_
     queue = mailq.open(path)
     done, go = path.parent / "done", path.parent / "go"
     queue.push([str(done), str(go)])
-    with mailq.Worker(queue, handlers.ack_and_tell_late, kill_lost=True, **{crew: 1}):  # type: ignore[arg-type]
+    with mailq.Worker(queue, handlers.ack_and_tell_late, kill_on_lost_lease=True, **{pool: 1}):  # type: ignore[arg-type]
         assert missed.wait(PATIENCE)
         go.touch()
         wait_until(lambda: done.exists() or "lost its lease" in caplog.text, "it worked on")
@@ -426,13 +426,13 @@ def test_a_foreign_story_does_not_break_the_list(mailq: Shell, tmp_path: Path) -
 def test_a_foreign_story_cannot_pass_itself_off_as_another(mailq: Shell, tmp_path: Path) -> None:
     mailq("init", "jobs")
     story = {"host": "elsewhere", "boot": "other", "pid": 7, "since": 1.5, "slots": 2}
-    lie = {"token": "another", "alive": False, "story": "none"}
+    lie = {"token": "another", "alive": False, "status": "none"}
     (tmp_path / "jobs" / "owners" / "cafe").write_text(json.dumps({**story, **lie}))
     told = json.loads(mailq("workers", "jobs", "--json").stdout)
     assert told["alive"]
     assert told == {
         "slots": 2,
-        "story": "none",
+        "status": "none",
         "token": "cafe",
         "host": "elsewhere",
         "pid": 7,
@@ -454,7 +454,7 @@ def test_what_a_job_says_does_not_steer_the_terminal(path: Path, tmp_path: Path)
 
 
 def test_hundreds_of_processes_start(path: Path) -> None:
-    """More than fit into the sockets between supervisor and nursery."""
+    """More than fit into the sockets between supervisor and fork server."""
     queue = mailq.open(path, **ONCE)
     code = path.parent / "small.py"  # quickly loaded, three hundred times
     code.write_text("def handle(body): pass\n")
@@ -468,7 +468,7 @@ def test_hundreds_of_processes_start(path: Path) -> None:
 def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:
     queue = mailq.open(path)
     worker = Work(path, "handlers:echo")
-    wait_until(lambda: len(children(worker.pid)) == 1, "the nursery is there")
+    wait_until(lambda: len(children(worker.pid)) == 1, "the fork server is there")
     os.kill(children(worker.pid)[0], signal.SIGKILL)
     with worker:
         assert queue.request(1).result(30) == 1
@@ -478,7 +478,7 @@ def test_a_kill_while_the_worker_starts_is_forgiven(path: Path) -> None:
 def test_code_that_takes_its_process_with_it_does_not_start_for_ever(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_FIRST_REST", 0.05)
+    monkeypatch.setattr(processes, "_FIRST_DELAY", 0.05)
     mailq.open(path)
     (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\ndef handle(body): pass\n")
     with pytest.raises(mailq.WorkerFailed, match="died while it was starting: killed by SIGKILL"):

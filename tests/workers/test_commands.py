@@ -80,7 +80,7 @@ def test_a_killed_command_takes_what_it_started_with_it_only_at_its_limit(path: 
     queue = mailq.open(path, **ONCE)
     queue.push("x")
     nap = f"sleep 3603.{os.getpid()}"  # unlike that of a run of these tests beside this one
-    mailq.Worker(queue, ["sh", "-c", f"trap '' TERM; {nap} & {nap}"], timeout=0.2, insist=0.2).run(drain=True)
+    mailq.Worker(queue, ["sh", "-c", f"trap '' TERM; {nap} & {nap}"], timeout=0.2, kill_after=0.2).run(drain=True)
     assert [outcome for _, outcome, _ in letters(queue)] == ["timeout"]
     found = subprocess.run(["pgrep", "-f", f"^{nap}"], capture_output=True, check=False)
     assert found.stdout == b""
@@ -100,7 +100,7 @@ def test_what_a_command_wrote_before_it_had_to_be_killed_is_kept(path: Path) -> 
     queue = mailq.open(path, **ONCE)
     queue.push("x")
     deaf = ["sh", "-c", "trap '' TERM; echo step 1; echo no answer from the host >&2; sleep 3606"]
-    mailq.Worker(queue, deaf, timeout=3, insist=0.5).run(drain=True)
+    mailq.Worker(queue, deaf, timeout=3, kill_after=0.5).run(drain=True)
     error = queue.peek("dead")[0].history[0].error or ""
     assert error.splitlines() == [
         "--- stdout",

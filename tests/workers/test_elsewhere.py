@@ -18,8 +18,8 @@ from mailq.workers import job
 THREADS = """
 os.O_NONBLOCK = 0  # for filelock, whose part for this system is what is loaded
 import mailq, sys, threading
-from mailq.workers import jobs
-jobs._BEATS = 600
+from mailq.workers import job
+job._BEATS = 600
 queue = mailq.open(sys.argv[1], max_retries=0)
 reply, go = queue.request(None), threading.Event()
 with mailq.Worker(queue, lambda body: go.wait() and "done", threads=1):
@@ -66,7 +66,7 @@ def test_without_processes_the_worker_itself_keeps_the_leases_of_threads(
 
 
 @pytest.mark.parametrize("system", ["here", "macos"])
-def test_what_a_dead_slot_has_started_dies_with_it(path: Path, tmp_path: Path, system: str) -> None:
+def test_what_a_dead_child_has_started_dies_with_it(path: Path, tmp_path: Path, system: str) -> None:
     """On macOS there is no ``os.waitid`` before Python 3.13."""
     (tmp_path / "sitecustomize.py").write_text("import os\ndel os.waitid\n" if system == "macos" else "")
     unlike_others = f"3609.{os.getpid()}"

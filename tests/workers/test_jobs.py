@@ -19,16 +19,16 @@ def test_what_comes_during_a_look_is_looked_for_again(monkeypatch: pytest.Monkey
 
         def slow(limit: int, **options: Any) -> list[mailq.Delivery] | None:
             found = poll(limit, **options)
-            source.ring()
+            source.notify()
             return found
 
-        monkeypatch.setattr(queue, "listen", lambda _bell: 3600.0)
+        monkeypatch.setattr(queue, "subscribe", lambda _callback: 3600.0)
         assert source.pop(1, None) == []
         assert not source.is_due(time.monotonic())
         with monkeypatch.context() as patch:
             patch.setattr(queue, "poll", slow)
             assert source.pop(1, None) == []
         assert source.is_due(-math.inf)
-        assert source.look_at == 0.0
+        assert source.next_poll == 0.0
         assert source.pop(1, None) == []
         assert not source.is_due(time.monotonic())

@@ -38,12 +38,12 @@ def test_a_job_that_holds_the_gil_in_c_keeps_its_lease(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_often")
-@pytest.mark.parametrize("crew", ["processes", "threads"])
-def test_the_lease_of_a_running_job_is_kept(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_the_lease_of_a_running_job_is_kept(path: Path, pool: str) -> None:
     queue = mailq.open(path, **FAST)
     go = path.parent / "go"
     reply = queue.request([str(path.parent / "run"), str(go)])
-    with mailq.Worker(queue, handlers.hold_until, **{crew: 1}):  # type: ignore[arg-type]
+    with mailq.Worker(queue, handlers.hold_until, **{pool: 1}):  # type: ignore[arg-type]
         wait_until((path.parent / "run.1").exists, "it runs")
         assert_the_lease_is_kept(queue, lambda: reply.ready)
         go.touch()
@@ -71,14 +71,14 @@ def test_leases_of_threads_are_kept_although_the_process_that_keeps_them_dies(pa
     with Work(path, "handlers:hold_until", "--threads", beats=OFTEN) as worker:
         reply = queue.request([str(path.parent / "run"), str(go)])
         wait_until(lambda: len(children(worker.pid)) == 1, "its lease is kept")
-        (heart,) = children(worker.pid)
-        os.kill(heart, signal.SIGKILL)
+        (heartbeat,) = children(worker.pid)
+        os.kill(heartbeat, signal.SIGKILL)
         wait_until(lambda: "the process that keeps the leases died" in worker.log, "it is missed")
         assert_the_lease_is_kept(queue, lambda: reply.ready)
         go.touch()
         assert reply.result(60) is None
         assert queue.request([str(path.parent / "again"), str(go)]).result(60) is None
-        assert children(worker.pid) != [heart]
+        assert children(worker.pid) != [heartbeat]
         assert worker.stop() == 0
 
 
@@ -86,7 +86,7 @@ def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) 
     """As one does whose job has stopped the whole process; what keeps its leases is another, and runs."""
     queue = mailq.open(path, lease=3, reap_interval=0.1, durability="process-crash")
     queue.push(3600)
-    with Work(path, "handlers:nap", "--threads", "--timeout", "5s", "--insist", "0.1s", beats=20) as worker:
+    with Work(path, "handlers:nap", "--threads", "--timeout", "5s", "--kill-after", "0.1s", beats=20) as worker:
         wait_until(lambda: len(children(worker.pid)) == 1, "what keeps its lease is there")
         assert_the_lease_is_kept(queue, worker.is_over)
         worker.signal(signal.SIGSTOP)
@@ -95,12 +95,12 @@ def test_a_worker_that_stands_still_past_its_limit_keeps_no_message(path: Path) 
         assert taken.attempt == 2
 
 
-@pytest.mark.parametrize("crew", ["--threads", "-c1"])
-def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["--threads", "-c1"])
+def test_a_job_whose_lease_is_lost_is_told_from_outside(path: Path, pool: str) -> None:
     queue = mailq.open(path)
     go = path.parent / "go"
     request = queue.request([str(path.parent / "run"), str(go)])
-    with Work(path, "handlers:hold_until", crew, beats=OFTEN) as worker:
+    with Work(path, "handlers:hold_until", pool, beats=OFTEN) as worker:
         wait_until((path.parent / "run.1").exists, "it runs")
         (name,) = os.listdir(path / "cur")
         queue.release(name, delay=3600)
@@ -117,7 +117,7 @@ def test_a_hung_job_is_killed_at_its_limit_with_all_its_children(path: Path, bod
     queue = mailq.open(path, **FAST)
     queue.push(body, timeout=0.3)
     queue.push("none")
-    mailq.Worker(queue, handlers.outcome, insist=0.2).run(drain=True)
+    mailq.Worker(queue, handlers.outcome, kill_after=0.2).run(drain=True)
     (letter,) = queue.peek("dead")
     assert (letter.body, letter.history[0].outcome) == (body, "timeout")
     assert (letter.history[0].error or "").endswith("ran longer than its limit of 0.3 s")
@@ -131,18 +131,18 @@ def test_a_hung_job_is_killed_at_its_limit_with_all_its_children(path: Path, bod
 def test_a_hung_job_is_tried_again(path: Path) -> None:
     queue = mailq.open(path, timeout=0.1, max_retries=1, backoff=(0.01, 0.01))
     queue.push("hang")
-    with mailq.Worker(queue, handlers.outcome, insist=0.1):
+    with mailq.Worker(queue, handlers.outcome, kill_after=0.1):
         wait_until(lambda: queue.stats().dead == 1, "it is dead")
     (letter,) = queue.peek("dead")
     assert [attempt.outcome for attempt in letter.history] == ["timeout", "timeout"]
 
 
-@pytest.mark.parametrize("crew", ["processes", "threads"])
-def test_the_soft_limit_is_an_exception_in_the_job(path: Path, crew: str) -> None:
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_the_soft_limit_is_an_exception_in_the_job(path: Path, pool: str) -> None:
     queue = mailq.open(path, soft_timeout=1, **FAST)
     said = path.parent / "said"
     queue.push([str(path.parent / "runs"), str(said)])
-    mailq.Worker(queue, handlers.clean_up, **{crew: 1}).run(drain=True)  # type: ignore[arg-type]
+    mailq.Worker(queue, handlers.clean_up, **{pool: 1}).run(drain=True)  # type: ignore[arg-type]
     assert said.read_text() == "limit 1 cleaned up"
     assert queue.stats() == mailq.Stats()
 
@@ -186,7 +186,7 @@ def test_a_thread_that_does_not_end_is_left_behind(path: Path) -> None:
     queue = mailq.open(path, **FAST)
     queue.push(1.5, timeout=0.2)
     queue.push(0)
-    mailq.Worker(queue, handlers.nap, threads=1, insist=0.1).run(drain=True)
+    mailq.Worker(queue, handlers.nap, threads=1, kill_after=0.1).run(drain=True)
     assert [(body, outcome) for body, outcome, _ in letters(queue)] == [(1.5, "timeout")]
     assert len(queue) == 0
 
@@ -203,12 +203,12 @@ def test_a_handler_sees_that_its_lease_is_lost(path: Path) -> None:
 def test_a_lost_job_is_not_settled_and_ends_if_so_wished(path: Path) -> None:
     queue = mailq.open(path)
     id = queue.push("hang")
-    with Work(path, "handlers:outcome", "--kill-lost", "--insist", "0.1", beats=OFTEN) as worker:
+    with Work(path, "handlers:outcome", "--kill-on-lost-lease", "--kill-after", "0.1", beats=OFTEN) as worker:
         wait_until(lambda: queue.stats().leased == 1, "it runs")
         (name,) = os.listdir(path / "cur")
-        (slot,) = worker.slots()
+        (child,) = worker.slots()
         queue.release(name, delay=3600)
-        wait_until(lambda: not is_alive(slot) or worker.log.count("lost") > 1, "the job is ended")
+        wait_until(lambda: not is_alive(child) or worker.log.count("lost") > 1, "the job is ended")
         wait_until(lambda: "result will not count" in worker.log, "the loss is told")
         assert worker.stop() == 0
     assert (queue.get(id).state, queue.get(id).attempt, queue.stats().leased) == ("delayed", 1, 0)

@@ -30,41 +30,41 @@ def drained(queue: mailq.Queue, handler: Any, **options: Any) -> None:
 
 
 @pytest.fixture(params=["processes", "threads"])
-def crew(request: pytest.FixtureRequest) -> dict[str, Any]:
+def pool(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {request.param: 2}
 
 
-def test_what_returns_is_acked(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_what_returns_is_acked(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     jobs.push_many(range(20))
-    drained(jobs, handlers.noop, **crew)
+    drained(jobs, handlers.noop, **pool)
     assert jobs.stats() == mailq.Stats()
 
 
-def test_a_reply_is_what_the_handler_returned(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_a_reply_is_what_the_handler_returned(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     reply = jobs.request({"deep": [1, None, "ü"]})
-    drained(jobs, handlers.echo, **crew)
+    drained(jobs, handlers.echo, **pool)
     assert reply.result(0) == {"deep": [1, None, "ü"]}
 
 
-def test_a_retry_is_a_failed_attempt_that_waits(path: Path, crew: dict[str, Any]) -> None:
+def test_a_retry_is_a_failed_attempt_that_waits(path: Path, pool: dict[str, Any]) -> None:
     queue = mailq.open(path)
     id = queue.push("retry")
-    drained(queue, handlers.outcome, **crew)
+    drained(queue, handlers.outcome, **pool)
     message = queue.get(id)
     assert (message.state, message.attempt, message.history[0].outcome) == ("delayed", 2, "error")
     assert message.history[0].error == "again later"
 
 
-def test_a_reject_is_dead_at_once(path: Path, crew: dict[str, Any]) -> None:
+def test_a_reject_is_dead_at_once(path: Path, pool: dict[str, Any]) -> None:
     queue = mailq.open(path)
     queue.push("reject")
-    drained(queue, handlers.outcome, **crew)
+    drained(queue, handlers.outcome, **pool)
     assert list(letters(queue)) == [("reject", "rejected", "not for me")]
 
 
-def test_an_exception_is_kept_with_its_traceback_from_the_handler_on(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_an_exception_is_kept_with_its_traceback_from_the_handler_on(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     jobs.push("raise")
-    drained(jobs, handlers.outcome, **crew)
+    drained(jobs, handlers.outcome, **pool)
     (letter,) = jobs.peek("dead")
     error = letter.history[0].error or ""
     assert error.startswith("Traceback")
@@ -108,9 +108,9 @@ def test_the_exits_of_a_job_in_a_thread_cost_its_attempt_alone(jobs: mailq.Queue
     assert {body: outcome for body, outcome, _ in letters(jobs)} == {"sys.exit": "error", "interrupt": "error"}
 
 
-def test_a_result_that_is_no_json_fails_the_request_and_not_the_job(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_a_result_that_is_no_json_fails_the_request_and_not_the_job(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     reply = jobs.request("not json")
-    drained(jobs, handlers.outcome, **crew)
+    drained(jobs, handlers.outcome, **pool)
     with pytest.raises(mailq.JobFailed, match="the result cannot be a reply"):
         reply.result(0)
     assert jobs.stats().dead == 0
@@ -141,22 +141,22 @@ def test_whoever_waits_for_a_reply_is_told_of_the_end(jobs: mailq.Queue, body: s
         reply.result(0)
 
 
-def test_a_body_that_does_not_decode_is_the_messages_fault(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_a_body_that_does_not_decode_is_the_messages_fault(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     jobs.push(b"{", content_type="application/json")
-    drained(jobs, handlers.noop, **crew)
+    drained(jobs, handlers.noop, **pool)
     ((_, outcome, error),) = [(x.raw, x.history[0].outcome, x.history[0].error or "") for x in jobs.peek("dead")]
     assert (outcome, "is not application/json" in error) == ("error", True)
 
 
-def test_a_handler_that_settles_is_not_settled_again(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_a_handler_that_settles_is_not_settled_again(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     jobs.push("x")
-    drained(jobs, handlers.settle_itself, **crew)
+    drained(jobs, handlers.settle_itself, **pool)
     assert list(letters(jobs)) == [("x", "rejected", "settled in the handler")]
 
 
-def test_a_handler_gets_the_delivery_if_it_asks_for_it(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
+def test_a_handler_gets_the_delivery_if_it_asks_for_it(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
     reply = jobs.request("x")
-    drained(jobs, handlers.attempt, **crew)
+    drained(jobs, handlers.attempt, **pool)
     assert reply.result(0) == 1
 
 
@@ -168,7 +168,7 @@ def test_coroutines_of_one_process_share_a_loop(jobs: mailq.Queue) -> None:
     assert len({result["loop"] for result in results}) == 1
 
 
-def test_threads_share_the_memory_of_this_process(crew: dict[str, Any]) -> None:
+def test_threads_share_the_memory_of_this_process(pool: dict[str, Any]) -> None:
     with mailq.open("memory://") as queue:
         seen: list[int] = []
         queue.push_many(range(50))
@@ -176,12 +176,12 @@ def test_threads_share_the_memory_of_this_process(crew: dict[str, Any]) -> None:
         assert sorted(seen) == list(range(50))
 
 
-def test_jobs_run_side_by_side(path: Path, crew: dict[str, Any]) -> None:
+def test_jobs_run_side_by_side(path: Path, pool: dict[str, Any]) -> None:
     queue = mailq.open(path)
     go = path.parent / "go"
     for n in range(2):
         queue.push([str(path.parent / f"running{n}"), str(go)])
-    with mailq.Worker(queue, handlers.hold_until, **crew):
+    with mailq.Worker(queue, handlers.hold_until, **pool):
         wait_until(lambda: all((path.parent / f"running{n}.1").exists() for n in range(2)), "both run")
         go.touch()
         wait_until(lambda: len(queue) == 0, "both are done")
@@ -216,8 +216,8 @@ def test_one_command_works_several_queues_and_the_dead_of_all(path: Path, tmp_pa
     assert [attempt.error for attempt in failed.peek("dead")[0].history][-1] == "settled in the handler"
 
 
-def test_a_worker_started_and_stopped_can_start_again(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
-    worker = mailq.Worker(jobs, handlers.echo, **crew)
+def test_a_worker_started_and_stopped_can_start_again(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
+    worker = mailq.Worker(jobs, handlers.echo, **pool)
     for n in range(2):
         worker.start()
         assert jobs.request(n).result(30) == n
@@ -234,8 +234,8 @@ def test_a_worker_that_opened_its_queue_can_run_again(jobs: mailq.Queue) -> None
         assert reply.result(0) == n
 
 
-def test_a_worker_whose_queue_is_closed_ends_with_that(jobs: mailq.Queue, crew: dict[str, Any]) -> None:
-    worker = mailq.Worker(jobs, handlers.echo, **crew)
+def test_a_worker_whose_queue_is_closed_ends_with_that(jobs: mailq.Queue, pool: dict[str, Any]) -> None:
+    worker = mailq.Worker(jobs, handlers.echo, **pool)
     ends: list[str] = []
 
     def work() -> None:
@@ -264,10 +264,10 @@ def test_a_running_worker_does_not_start_again(jobs: mailq.Queue) -> None:
 
 @pytest.mark.parametrize("runs", [True, False])
 def test_a_worker_whose_start_was_interrupted_can_be_stopped_and_started_again(
-    jobs: mailq.Queue, crew: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, runs: bool
+    jobs: mailq.Queue, pool: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, runs: bool
 ) -> None:
     """By a signal, in the midst of it: nobody knows then whether its thread is about to run."""
-    worker = mailq.Worker(jobs, handlers.echo, **crew)
+    worker = mailq.Worker(jobs, handlers.echo, **pool)
     threads: list[threading.Thread] = []
 
     class Interrupted(threading.Thread):

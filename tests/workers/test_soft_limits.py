@@ -15,7 +15,7 @@ from working import Work, all_settled, letters
 
 import mailq
 from mailq.workers.coroutines import Loop
-from mailq.workers.handler import Input
+from mailq.workers.job_input import JobInput
 from mailq.workers.threads import _class_of
 
 ERROR = "mailq.errors.TimeLimit: the job has run for its soft time limit of 0.1 s; it is to end now"
@@ -40,21 +40,21 @@ IN_A_PROCESS = ("delete_for_ever", "wait_for_a_thread")
 EARLY = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """An exception that strikes just behind an open() leaves that open; before a coroutine has begun, it never will."""
 
-Crew = dict[str, Any]
+Pool = dict[str, Any]
 
 
 @pytest.fixture(params=["processes", "threads"])
-def crew(request: pytest.FixtureRequest) -> Crew:
+def pool(request: pytest.FixtureRequest) -> Pool:
     return {request.param: 2}
 
 
 @EARLY
 @pytest.mark.parametrize("count", [1, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_whatever_a_job_is_doing_it_is_reported_as_a_timeout(path: Path, crew: Crew, count: int) -> None:
+def test_whatever_a_job_is_doing_it_is_reported_as_a_timeout(path: Path, pool: Pool, count: int) -> None:
     queue = mailq.open(path, max_retries=0, durability="process-crash")
-    kinds = KINDS + IN_A_PROCESS * ("processes" in crew)
+    kinds = KINDS + IN_A_PROCESS * ("processes" in pool)
     queue.push_many([kind, str(path.parent / f"beside{n}")] for kind in kinds for n in range(count))
-    mailq.Worker(queue, endless.by_name, soft_timeout=0.1, timeout=10, insist=0.1, **crew).run(drain=True)
+    mailq.Worker(queue, endless.by_name, soft_timeout=0.1, timeout=10, kill_after=0.1, **pool).run(drain=True)
     ends = ((letter.body[0], letter.history[-1]) for letter in queue.peek("dead", None))
     # Not always the last line: a push that was interrupted notes what may be in the queue all the same.
     counts = collections.Counter((kind, end.outcome, ERROR in (end.error or "").splitlines()) for kind, end in ends)
@@ -69,7 +69,7 @@ def test_whatever_a_job_is_doing_it_is_reported_as_a_timeout(path: Path, crew: C
     ],
     ids=["soft", "hard"],
 )
-def test_a_limit_counts_although_the_handler_settles_by_a_block(path: Path, options: Crew, error: str) -> None:
+def test_a_limit_counts_although_the_handler_settles_by_a_block(path: Path, options: Pool, error: str) -> None:
     """Whose end by an interrupt would release the message, uncounted, again and again."""
     queue = mailq.open(path, max_retries=1, backoff=(0.001, 0.001))
     runs = str(path.parent / "runs")
@@ -105,11 +105,11 @@ def test_an_event_loop_outlives_a_coroutine_that_is_cancelled_and_what_that_has_
     queue, loop = mailq.open("memory://"), Loop()
     ended = []
 
-    def new() -> Input:
+    def new() -> JobInput:
         queue.push("x")
         delivery = queue.pop()
         assert delivery is not None
-        return Input(delivery)
+        return JobInput(delivery)
 
     async def tell() -> tuple[int, int]:
         return id(asyncio.get_running_loop()), len(asyncio.all_tasks())
@@ -151,7 +151,7 @@ def test_an_interruption_that_an_event_loop_catches_ends_what_that_runs() -> Non
     """Its thread was not in the loop yet when it was looked at; by its arrival it was."""
     queue = mailq.open("memory://")
     queue.push("x")
-    error, given = mailq.TimeLimit(0.1), Input(queue.pop_many(1)[0])
+    error, given = mailq.TimeLimit(0.1), JobInput(queue.pop_many(1)[0])
     assert given.interrupt(error, sys._getframe())
 
     def strike() -> None:

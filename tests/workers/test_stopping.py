@@ -13,7 +13,7 @@ from together import PATIENCE, family, is_alive, wait_until
 from working import HERE, Work, all_settled
 
 import mailq
-from mailq.workers.channel import spawn
+from mailq.workers.channel import Helper
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -58,7 +58,7 @@ def test_an_interrupted_job_can_clean_up(path: Path) -> None:
 def test_a_second_signal_ends_it_at_once(path: Path) -> None:
     queue = mailq.open(path)
     queue.push_many(["hang deaf"] * 3)
-    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h", "--insist", "1h") as worker:
+    with Work(path, "handlers:outcome", "-c", 3, "--grace", "1h", "--kill-after", "1h") as worker:
         wait_until(lambda: queue.stats().leased == 3, "they run")
         worker.signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in worker.log, "the first is heard")
@@ -91,7 +91,7 @@ def test_a_killed_supervisor_of_commands_takes_them_with_it(path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [["handlers:outcome"], ["--", "sh", "-c", "trap '' TERM; read -r x; exec sleep 3611"]]
 )
-def test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on(path: Path, arguments: list[str]) -> None:
+def test_when_supervisor_and_fork_server_are_killed_at_once_nothing_runs_on(path: Path, arguments: list[str]) -> None:
     """Nobody is left to kill the others: each process has asked the kernel to."""
     queue = mailq.open(path, lease=3600)
     queue.push_many(["hang", "hang deaf"])
@@ -109,14 +109,14 @@ def test_when_supervisor_and_nursery_are_killed_at_once_nothing_runs_on(path: Pa
     assert [message.history[0].outcome for message in queue.peek("ready")] == ["killed"] * 2
 
 
-def test_a_killed_nursery_is_replaced_and_its_jobs_are_tried_again(path: Path) -> None:
+def test_a_killed_fork_server_is_replaced_and_its_jobs_are_tried_again(path: Path) -> None:
     queue = mailq.open(path, backoff=(0.01, 0.01))
     go = path.parent / "go"
     queue.push([str(path.parent / "run"), str(go)])
     with Work(path, "handlers:hold_until") as worker:
         wait_until((path.parent / "run.1").exists, "it runs")
-        nursery = family(worker.pid)[1]
-        os.kill(nursery, signal.SIGKILL)
+        forkserver = family(worker.pid)[1]
+        os.kill(forkserver, signal.SIGKILL)
         wait_until((path.parent / "run.2").exists, "it runs again")
         go.touch()
         wait_until(lambda: all_settled(queue), "it is done")
@@ -134,13 +134,13 @@ def test_an_idle_process_that_is_killed_is_replaced(path: Path) -> None:
         assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("module", ["heart", "nursery"])
+@pytest.mark.parametrize("module", ["heartbeat", "forkserver"])
 def test_a_process_whose_supervisor_is_done_before_it_has_started_ends_without_a_word(
     capfd: pytest.CaptureFixture[str], module: str
 ) -> None:
-    line, process = spawn(f"mailq.workers.{module}")
-    line.close()
-    assert process.wait() == 0
+    helper = Helper(f"mailq.workers.{module}")
+    helper.close()
+    assert helper.process.returncode == 0
     assert capfd.readouterr().err == ""
 
 

@@ -53,17 +53,17 @@ def lay(directory: Path, fields: str = "") -> None:
         os.close(os.open(directory / name, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
-@pytest.mark.parametrize("crew", ["processes", "threads"])
+@pytest.mark.parametrize("pool", ["processes", "threads"])
 @pytest.mark.parametrize("dead", ["own", "shared"])
 @pytest.mark.parametrize("backlog", [expired, torn, due, overdue])
 def test_a_running_job_keeps_its_lease_while_a_backlog_is_buried(
-    path: Path, backlog: Callable[[mailq.Queue, Path], None], dead: str, crew: str
+    path: Path, backlog: Callable[[mailq.Queue, Path], None], dead: str, pool: str
 ) -> None:
     queue = mailq.open(path, lease=LEASE, reap_interval=1, durability="process-crash")
     if dead == "shared":
         queue.configure(dead_letters=mailq.open(path.with_name("morgue")).location)
     running, finish = (str(path.with_name(word)) for word in ("running", "finish"))
-    options = ["--threads"] if crew == "threads" else []
+    options = ["--threads"] if pool == "threads" else []
     with Work(path, "handlers:hold_until", "-c", 2, *options) as worker:
         queue.push([running, finish])
         wait_until(lambda: os.path.exists(f"{running}.1"), "the job runs")

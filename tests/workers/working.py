@@ -22,8 +22,8 @@ HERE: Final = str(Path(__file__).parent)
 OFTEN: Final = 600
 """Heartbeats in a lease: three take less than a second of one that no standstill of the machine outlasts."""
 _WITH_HEARTBEATS: Final = """\
-from mailq.workers import jobs
-jobs._BEATS = {beats}
+from mailq.workers import job
+job._BEATS = {beats}
 from mailq.cli.main import main
 main()
 """
@@ -101,8 +101,8 @@ class Work:
 
     def slots(self) -> list[int]:
         """The processes that run the jobs."""
-        nursery = children(self.pid)
-        return children(nursery[0]) if nursery else []
+        forkserver = children(self.pid)
+        return children(forkserver[0]) if forkserver else []
 
     def gone(self) -> None:
         """Nothing of it is left."""

@@ -1,4 +1,4 @@
-"""The line from a slot to its supervisor."""
+"""The line from a child to its supervisor."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from together import Child
 
 import mailq
-from mailq.workers.child import Slot
-from mailq.workers.handler import Input
+from mailq.workers.child import ChildProcess
+from mailq.workers.job_input import JobInput
 from mailq.workers.outcomes import Interrupted
 
 LONG = 2_000_000
@@ -22,12 +22,12 @@ LONG = 2_000_000
 
 
 def speak(pipe: Connection[Any, Any], speaker: str) -> None:
-    """Be a slot that is interrupted in the middle of a line; tell what the supervisor heard."""
+    """Be a child that is interrupted in the middle of a line; tell what the supervisor heard."""
     ours, theirs = socket.socketpair()
-    slot = Slot(theirs)
+    child = ChildProcess(theirs)
     queue = mailq.open("memory://")
     queue.push("x")
-    given = Input(queue.pop_many(1)[0])
+    given = JobInput(queue.pop_many(1)[0])
     heard = bytearray()
 
     def hear() -> None:
@@ -39,14 +39,14 @@ def speak(pipe: Connection[Any, Any], speaker: str) -> None:
     listener = threading.Thread(target=hear)
     listener.start()
     if speaker == "command":
-        signal.signal(signal.SIGUSR2, lambda _number, _frame: slot._say({"said": "by the handler of the signal"}))
+        signal.signal(signal.SIGUSR2, lambda _number, _frame: child._send({"said": "by the handler of the signal"}))
     interrupted = False
     try:
-        with slot._alarm.set(None, given):
-            slot._say({"said": "x" * LONG})
+        with child._interrupter.arm(None, given):
+            child._send({"said": "x" * LONG})
     except Interrupted:
         interrupted = True
-    slot._lines.close()
+    child._lines.close()
     theirs.close()
     listener.join()
     lines = heard.decode().splitlines()
