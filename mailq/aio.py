@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _THREADS: Final = 8
-"""So many verbs of one queue are at the disk at once; the others stand in line."""
+"""The number of verbs of one queue that use the disk at once; the others wait."""
 
 
 class FileOptions(TypedDict, total=False):
@@ -73,7 +73,7 @@ async def open(  # noqa: A001 - the verb of files, on purpose: mailq.aio.open("j
 class AsyncQueue:
     """A queue whose verbs are awaited; ``queue`` is the one beneath.
 
-    Verbs, options and errors are those of :class:`mailq.Queue`, and are told there. May be shared between
+    Verbs, options and errors are those of :class:`mailq.Queue`, and are described there. May be shared between
     tasks, and between loops in several threads. A body must not be changed until its
     push returns: another thread encodes it.
     """

@@ -89,7 +89,7 @@ def _open_maildir(path: str, settings: dict[str, Any], *, create: bool) -> Queue
     disk.give_to_owner_of(path)
     if create and not os.path.exists(layout.marker):
         wanted = Settings().merged(settings)
-        dead_letters.require_home(layout, wanted, disk)
+        dead_letters.require_shared(layout, wanted, disk)
         layouts.create(layout, wanted, disk)
     engine = MaildirEngine(path, disk=disk)
     engine.settings.refuse_others(settings, layout.marker)

@@ -76,7 +76,7 @@ class Envelope(Protocol):
 
     @property
     def ext(self) -> str:
-        """A file extension, which stands for the content type unless a header tells another."""
+        """A file extension, which stands for the content type unless a header names another."""
 
     @property
     def header_bytes(self) -> int:

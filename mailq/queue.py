@@ -299,7 +299,7 @@ class Queue:
         self._engine.unsubscribe(callback)
 
     def pause(self) -> None:
-        """Deliver nothing to any consumer until resumed; durable, across processes: the file ``paused`` in the queue.
+        """Stop all deliveries until resumed; durable, across processes: the file ``paused`` in the queue.
 
         Deliveries that are out can be settled, and pushes go on. Consumers notice at once.
         """
@@ -407,7 +407,7 @@ class Queue:
         raise MessageNotFound(id, self.location)
 
     def edit(self, message: Message, body: bytes) -> None:
-        """Give a ready, delayed or dead message another body, sealed anew; undamaged headers stay.
+        """Replace the body of a ready, delayed or dead message; undamaged headers stay.
 
         Raises MessageNotFound if somebody took it since it was looked at, and
         MessageTooLarge.

@@ -21,7 +21,7 @@ _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 0.05
 
 LONGEST: Final = 1_048_576
-"""A worker keeps no longer result than so many bytes."""
+"""The most bytes of a result that a worker keeps."""
 
 _AGES: Final = 1e12
 """A longer wait, in seconds, is one for ever."""

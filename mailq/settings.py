@@ -1,8 +1,8 @@
 """A queue's settings: their names, units, defaults, and the file they live in.
 
 The settings belong to the queue, not to a process: they stand in
-``mailq.toml``, written for a person to edit. A process that asks for something
-else is told so.
+``mailq.toml``, written for a person to edit. A process that asks for other
+settings gets an error.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Settings:
 
 def _near(key: str, known: Iterable[str]) -> list[str]:
     """The setting that somebody may have meant."""
-    import difflib  # noqa: PLC0415 - only who has mistaken one loads it
+    import difflib  # noqa: PLC0415 - loaded only after a mistake
 
     return difflib.get_close_matches(key.lower().replace("-", "_")[:40], known, 1)
 

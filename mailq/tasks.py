@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _UNKNOWN_DELAY: Final = 30.0
-"""A message whose task is not known here is given back for so many seconds: a deploy may be half way."""
+"""Seconds for which a message is released whose task is not known here: a deploy may be half way."""
 
 
 class App:

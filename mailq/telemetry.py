@@ -1,4 +1,4 @@
-"""What happens in this process's queues, told to whoever attaches a handler.
+"""Events: what happens in this process's queues, passed to each handler that is attached.
 
 One seam for metrics, traces and audits::
 
@@ -20,7 +20,7 @@ event                     facts (durations in seconds)
 ``reject``                ``attempt``, ``reason``
 ``extend``                ``attempt``, ``seconds``
 ``dead``                  ``attempts``, ``reason``
-``expire``                ``ttl``: past its time to live; told after its ``dead``
+``expire``                ``ttl``: past its time to live; emitted after its ``dead``
 ``requeue``               ``attempt``, ``outcome``: a reaper took it back
 ``redrive``               nothing
 ``job.start``             ``attempt``, ``waited``
@@ -29,7 +29,7 @@ event                     facts (durations in seconds)
 ========================  ==========================================================
 
 ``job.*`` come from a :class:`mailq.Worker`, in the process that supervises. A
-job that ends well is told by ``job.stop``, any other by ``job.exception``.
+job that ends well emits ``job.stop``, any other ``job.exception``.
 """
 
 from __future__ import annotations
@@ -77,24 +77,24 @@ _SEAM: Final = _Seam()
 def attach(handler: Handler) -> Callable[[], None]:
     """Have ``handler(event)`` called for every event of this process. Returns a function that detaches it.
 
-    A child process does not inherit handlers, but for a plain fork.
+    A child process does not inherit handlers, except by a plain fork.
     """
     _SEAM.handlers = (*_SEAM.handlers, handler)
     return lambda: detach(handler)
 
 
 def detach(handler: Handler) -> None:
-    """Call it no more. Detaching what is not attached does nothing."""
+    """Detach a handler. Does nothing if it is not attached."""
     _SEAM.handlers = tuple(known for known in _SEAM.handlers if known != handler)
 
 
 def attached() -> bool:
-    """Whether anybody listens: ask before collecting facts that cost something."""
+    """Whether a handler is attached: ask before collecting facts that cost something."""
     return bool(_SEAM.handlers)
 
 
 def emit(name: str, queue: str, id: str = "", **facts: Any) -> None:  # noqa: ANN401 - facts are what they are
-    """Tell every handler of an event."""
+    """Pass an event to every handler."""
     if not _SEAM.handlers:
         return
     event = Event(name, queue, id, time.time(), facts)

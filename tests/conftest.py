@@ -152,7 +152,7 @@ def place(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Producers have their journals from the first push on."""
-    monkeypatch.setattr(journal, "WARM", 0)
+    monkeypatch.setattr(journal, "PUSHES_BEFORE_JOURNAL", 0)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ class Reaped(NamedTuple):
 
     ``returned`` are to be tried again, or were put back where an editor that died had taken
     them from; ``died`` had used up their retries; ``due`` were delayed and are ready now.
-    ``settled`` tells of those whose leases have ended.
+    ``settled`` lists those whose leases have ended.
     """
 
     returned: int = 0

@@ -1,4 +1,4 @@
-"""What the kernel tells of names that come to directories: inotify(7).
+"""The names that come to directories, as the kernel reports them: inotify(7).
 
 watchdog can do that too, and does on other systems. Its emitter asks for both halves of each rename, and
 holds every event back for half a second to find the other: a neighbour's claim would delay a
@@ -33,7 +33,7 @@ _LONGEST: Final = _HEADER.size + 256
 """No event is longer: a read that could have taken one more has left none behind."""
 
 
-class Event(NamedTuple):
+class Arrival(NamedTuple):
     """A name that came to a directory, or left it; ``cookie`` is the same for both halves of a rename."""
 
     directory: str
@@ -42,10 +42,10 @@ class Event(NamedTuple):
     cookie: int = 0
 
 
-class Inotify:
-    """Some directories, watched from now on. ``mask`` says what of them is told.
+class InotifyReader:
+    """Some directories, watched from now on. ``mask`` says what is reported of them.
 
-    ``missed`` is set, and for the caller to clear, when not everything was told: the kernel had
+    ``missed`` is set, for the caller to clear, when not everything was reported: the kernel had
     no room for it, or a directory is not what its path leads to any more. The one that is there
     now is watched instead.
 
@@ -76,11 +76,11 @@ class Inotify:
             raise libc_error(directory)
         self._directories[number] = directory
 
-    def read(self) -> list[Event]:
-        """Everything that was told until now; returns at once."""
+    def read(self) -> list[Arrival]:
+        """Return all that was reported until now, without waiting."""
         for directory in tuple(self._lost) if self._lost else ():
             self._follow(directory)
-        events: list[Event] = []
+        events: list[Arrival] = []
         size = _AT_ONCE
         while size > _AT_ONCE - _LONGEST:
             try:
@@ -91,7 +91,7 @@ class Inotify:
             self._parse(data, events)
         return events
 
-    def _parse(self, data: bytes, events: list[Event]) -> None:
+    def _parse(self, data: bytes, events: list[Arrival]) -> None:
         at = 0
         while at < len(data):
             number, mask, cookie, length = _HEADER.unpack_from(data, at)
@@ -102,7 +102,7 @@ class Inotify:
                 if (directory := self._directories.pop(number, None)) is not None:
                     self._follow(directory)
             elif (directory := self._directories.get(number)) is not None:
-                events.append(Event(directory, os.fsdecode(data[at - length : at].rstrip(b"\0")), mask, cookie))
+                events.append(Arrival(directory, os.fsdecode(data[at - length : at].rstrip(b"\0")), mask, cookie))
 
     def _follow(self, directory: str) -> None:
         """Watch what a path leads to now; as long as that is nothing, everything is missed."""

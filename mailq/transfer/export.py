@@ -14,8 +14,8 @@ from mailq.connect import path_of
 from mailq.engines.maildir import error_texts, names
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import Disk
-from mailq.engines.maildir.files import Store, Unfit
-from mailq.engines.maildir.remains import left_behind
+from mailq.engines.maildir.files import Store, Undeliverable
+from mailq.engines.maildir.remains import orphaned_journals
 from mailq.errors import StorageError, UsageError
 from mailq.ids import MonotonicIds
 from mailq.message import STATES, RestingState, State
@@ -95,7 +95,7 @@ class _Export:
         for id in sorted(survey.missed):
             self._leave_out(id, "it moves each time that it is opened; pause the queue and export again")
         unsure = "" if survey.certain else "too much was moved; pause the queue, export again"
-        if left_behind(layout, store.disk):
+        if orphaned_journals(layout, store.disk):
             unsure = "a producer died and left a journal; 'mailq reap' replays it, then export again"
         if unsure:
             self._tell(f"it is not certain that this is every message: {unsure}")
@@ -114,7 +114,7 @@ class _Export:
             data: bytes | None = self._store.read(path, envelope)
         except FileNotFoundError:
             return False
-        except Unfit as error:
+        except Undeliverable as error:
             if error.why != "torn":
                 self._leave_out(envelope.id, error.text)
                 return True

@@ -186,10 +186,10 @@ def _known(store: Store) -> IdSet:
 
 def _sent(store: Store) -> Iterator[str]:
     """The ids of this queue's dead letters in the queue that gets them."""
-    home = dead_letters.home_of(store.layout, store.settings)
+    home = dead_letters.shared_queue(store.layout, store.settings)
     for entry in layouts.entries(home.new) if home is not None else ():
-        envelope = names.parse(entry.name) if store.mark in entry.name else None
-        if envelope is not None and envelope.source_queue == store.mark:
+        envelope = names.parse(entry.name) if store.queue_tag in entry.name else None
+        if envelope is not None and envelope.source_queue == store.queue_tag:
             yield envelope.id
 
 

@@ -14,9 +14,9 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from mailq.engines.inotify import CREATE, MOVED_FROM, MOVED_TO, Inotify
+from mailq.engines.inotify import CREATE, MOVED_FROM, MOVED_TO, InotifyReader
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.compaction import directories_of, holds_any
+from mailq.engines.maildir.compaction import all_directories_of, holds_any
 from mailq.ids import id_time
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class IdSet:
         return is_new
 
 
-class ArrivalWatch(Inotify):
+class ArrivalWatch(InotifyReader):
     """A watch on the names that are renamed, linked or created in some directories, from now on.
 
     ``missed`` is also set when a file is renamed within one directory: that may hide others from a listing.
@@ -109,7 +109,7 @@ class Survey:
         self, layout: layouts.Layout, states: Collection[State], take: Take, *, now: Callable[[], int]
     ) -> None:
         self._layout, self._states, self._take = layout, states, take
-        self._directories = directories_of(layout, states)
+        self._directories = all_directories_of(layout, states)
         self._now = now
         self._begun = now()
         self._watch: ArrivalWatch | None = None
@@ -127,7 +127,7 @@ class Survey:
             if self._watch:
                 self._watch.close()
         # Compacted since the beginning and not taken over yet: the old directory was not listed.
-        strange = directories_of(self._layout, self._states).keys() - self._directories.keys()
+        strange = all_directories_of(self._layout, self._states).keys() - self._directories.keys()
         self.certain = (agreed or bool(self.missed)) and not any(map(holds_any, strange))
 
     def _passes_agree(self, enough: int) -> bool:

@@ -33,7 +33,7 @@ class Host:
 
     def vanish(self) -> None:
         """Die where nobody here can see it: on another machine, whose locks do not reach us."""
-        token = self.engine._owner.token()
-        self.engine._owner.abandon()
+        token = self.engine._holder.token()
+        self.engine._holder.close()
         story: dict[str, Any] = {"host": "elsewhere", "boot": "another", "pid": 1, "since": 0.0}
         Path(self.engine.location, "owners", token).write_text(json.dumps(story) + "\n")

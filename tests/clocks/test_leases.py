@@ -71,7 +71,7 @@ def test_the_death_of_a_holder_here_ends_its_lease_whatever_its_clock(
     one, other = Host(path, true, off), Host(path, true)
     one.queue.push("x")
     take(one.queue, lease=10 * LEASE)
-    one.engine._owner.abandon()
+    one.engine._holder.close()
     reaped = other.queue.reap()
     assert reaped.returned == 1
     (back,) = other.queue.peek()
@@ -227,7 +227,7 @@ def test_what_comes_back_has_no_mtime_from_the_future(path: Path, true: ManualCl
     for _ in range(3):
         take(host.queue).extend(1e6)
         host.off -= HOUR
-        host.engine._owner.abandon()
+        host.engine._holder.close()
         assert host.queue.reap().returned == 1
         (file,) = (path / "new").iterdir()
         assert file.stat().st_mtime <= host.seconds + 1.01

@@ -140,7 +140,7 @@ def test_reaping_goes_on_whatever_the_time_of_the_last_one(path: Path, true: Man
     consumer.queue.push_many(range(4))
     for turn in range(3):
         take(holder.queue)
-        holder.engine._owner.abandon()
+        holder.engine._holder.close()
         stamp = consumer.seconds + off
         (path / ".reap.lock").touch()
         os.utime(path / ".reap.lock", (stamp, stamp))
@@ -156,7 +156,7 @@ def test_a_consumer_goes_on_reaping_after_its_clock_has_stepped(path: Path, true
     consumer.queue.push_many(range(2))
     take(consumer.queue).ack()  # so that it has an appointment to reap again
     take(holder.queue, lease=2 * DAY * 366)
-    holder.engine._owner.abandon()
+    holder.engine._holder.close()
     consumer.off = step
     true.advance(consumer.queue.settings.reap_interval)
     assert take(consumer.queue).attempt == 2
@@ -258,7 +258,7 @@ def test_who_waits_notices_what_a_step_of_the_clock_brings(path: Path, true: Man
         take(holder.queue, lease=HOUR, detached=True)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(host.queue.pop, wait=40)
-        wait_until(lambda: host.engine._waking._watch is not None, "it waits")
+        wait_until(lambda: host.engine._notifier._watch is not None, "it waits")
         host.off = 2 * HOUR
         delivery = waiting.result(50)
     assert delivery is not None

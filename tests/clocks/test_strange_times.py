@@ -63,7 +63,7 @@ def test_a_message_with_a_strange_time_is_delivered_and_settled_like_any(
     take(host.queue).nack()
     host.off += 2
     take(host.queue, lease=1).extend(LEASE)
-    host.engine._owner.abandon()
+    host.engine._holder.close()
     assert host.queue.reap().returned == 1
     take(host.queue, detached=True)
     host.off += LEASE

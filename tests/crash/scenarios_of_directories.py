@@ -142,7 +142,7 @@ def create_and_push(run: Run, settings: Settings) -> None:
     run.create = True
     layout = layouts.Layout(f"{run.base}/{run.roots[0]}")
     if not os.path.exists(layout.marker):
-        dead_letters.require_home(layout, settings, run.disk)
+        dead_letters.require_shared(layout, settings, run.disk)
         layouts.create(layout, settings, run.disk)
         _promise(run, settings)
     run.queue = mailq.Queue(MaildirEngine(layout.root, disk=run.disk, clock=run.clock))

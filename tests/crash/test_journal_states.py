@@ -44,7 +44,7 @@ CONTROLS: Final = [runs.push, runs.push_some, runs.ack, runs.nack]
 
 @pytest.fixture(autouse=True)
 def _small_journals_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "WARM", 0)
+    monkeypatch.setattr(journal, "PUSHES_BEFORE_JOURNAL", 0)
     monkeypatch.setattr(journal, "SIZE", 1 << 15)
 
 

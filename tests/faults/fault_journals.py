@@ -70,7 +70,7 @@ def _push(stage: Stage, count: int) -> None:
 def _begin(stage: Stage) -> None:
     """The next push is worth a journal."""
     stage.disk.ordered = True
-    stage.engine._store.journal._pushes = journals.WARM
+    stage.engine._store.journal._pushes = journals.PUSHES_BEFORE_JOURNAL
 
 
 def _has_one(stage: Stage) -> journals.File:

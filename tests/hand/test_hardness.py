@@ -15,7 +15,7 @@ from faulty import Fault, FaultyDisk, fault
 from together import PATIENCE, wait_until
 
 import mailq
-from mailq.engines.maildir import later, names, reaper
+from mailq.engines.maildir import delayed, names, reaper
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
@@ -278,7 +278,7 @@ def lie_still(directory: Path) -> None:
 def test_back_offs_are_not_listed_again_before_one_comes_or_goes(
     path: Path, queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
+    monkeypatch.setattr(delayed, "_LISTING_SHARE", 0.0)
     queue.push("far", delay=1000)
     lie_still(path / "later")
     entries, listings = layouts.entries, []
@@ -308,7 +308,7 @@ class Stuck(Disk):
 
 
 def test_a_back_off_that_could_not_be_readied_is_found_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
+    monkeypatch.setattr(delayed, "_LISTING_SHARE", 0.0)
     mailq.open(path)
     clock, disk = ManualClock(), Stuck()
     queue = engine_queue(path, clock=clock, disk=disk)

@@ -22,7 +22,7 @@ from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.journal import decode
 from mailq.engines.maildir.layout import Layout
-from mailq.engines.maildir.remains import left_behind
+from mailq.engines.maildir.remains import orphaned_journals
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are journals on Linux only")
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are journ
 def test_a_producer_that_pushes_much_gets_one_and_syncs_once_a_push(path: Path) -> None:
     disk = Ordered()
     queue = opened(path, disk)
-    for number in range(journal.WARM):
+    for number in range(journal.PUSHES_BEFORE_JOURNAL):
         queue.push(number)
     assert not (path / "journal").exists()
     queue.push("makes it")
@@ -46,8 +46,8 @@ def test_a_producer_that_pushes_much_gets_one_and_syncs_once_a_push(path: Path) 
     queue.close()
     assert not left(path)
     again = mailq.Queue(queue._engine)
-    assert again.stats().ready == journal.WARM + 66
-    for _ in range(journal.WARM + 1):
+    assert again.stats().ready == journal.PUSHES_BEFORE_JOURNAL + 66
+    for _ in range(journal.PUSHES_BEFORE_JOURNAL + 1):
         again.push("an engine that was closed begins anew")
 
 
@@ -151,7 +151,7 @@ def test_a_directory_without_room_for_one_is_asked_again_only_after_a_while(path
 
     disk = Full()
     queue = opened(path, disk)
-    for number in range(journal.WARM + 50):
+    for number in range(journal.PUSHES_BEFORE_JOURNAL + 50):
         queue.push(number)
     assert disk.asked == 1
     assert not os.listdir(path / "tmp")
@@ -281,7 +281,7 @@ def test_a_child_that_another_thread_forks_while_one_is_made_has_no_part_in_its_
         queue.push("x")
         assert here.recv(5) == b"begun"
         kill(queue)
-        assert len(left_behind(Layout(str(path)), Disk())) == 1
+        assert len(orphaned_journals(Layout(str(path)), Disk())) == 1
     (child,) = children
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -13,7 +13,7 @@ import pytest
 from together import PATIENCE
 
 import mailq
-from mailq.engines.maildir import arrivals
+from mailq.engines.maildir import watcher
 from mailq.engines.maildir.disk import Disk
 from mailq.testing import take
 
@@ -130,7 +130,7 @@ def test_a_queue_that_is_gone_is_not_paused_but_missed(queue: mailq.Queue, path:
 @pytest.mark.parametrize("word", ["with notification", "without"])
 def test_a_waiting_consumer_in_this_process_notices_rm(path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     if word == "without":
-        monkeypatch.setattr(arrivals, "watch", lambda *_: None)
+        monkeypatch.setattr(watcher, "watch", lambda *_: None)
     queue = mailq.open(path)
     queue.push("x")
     sh("touch paused", path)

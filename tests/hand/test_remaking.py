@@ -18,8 +18,8 @@ from ordered import Ordered
 from together import Child
 
 import mailq
-from mailq.engines.inotify import Event
-from mailq.engines.maildir import arrivals, compaction
+from mailq.engines.inotify import Arrival
+from mailq.engines.maildir import compaction, watcher
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
@@ -83,19 +83,19 @@ class Listener:
     def __init__(self, path: Path) -> None:
         self.told: list[str] = []
         self.has_missed, self.has_arrived = threading.Event(), threading.Event()
-        watch = arrivals.watch([str(path / "new")], self)
+        watch = watcher.watch([str(path / "new")], self)
         assert watch is not None
         self._watch = watch
         watch.start()
 
-    def arrived(self, events: Sequence[Event]) -> None:
+    def on_events(self, events: Sequence[Arrival]) -> None:
         self.told += [event.name for event in events]
         self.has_arrived.set()
 
-    def missed(self) -> None:
+    def on_overflow(self) -> None:
         self.has_missed.set()
 
-    def ring(self) -> None: ...
+    def on_wakeup(self) -> None: ...
 
     def __enter__(self) -> Self:
         return self

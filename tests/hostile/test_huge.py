@@ -18,8 +18,8 @@ from users import become  # noqa: F401 - loads what a child needs, so that it do
 
 import mailq
 from mailq.engines.maildir import names
-from mailq.engines.maildir.listing import Front
-from mailq.engines.maildir.window import SIZE
+from mailq.engines.maildir.listing import SmallestN
+from mailq.engines.maildir.ready_index import SIZE
 from mailq.ids import new_id
 from mailq.message import STATES
 
@@ -301,5 +301,5 @@ def test_the_first_of_many_names_are_kept_and_few_more() -> None:
         for number in range(count):
             yield f"{number * 7919 % count:09d}"
 
-    assert Front().of(shuffled()) == [f"{number:09d}" for number in range(SIZE + 1)]
-    assert Front().of(iter(())) == []
+    assert SmallestN().of(shuffled()) == [f"{number:09d}" for number in range(SIZE + 1)]
+    assert SmallestN().of(iter(())) == []

@@ -54,7 +54,7 @@ def synced(place: str) -> mailq.Queue:
 
 
 def journaled(place: str) -> mailq.Queue:
-    journal.WARM, journal.SIZE = 0, 1 << 16  # type: ignore[misc]
+    journal.PUSHES_BEFORE_JOURNAL, journal.SIZE = 0, 1 << 16  # type: ignore[misc]
     return opened(Path(place) / "jobs", backoff=mailq.Backoff(0, 0))
 
 

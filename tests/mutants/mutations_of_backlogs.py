@@ -19,7 +19,7 @@ BACKLOGS: Final = (
     ),
     Mutant(
         "a listing fills the window with expired messages",
-        "mailq/engines/maildir/line.py",
+        "mailq/engines/maildir/ready.py",
         "            return self.expired.sift(untried if tried.for_good else keys)\n",
         "            return untried\n",
         (f"{_BACKLOGS}test_a_message_behind_many_that_have_expired_is_found_by_the_first_claim",),
@@ -40,7 +40,7 @@ BACKLOGS: Final = (
     ),
     Mutant(
         "each claim that buries expired messages lists the others",
-        "mailq/engines/maildir/line.py",
+        "mailq/engines/maildir/ready.py",
         "            if self.expired and self._is_fresh():\n",
         "            if self.expired and not self._is_fresh():\n",
         (f"{_BACKLOGS}test_a_backlog_is_not_listed_for_each_of_the_claims_that_bury_it",),
@@ -48,7 +48,7 @@ BACKLOGS: Final = (
     Mutant(
         "a claim tries again what the disk has refused the one before",
         "mailq/engines/maildir/claim.py",
-        "            self._line.put_off(tried)\n",
+        "            self._ready.resume_later(tried)\n",
         "            pass\n",
         (f"{_BACKLOGS}test_a_message_behind_more_that_the_disk_refuses_than_a_window_holds_is_reached",),
     ),
@@ -86,20 +86,20 @@ LONG_LINES: Final = (
     Mutant(
         "a consumer does not add to its line what it has reaped",
         "mailq/engines/maildir/reaper.py",
-        "            self._line.hear_of(*os.path.split(path))\n",
+        "            self._ready.add(*os.path.split(path))\n",
         "",
         (f"{_LINES}test_leases_that_run_out_and_messages_that_come_due_cost_no_listing",),
     ),
     Mutant(
         "a consumer that missed some lists a long line at once",
-        "mailq/engines/maildir/line.py",
-        '        """The kernel has not told of all."""\n        self.doubt()\n',
-        '        """The kernel has not told of all."""\n        self.clear()\n',
+        "mailq/engines/maildir/ready.py",
+        '        """The kernel has not reported all."""\n        self.mark_incomplete()\n',
+        '        """The kernel has not reported all."""\n        self.clear()\n',
         (f"{_LINES}test_what_the_kernel_did_not_tell_costs_no_listing_before_the_line_is_used_up",),
     ),
     Mutant(
         "what is missing from a line is looked for when it is used up, and no sooner",
-        "mailq/engines/maildir/line.py",
+        "mailq/engines/maildir/ready.py",
         "        self._fresh_until = min(self._fresh_until, self._doubted_until)\n",
         "",
         (
@@ -109,14 +109,14 @@ LONG_LINES: Final = (
     ),
     Mutant(
         "in a line of which some is missing nothing is heard any more",
-        "mailq/engines/maildir/window.py",
+        "mailq/engines/maildir/ready_index.py",
         "            self._heard_bound = self._bound\n            self._miss()",
         '            self._heard_bound = self._bound = ""\n            self._miss()',
         (f"{_LINES}test_in_a_line_of_which_some_is_missing_the_kernel_is_still_heard",),
     ),
     Mutant(
         "what two have told of stands in line twice",
-        "mailq/engines/maildir/window.py",
+        "mailq/engines/maildir/ready_index.py",
         "        while self._heap and self._heap[0] == key:",
         "        while self._heap and not self._heap[0]:",
         (f"{_LINES}test_a_message_that_two_have_told_of_is_taken_once",),
@@ -124,8 +124,8 @@ LONG_LINES: Final = (
     Mutant(
         "a redrive that finds nothing costs a listing",
         "mailq/engines/maildir/engine.py",
-        "        if redriven:\n            self._line.clear()\n",
-        "        if redriven is not None:\n            self._line.clear()\n",
+        "        if redriven:\n            self._ready.clear()\n",
+        "        if redriven is not None:\n            self._ready.clear()\n",
         (f"{_LINES}test_a_redrive_that_finds_nothing_costs_no_listing",),
     ),
 )

@@ -86,7 +86,7 @@ FENCES: Final = (
     Mutant(
         "an extended deadline stays on the message that is given back",
         "mailq/engines/maildir/files.py",
-        "        self.shorten(path, self.clock() + NS)\n",
+        "        self.clamp_mtime(path, self.clock() + NS)\n",
         "",
         (f"{_DEADLINES}test_an_extended_deadline_does_not_stay_in_the_file",),
     ),
@@ -225,7 +225,7 @@ DELIVERIES: Final = (
     Mutant(
         "no bell rings at the close",
         _ENGINE,
-        "        self._waking.ring()  # those that wait or listen look again, and find the queue closed\n",
+        "        self._notifier.notify()  # waiting threads and subscribers look again, and find the queue closed\n",
         "",
         (f"{_CONTRACT}test_a_bell_rings_at_the_close_and_not_after_it",),
     ),
@@ -276,12 +276,8 @@ DELIVERIES: Final = (
     Mutant(
         "a listing is taken for the truth",
         "mailq/engines/maildir/listing.py",
-        """        if older := [key for key in keys if layouts.time_of(key) < begun]:
-            return Found(older, since, heard=False)
-""",
-        """        if keys:
-            return Found(keys, since, heard=False)
-""",
+        "        if older := [key for key in keys if layouts.time_of(key) < begun]:\n            return Listing(older, since, heard=False)\n",
+        "        if keys:\n            return Listing(keys, since, heard=False)\n",
         ("tests/unit/test_listing.py",),
     ),
     Mutant(

@@ -90,10 +90,8 @@ DURABILITY: Final = (
     Mutant(
         "an edit unlinks before it renames",
         _ADMIN,
-        "        store.stand_in(temporary, hold)\n",
-        """        store.disk.unlink(hold)
-        store.disk.rename(temporary, hold)
-""",
+        "        store.swap_in(temporary, hold)\n",
+        "        store.disk.unlink(hold)\n        store.disk.rename(temporary, hold)\n",
         (f"{_STATES}[edit]",),
     ),
     Mutant(
@@ -140,7 +138,7 @@ DURABILITY: Final = (
     Mutant(
         "what was left in an old directory is not taken over",
         _REMAKING,
-        "        for path in spares_of(self._store.layout):",
+        "        for path in retired_directories(self._store.layout):",
         "        for path in ():",
         (f"{_STATES}[remade_by_halves]",),
     ),

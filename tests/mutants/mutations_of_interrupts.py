@@ -40,16 +40,9 @@ INTERRUPTS: Final = (
     ),
     Mutant(
         "an interrupted clearing leaves a window that looks whole and holds nothing",
-        "mailq/engines/maildir/window.py",
-        """            self.doubt()
-            # Without a call in between: what is held no more must not look as if it were.
-            self._bound = self._heard_bound = ""
-            self._heap = []
-""",
-        """            self._heap = []
-            self._bound = ""
-            self.doubt()
-""",
+        "mailq/engines/maildir/ready_index.py",
+        '            self.mark_incomplete()\n            # Without a call in between: what is held no more must not look as if it were.\n            self._bound = self._heard_bound = ""\n            self._heap = []\n',
+        '            self._heap = []\n            self._bound = ""\n            self.mark_incomplete()\n',
         (f"{_STEPS}[unsynced]",),
     ),
     Mutant(

@@ -26,8 +26,8 @@ JOURNALS: Final = (
     Mutant(
         "a journal's mark vouches for names that are not there yet",
         "mailq/engines/maildir/push.py",
-        "                rename()\n                if not journal.settle():\n                    self._store.journal.leave()\n",
-        "                journal.settle()\n                rename()\n",
+        "                rename()\n                if not journal.mark_applied():\n                    self._store.journal.checkpoint_and_remove()\n",
+        "                journal.mark_applied()\n                rename()\n",
         (f"{_STATES}[push]",),
     ),
     Mutant(
@@ -47,15 +47,15 @@ JOURNALS: Final = (
     Mutant(
         "a queue that is closed takes the journal away under a push",
         _JOURNAL,
-        "            if not self._desk.is_taken:\n                self.leave()\n",
-        "            self.leave()\n",
+        "            if not self._desk.is_taken:\n                self.checkpoint_and_remove()\n",
+        "            self.checkpoint_and_remove()\n",
         (f"{_HAND}test_a_queue_that_is_closed_in_the_midst_of_a_push_has_it_done_first",),
     ),
     Mutant(
         "the end of the program takes the journal away under a push",
         _JOURNAL,
-        "        with self.lock:\n            self.is_over = True\n            if not self.is_taken:\n                self.leave()\n",
-        "        self.is_over = True\n        self.leave()\n",
+        "        with self.lock:\n            self.is_over = True\n            if not self.is_taken:\n                self.checkpoint_and_remove()\n",
+        "        self.is_over = True\n        self.checkpoint_and_remove()\n",
         (f"{_HAND}test_a_program_that_ends_in_the_midst_of_a_push_has_it_done_first",),
     ),
     Mutant(
@@ -187,7 +187,7 @@ JOURNALS: Final = (
     Mutant(
         "a journal that never can be replayed keeps torn messages for ever",
         _REPLAY,
-        "return not isinstance(error, Damaged) and error.errno not in (errno.EACCES, errno.EPERM)",
+        "return not isinstance(error, JournalUnreadable) and error.errno not in (errno.EACCES, errno.EPERM)",
         "return bool(error)",
         (f"{_WHOSE}test_a_journal_that_never_can_be_replayed_keeps_no_torn_message",),
     ),

@@ -125,7 +125,7 @@ def test_a_journal_is_overwritten_where_it_is(system: FileSystem, place: Path) -
     image = with_queue(system, place, "power-loss")
     with mounted(system, image, place) as at:
         queue = mailq.open(at / "jobs")
-        for number in range(journal.WARM + 1):
+        for number in range(journal.PUSHES_BEFORE_JOURNAL + 1):
             queue.push(number)
         (path,) = (path for path in (at / "jobs" / "journal").iterdir() if path.suffix != journal.MARK)
         assert ("C" in power_disks.run("lsattr", path).split()[0]) == (system is BTRFS)
@@ -137,7 +137,7 @@ def test_where_commits_are_fast_there_is_no_journal_and_the_doctor_says_why(plac
         pytest.skip(reason)
     with mounted(EXT4_FAST, with_queue(EXT4_FAST, place, "power-loss"), place) as at:
         with mailq.open(at / "jobs") as queue:
-            for number in range(journal.WARM + 2):
+            for number in range(journal.PUSHES_BEFORE_JOURNAL + 2):
                 queue.push(number)
             assert not (at / "jobs" / "journal").exists()
         told = [finding.what for finding in examine(at / "jobs") if finding.check == "file-system"]

@@ -15,7 +15,7 @@ from unittest import mock
 
 import mailq
 from mailq import ids
-from mailq.engines.maildir import journal, later, line
+from mailq.engines.maildir import delayed, journal, ready
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 
@@ -56,9 +56,9 @@ def scenes(directory: str, kind: str) -> Iterator[Iterator[Scene]]:
     mailq.open(path, durability=kind.split(maxsplit=1)[0], reap_interval=_LONG).close()
     disk = _Disk(keeps_order=kind == CLASSES[2])
     with (
-        mock.patch.object(line, "_FRESH", _LONG),
-        mock.patch.object(line, "_MUCH", _LONG),
-        mock.patch.object(later, "_FRESH", _LONG),
+        mock.patch.object(ready, "_FRESH", _LONG),
+        mock.patch.object(ready, "_MUCH", _LONG),
+        mock.patch.object(delayed, "_FRESH", _LONG),
         mock.patch.object(ids, "_RANDOM_NUMBERS", 1000),  # one draw for all of them
         mailq.Queue(MaildirEngine(path, disk=disk)) as queue,
     ):
@@ -103,12 +103,12 @@ class _Stage:
             self.ack()
 
     def rely_on_the_kernel(self) -> None:
-        with mock.patch.object(line, "_MUCH", 0.0):
+        with mock.patch.object(ready, "_MUCH", 0.0):
             self._queue.pop()
 
     def warm_up(self) -> None:
         """What is done once: the owner's file, the random numbers, the journal."""
-        for _ in range(journal.WARM + 1):
+        for _ in range(journal.PUSHES_BEFORE_JOURNAL + 1):
             self._queue.push(BODY)
         self.pop_many(1000)
         self.ack()

@@ -15,7 +15,7 @@ import pytest
 from together import Child, ahead, wait_until
 
 import mailq
-from mailq.engines.maildir import waking
+from mailq.engines.maildir import notify
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.ids import NS
@@ -146,7 +146,7 @@ def test_of_those_who_ack_late_one_succeeds_for_each_message(path: Path) -> None
 
 def outlive_a_child(pipe: Connection[Any, Any], path: str) -> None:
     """Wait, fork a child that uses the queue and ends, and wait again with no look but the watch's."""
-    waking._LOOK_WATCHED = 3600.0  # type: ignore[misc]
+    notify._LOOK_WATCHED = 3600.0  # type: ignore[misc]
     queue = mailq.open(path, create=False)
     queue.pop(wait=0.01)
     if (child := os.fork()) == 0:

@@ -17,8 +17,8 @@ import pytest
 from together import Child, wait_until
 
 import mailq
-from mailq.engines.inotify import Event
-from mailq.engines.maildir import arrivals, filesystems, line, listing, waking
+from mailq.engines.inotify import Arrival
+from mailq.engines.maildir import filesystems, listing, notify, ready, watcher
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
@@ -33,13 +33,13 @@ class Listener:
         self.told: list[str] = []
         self.missing = self.rings = 0
 
-    def arrived(self, events: Sequence[Event]) -> None:
+    def on_events(self, events: Sequence[Arrival]) -> None:
         self.told += [event.name for event in events]
 
-    def missed(self) -> None:
+    def on_overflow(self) -> None:
         self.missing += 1
 
-    def ring(self) -> None:
+    def on_wakeup(self) -> None:
         self.rings += 1
 
 
@@ -49,9 +49,9 @@ def listener() -> Listener:
 
 
 @pytest.fixture
-def watch(tmp_path: Path, listener: Listener) -> Iterator[arrivals.Watch]:
+def watch(tmp_path: Path, listener: Listener) -> Iterator[watcher.DirectoryWatcher]:
     (tmp_path / "watched").mkdir()
-    watch = arrivals.watch([str(tmp_path / "watched")], listener)
+    watch = watcher.watch([str(tmp_path / "watched")], listener)
     assert watch is not None
     yield watch
     watch.stop()
@@ -60,7 +60,7 @@ def watch(tmp_path: Path, listener: Listener) -> Iterator[arrivals.Watch]:
 @pytest.fixture
 def told(queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch) -> mailq.Queue:
     """A queue whose consumer relies on the kernel's word, and does not look by itself any more."""
-    monkeypatch.setattr(line, "_FRESH", 3600.0)
+    monkeypatch.setattr(ready, "_FRESH", 3600.0)
     assert queue.pop(wait=0.01) is None
     assert queue.pop() is None  # the listing from which on the word is whole
     return queue
@@ -83,7 +83,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_everything_that_came_is_told_in_order_however_much_it_is(
-    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+    tmp_path: Path, watch: watcher.DirectoryWatcher, listener: Listener
 ) -> None:
     names = [f"{number:04}".ljust(200, "x") for number in range(1000)]
     for name in names:
@@ -95,7 +95,7 @@ def test_everything_that_came_is_told_in_order_however_much_it_is(
 
 
 def test_what_the_kernel_had_no_room_for_is_told_to_be_missed(
-    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+    tmp_path: Path, watch: watcher.DirectoryWatcher, listener: Listener
 ) -> None:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:
@@ -108,7 +108,7 @@ def test_what_the_kernel_had_no_room_for_is_told_to_be_missed(
 
 
 def test_a_directory_that_is_gone_is_missed_until_it_is_there_again(
-    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+    tmp_path: Path, watch: watcher.DirectoryWatcher, listener: Listener
 ) -> None:
     (tmp_path / "watched").rmdir()
     for _ in range(3):
@@ -127,7 +127,7 @@ def test_where_others_may_be_behind_the_disk_the_word_is_never_all(
 ) -> None:
     mount = None if kind == "not known" else filesystems.Mount("/", kind, "host:/srv", "0:50", frozenset())
     monkeypatch.setattr(filesystems, "mount_of", lambda *_, **__: mount)
-    watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    watch = watcher.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
     (tmp_path / "x").touch()
     assert not watch.hear()
     assert listener.told == ["x"]
@@ -140,14 +140,14 @@ def test_who_hears_in_the_midst_of_hearing_is_told_that_it_is_not_all(tmp_path: 
     answers = []
 
     class Interrupted(Listener):
-        def arrived(self, events: Sequence[Event]) -> None:
+        def on_events(self, events: Sequence[Arrival]) -> None:
             if not self.told:
                 (tmp_path / "second").touch()
                 answers.append(hearing.hear())
-            super().arrived(events)
+            super().on_events(events)
 
     listener = Interrupted()
-    hearing = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    hearing = watcher.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
     (tmp_path / "first").touch()
     assert hearing.hear()
     assert hearing.hear()
@@ -160,15 +160,15 @@ def test_a_bell_may_wait_for_somebody_who_is_about_to_hear(tmp_path: Path) -> No
     """As one does that takes a lock, under which another thread pops."""
 
     class Waiting(Listener):
-        def ring(self) -> None:
+        def on_wakeup(self) -> None:
             other = threading.Thread(target=hearing.hear)
             other.start()
             other.join(30)
             assert not other.is_alive()
-            super().ring()
+            super().on_wakeup()
 
     listener = Waiting()
-    hearing = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    hearing = watcher.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
     (tmp_path / "x").touch()
     assert hearing.hear()
     assert listener.rings == 1
@@ -177,11 +177,11 @@ def test_a_bell_may_wait_for_somebody_who_is_about_to_hear(tmp_path: Path) -> No
 
 def test_who_is_interrupted_in_hearing_has_missed_some(tmp_path: Path) -> None:
     class Interrupted(Listener):
-        def arrived(self, events: Sequence[Event]) -> None:
+        def on_events(self, events: Sequence[Arrival]) -> None:
             raise KeyboardInterrupt
 
     listener = Interrupted()
-    watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    watch = watcher.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
     (tmp_path / "x").touch()
     with pytest.raises(KeyboardInterrupt):
         watch.hear()
@@ -190,7 +190,7 @@ def test_who_is_interrupted_in_hearing_has_missed_some(tmp_path: Path) -> None:
 
 
 def test_a_watch_that_is_stopped_hears_nothing_more_and_is_closed_when_nobody_waits(
-    tmp_path: Path, watch: arrivals.Watch, listener: Listener
+    tmp_path: Path, watch: watcher.DirectoryWatcher, listener: Listener
 ) -> None:
     before = len(os.listdir("/proc/self/fd"))
     watch.start()
@@ -212,7 +212,7 @@ def test_a_watch_that_is_stopped_hears_nothing_more_and_is_closed_when_nobody_wa
 
 def test_a_watch_that_is_let_go_of_ends_its_thread(tmp_path: Path, listener: Listener) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    watch = arrivals.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
+    watch = watcher.watch([str(tmp_path)], listener) or pytest.fail("there is no inotify here")
     watch.start()
     (tmp_path / "x").touch()
     wait_until(lambda: listener.told == ["x"], "it is heard in the background")
@@ -226,12 +226,12 @@ def test_a_queue_that_is_closed_ends_the_waits_of_other_threads(queue: mailq.Que
     queue.pop(wait=0.01)
 
     def wait() -> None:
-        engine._waking.looks()
-        engine._waking.wait(3600.0)
+        engine._notifier.remember_position()
+        engine._notifier.wait(3600.0)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_until(lambda: bool(engine._waking._waiting), "it waits")
+    wait_until(lambda: bool(engine._notifier._waiting), "it waits")
     queue.close()
     waiting.join(30)
     assert not waiting.is_alive()
@@ -258,13 +258,13 @@ def test_a_consumer_that_is_told_lists_nothing(told: mailq.Queue, monkeypatch: p
 def test_a_consumer_that_never_waits_is_told_when_it_has_listed_much(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "_FRESH", 3600.0)
-    monkeypatch.setattr(line, "_MUCH", 3600.0)
+    monkeypatch.setattr(ready, "_FRESH", 3600.0)
+    monkeypatch.setattr(ready, "_MUCH", 3600.0)
     seen = listed(monkeypatch)
     producer = mailq.open(queue.location)
     for number in range(10):
         if number == 5:
-            monkeypatch.setattr(line, "_MUCH", 0.0)
+            monkeypatch.setattr(ready, "_MUCH", 0.0)
         producer.push(number)
         delivery = queue.pop()
         assert delivery is not None
@@ -276,10 +276,10 @@ def test_a_consumer_that_never_waits_is_told_when_it_has_listed_much(
 def test_a_long_line_is_seldom_listed_where_the_kernel_tells_of_what_comes_before_its_end(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "_FRESH", 0.0)
-    monkeypatch.setattr(line, "_PART", 1.0)
-    monkeypatch.setattr(line, "_PART_HEARD", 1e-9)
-    monkeypatch.setattr(line, "_MUCH", 0.0)
+    monkeypatch.setattr(ready, "_FRESH", 0.0)
+    monkeypatch.setattr(ready, "_PART", 1.0)
+    monkeypatch.setattr(ready, "_PART_HEARD", 1e-9)
+    monkeypatch.setattr(ready, "_MUCH", 0.0)
     queue.push_many(range(10))
     seen = listed(monkeypatch)
     assert [delivery.body for delivery in queue.pop_many(2)] == [0, 1]
@@ -291,7 +291,7 @@ def test_a_long_line_is_seldom_listed_where_the_kernel_tells_of_what_comes_befor
 def test_what_came_to_a_listing_before_another_thread_began_to_hear_is_found(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "_FRESH", 3600.0)
+    monkeypatch.setattr(ready, "_FRESH", 3600.0)
     producer = mailq.open(queue.location)
     real = listing.first_ready
     missed = iter(["missed"])
@@ -351,8 +351,8 @@ def test_a_consumer_that_missed_some_lists(told: mailq.Queue, monkeypatch: pytes
     mailq.open(told.location).push_many([1, 2])
     engine = told._engine
     assert isinstance(engine, MaildirEngine)
-    watch = engine._waking._watch
-    assert isinstance(watch, arrivals._Inotify)
+    watch = engine._notifier._watch
+    assert isinstance(watch, watcher._Inotify)
     assert watch._inotify is not None
     watch._inotify.read()
     watch._inotify.missed = True
@@ -424,7 +424,7 @@ def test_what_was_tried_in_vain_and_given_back_meanwhile_is_found_by_the_next_po
             claim = take(name, *about, detached=detached)
             assert held[0] is not None
             held[0].release()
-            engine._line.waking.hear()
+            engine._ready.notifier.drain_events()
             return claim
         return take(name, *about, detached=detached)
 
@@ -458,7 +458,7 @@ def push_each(pipe: Connection, path: str) -> None:
 
 def test_threads_that_wait_have_each_message_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever hears of one first, it is delivered once, and the others wait on."""
-    monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
+    monkeypatch.setattr(notify, "_LOOK_WATCHED", 3600.0)
     queue = mailq.open(path, durability="process-crash", reap_interval=3600)
     taken: list[tuple[int, int]] = []
 
@@ -491,7 +491,7 @@ def test_threads_that_wait_have_each_message_once(path: Path, monkeypatch: pytes
 def test_when_one_thread_gives_up_waiting_another_hears_all_the_same(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
+    monkeypatch.setattr(notify, "_LOOK_WATCHED", 3600.0)
     queue = mailq.open(path, reap_interval=3600)
     engine = queue._engine
     assert isinstance(engine, MaildirEngine)
@@ -500,9 +500,9 @@ def test_when_one_thread_gives_up_waiting_another_hears_all_the_same(
     first = threading.Thread(target=queue.pop, kwargs={"wait": 1.0})
     second = threading.Thread(target=lambda: taken.append(queue.pop(wait=60)))
     first.start()
-    wait_until(lambda: len(engine._waking._waiting) == 1, "the first waits")
+    wait_until(lambda: len(engine._notifier._waiting) == 1, "the first waits")
     second.start()
-    wait_until(lambda: len(engine._waking._waiting) == 2, "the second waits, too")
+    wait_until(lambda: len(engine._notifier._waiting) == 2, "the second waits, too")
     first.join(30)
     with Child(push_each, str(path)) as producer:
         producer.say("x")
@@ -514,7 +514,7 @@ def test_when_one_thread_gives_up_waiting_another_hears_all_the_same(
 def test_a_signal_handler_that_pushes_ends_the_wait_that_it_interrupts(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waking, "_LOOK_WATCHED", 3600.0)
+    monkeypatch.setattr(notify, "_LOOK_WATCHED", 3600.0)
     queue.configure(reap_interval=3600)
     assert queue.pop(wait=0.01) is None
     before = signal.signal(signal.SIGUSR1, lambda *_: queue.push("from the handler"))

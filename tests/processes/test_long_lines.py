@@ -13,7 +13,7 @@ import pytest
 from together import fast_directory
 
 import mailq
-from mailq.engines.maildir import arrivals, line, listing, names
+from mailq.engines.maildir import listing, names, ready, watcher
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.ids import NS, new_id
@@ -62,10 +62,10 @@ class Scene:
 @pytest.fixture(params=["told", "not told"])
 def scene(path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     """The kernel tells it of arrivals, or not."""
-    monkeypatch.setattr(line, "_FRESH", 3600.0)
-    monkeypatch.setattr(line, "_MUCH", 0.0)
+    monkeypatch.setattr(ready, "_FRESH", 3600.0)
+    monkeypatch.setattr(ready, "_MUCH", 0.0)
     if request.param == "not told":
-        monkeypatch.setattr(arrivals, "watch", lambda *_: None)
+        monkeypatch.setattr(watcher, "watch", lambda *_: None)
     mailq.open(path, durability="process-crash", reap_interval=LEASE, retry_order="front")
     scene = Scene(path, monkeypatch)
     yield scene
@@ -112,7 +112,7 @@ def test_what_the_disk_refused_costs_no_listing_before_the_line_is_used_up(scene
 def test_what_the_disk_refused_is_looked_for_soon(scene: Scene) -> None:
     scene.disk.fails = 1
     assert take(scene.queue).body == 3
-    scene.engine._line._doubted_until = 0.0  # time has passed
+    scene.engine._ready._doubted_until = 0.0  # time has passed
     scene.disk.fails = 1
     assert take(scene.queue).body == 5
     assert scene.listed == 0
@@ -126,7 +126,7 @@ def test_a_redrive_that_finds_nothing_costs_no_listing(scene: Scene) -> None:
 
 
 def test_what_the_kernel_did_not_tell_costs_no_listing_before_the_line_is_used_up(scene: Scene) -> None:
-    scene.engine._line.missed()
+    scene.engine._ready.on_overflow()
     assert take(scene.queue).body == 2
     assert scene.listed == 0
     mailq.open(scene.queue.location).push("new")
@@ -135,18 +135,18 @@ def test_what_the_kernel_did_not_tell_costs_no_listing_before_the_line_is_used_u
 
 def test_what_the_kernel_did_not_tell_is_looked_for_soon(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(scene.engine._line, "arrived", lambda _: None)
+        patched.setattr(scene.engine._ready, "on_events", lambda _: None)
         mailq.open(scene.queue.location).push("urgent", priority=9)
         assert take(scene.queue).body == 2
-    scene.engine._line._doubted_until = 0.0  # time has passed
-    scene.engine._line.missed()
+    scene.engine._ready._doubted_until = 0.0  # time has passed
+    scene.engine._ready.on_overflow()
     assert take(scene.queue).body == "urgent"
 
 
 def test_in_a_line_of_which_some_is_missing_the_kernel_is_still_heard(scene: Scene) -> None:
-    scene.engine._line.missed()
+    scene.engine._ready.on_overflow()
     mailq.open(scene.queue.location).push("urgent", priority=9)
-    assert take(scene.queue).body == ("urgent" if scene.engine._waking._watch is not None else 2)
+    assert take(scene.queue).body == ("urgent" if scene.engine._notifier._watch is not None else 2)
     assert scene.listed == 0
 
 
@@ -158,7 +158,7 @@ def test_a_message_that_two_have_told_of_is_taken_once(scene: Scene) -> None:
     assert [delivery.body for delivery in scene.queue.pop_many(3)] == [2, 3, 4]
     assert scene.listed == 0
     assert scene.rest() == [*range(5, COUNT)]
-    if scene.engine._waking._watch is not None:
+    if scene.engine._notifier._watch is not None:
         assert scene.listed == 0  # nothing is missing
 
 

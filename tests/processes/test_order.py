@@ -8,8 +8,8 @@ import pytest
 from together import Child, wait_until
 
 import mailq
-from mailq.engines.maildir import arrivals, line
 from mailq.engines.maildir import layout as layouts
+from mailq.engines.maildir import ready, watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,15 +89,15 @@ def test_what_comes_while_the_watch_is_set_up_keeps_its_order(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watch announces what comes after its start; what came just before must not be passed over."""
-    monkeypatch.setattr(line, "_FRESH", 60.0)
+    monkeypatch.setattr(ready, "_FRESH", 60.0)
     queue.push("earlier")
     delivery = queue.pop()
     assert delivery is not None
     delivery.ack()
     producer = mailq.open(queue.location)
-    real = arrivals.watch
+    real = watcher.watch
 
-    def watch(directories: Sequence[str], listener: arrivals.Listener) -> arrivals.Watch:
+    def watch(directories: Sequence[str], listener: watcher.EventHandler) -> watcher.DirectoryWatcher:
         producer.push("before the watch")
         watch = real(directories, listener)
         producer.push("after it")
@@ -105,7 +105,7 @@ def test_what_comes_while_the_watch_is_set_up_keeps_its_order(
         assert watch.hear()
         return watch
 
-    monkeypatch.setattr(arrivals, "watch", watch)
+    monkeypatch.setattr(watcher, "watch", watch)
     assert [d.body for d in queue.pop_many(2, wait=10)] == ["before the watch", "after it"]
     queue.close()
 
@@ -114,7 +114,7 @@ def test_an_arrival_that_the_kernel_tells_of_is_delivered_without_a_listing(
     queue: mailq.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Listing the directory would be the longest part of waking up."""
-    monkeypatch.setattr(line, "_FRESH", 60.0)
+    monkeypatch.setattr(ready, "_FRESH", 60.0)
     rung = threading.Event()
     assert queue.pop(wait=0.01) is None
     queue.subscribe(rung.set)

@@ -265,8 +265,8 @@ def held_elsewhere(path: Path, **story: Any) -> MaildirEngine:
     engine = MaildirEngine(str(path))
     engine.push([NewMessage(b"x", "bin")])
     engine.claim(1, lease=None, detached=False)
-    token = engine._owner.token()
-    engine._owner.abandon()
+    token = engine._holder.token()
+    engine._holder.close()
     here = {"host": platform.node(), "machine": MACHINE, "boot": leases.boot_id(), "pid": 1, "since": 0.0}
     told = {key: value for key, value in (here | story).items() if value is not None}
     (path / "owners" / token).write_text(json.dumps(told) + "\n")

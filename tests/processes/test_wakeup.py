@@ -10,7 +10,7 @@ import pytest
 from together import Child, asleep, assert_at_once, wait_until
 
 import mailq
-from mailq.engines.maildir import arrivals, waking
+from mailq.engines.maildir import notify, watcher
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def consume(pipe: Connection[Any, Any], path: str) -> None:
     """Wait for messages, never looking by itself; tell when each came, until one says to end."""
-    waking._LOOK_WATCHED = 3600.0  # type: ignore[misc]
+    notify._LOOK_WATCHED = 3600.0  # type: ignore[misc]
     queue = mailq.open(path, create=False)
     queue.pop(wait=0.01)
     pipe.send("ready")
@@ -83,7 +83,7 @@ def test_a_file_moved_in_by_hand_and_a_delayed_message_wake_a_consumer(path: Pat
 
 
 def test_without_notification_a_consumer_looks_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "watch", lambda *_: None)
+    monkeypatch.setattr(watcher, "watch", lambda *_: None)
     queue, producer = mailq.open(path), mailq.open(path)
     assert queue.pop(wait=0.01) is None
     producer.push("x")
@@ -95,8 +95,8 @@ def test_a_watch_that_cannot_be_had_is_no_error(path: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise OSError(24, "inotify instance limit reached")
 
-    monkeypatch.setattr(arrivals, "_Inotify", refuse)
-    monkeypatch.setattr(arrivals, "_Portable", refuse)
+    monkeypatch.setattr(watcher, "_Inotify", refuse)
+    monkeypatch.setattr(watcher, "_Portable", refuse)
     assert mailq.open(path).pop(wait=0.3) is None
 
 

@@ -16,14 +16,14 @@ import pytest
 from together import Child, asleep, assert_at_once, wait_until
 
 import mailq
-from mailq.engines.maildir import arrivals, waking
+from mailq.engines.maildir import notify, watcher
 from mailq.ids import NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from mailq.engines.inotify import Event
+    from mailq.engines.inotify import Arrival
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see that a process sleeps")
 
@@ -32,7 +32,7 @@ DELAY = 0.04
 
 def report(pipe: Connection[Any, Any], path: str) -> None:
     """Never looking by itself, tell of each message when it was there, by the clock of the day, and when it was pushed."""
-    waking._LOOK_WATCHED = 3600.0  # type: ignore[misc]
+    notify._LOOK_WATCHED = 3600.0  # type: ignore[misc]
     queue = mailq.open(path, create=False)
     queue.pop(wait=0.01)
     pipe.send("ready")
@@ -107,11 +107,11 @@ def common(tmp_path: Path) -> Iterator[Path]:
 class Deaf:
     """Would be told of arrivals."""
 
-    def arrived(self, events: Sequence[Event]) -> None: ...
+    def on_events(self, events: Sequence[Arrival]) -> None: ...
 
-    def missed(self) -> None: ...
+    def on_overflow(self) -> None: ...
 
-    def ring(self) -> None: ...
+    def on_wakeup(self) -> None: ...
 
 
 def wait_without_inotify(pipe: Connection[Any, Any], path: str) -> None:
@@ -129,7 +129,7 @@ def wait_without_inotify(pipe: Connection[Any, Any], path: str) -> None:
     while len(taken) < 100_000 and (fd := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
         taken.append(fd)
     queue = mailq.open(path, create=False)
-    assert arrivals.watch([path], Deaf()) is None
+    assert watcher.watch([path], Deaf()) is None
     queue.pop(wait=0.01)
     pipe.send("waiting")
     delivery = queue.pop(wait=30)

@@ -24,7 +24,7 @@ from queue_model import Model
 
 import mailq
 from mailq.engines.base import Engine
-from mailq.engines.maildir import line
+from mailq.engines.maildir import ready
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
 from mailq.engines.maildir.layout import Layout, create
@@ -247,7 +247,7 @@ WAYS = pytest.mark.parametrize(
 def test_a_queue_does_what_the_model_does(
     machine: type[QueueMachine], much: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "_MUCH", much)
+    monkeypatch.setattr(ready, "_MUCH", much)
     run_state_machine_as_test(machine, settings=STEADY)
 
 
@@ -257,6 +257,6 @@ def test_a_queue_does_what_the_model_does(
 def test_a_queue_does_what_the_model_does_for_long(
     machine: type[QueueMachine], much: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "_MUCH", much)
+    monkeypatch.setattr(ready, "_MUCH", much)
     long = settings(STEADY, max_examples=1500, stateful_step_count=80, derandomize=False)
     run_state_machine_as_test(machine, settings=long)

@@ -10,7 +10,7 @@ from mailq.engines.base import Claimed, Settled, Settlement
 from mailq.engines.maildir import names
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.engines.maildir.journal import WARM
+from mailq.engines.maildir.journal import PUSHES_BEFORE_JOURNAL
 
 
 class Losing(MaildirEngine):
@@ -57,7 +57,7 @@ class Ordered(Disk):
 def journaled(path: str) -> MaildirEngine:
     """Pushes through a journal from the first one on."""
     engine = MaildirEngine(path, disk=Ordered())
-    engine._store.journal._pushes = WARM
+    engine._store.journal._pushes = PUSHES_BEFORE_JOURNAL
     return engine
 
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 import mailq
 from mailq import aio, policy
 from mailq.engines import budget
-from mailq.engines.maildir import expired, line, listing, names
+from mailq.engines.maildir import expired, listing, names, ready
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.engines.maildir.window import Window
+from mailq.engines.maildir.ready_index import ReadyIndex
 from mailq.engines.memory import MemoryEngine
 from mailq.ids import new_id
 from mailq.settings import Settings
@@ -180,7 +180,7 @@ def test_more_expired_messages_than_are_kept_hide_no_other_and_are_buried_too(
 def test_a_backlog_is_not_listed_for_each_of_the_claims_that_bury_it(
     on_disk: mailq.Queue, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "_FRESH", 3600.0)
+    monkeypatch.setattr(ready, "_FRESH", 3600.0)
     listed = listings(monkeypatch)
     of_expired(on_disk, clock)
     on_disk.push("live")
@@ -193,7 +193,7 @@ def test_what_arrives_while_a_backlog_is_buried_is_found_at_once(
     on_disk: mailq.Queue, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the kernel tells of it."""
-    monkeypatch.setattr(line, "_MUCH", 0.0)
+    monkeypatch.setattr(ready, "_MUCH", 0.0)
     of_expired(on_disk, clock)
     on_disk.push("first")
     assert take(on_disk).body == "first"
@@ -366,7 +366,7 @@ def test_a_message_behind_more_that_the_disk_refuses_than_a_window_holds_is_reac
     mailq.open(path, durability="process-crash")
     disk = Refusing(len("bad"))
     engine = MaildirEngine(str(path), disk=disk, clock=clock)
-    engine._line._window = Window(size=MANY // 5)
+    engine._ready._index = ReadyIndex(size=MANY // 5)
     queue = mailq.Queue(engine)
     queue.push_many(["bad"] * MANY)
     queue.push("delivered")

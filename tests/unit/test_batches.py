@@ -10,7 +10,7 @@ from faulty import FaultyDisk
 import mailq
 from mailq.engines.maildir.disk import Disk, can_syncfs
 from mailq.engines.maildir.engine import MaildirEngine
-from mailq.engines.maildir.journal import WARM
+from mailq.engines.maildir.journal import PUSHES_BEFORE_JOURNAL
 from mailq.testing import take
 
 
@@ -57,7 +57,7 @@ def test_a_large_batch_is_synced_at_once_and_before_any_of_it_can_be_seen(path: 
 def test_a_retry_overtakes_nothing_that_stood_before_it_in_its_batch(path: Path, durability: str, disk: Disk) -> None:
     mailq.open(path, durability=durability)
     with mailq.Queue(MaildirEngine(str(path), disk=disk)) as queue:
-        for _ in range(WARM + 1):
+        for _ in range(PUSHES_BEFORE_JOURNAL + 1):
             queue.push("warm")
             take(queue).ack()
         queue.push_many(["first", "second"])

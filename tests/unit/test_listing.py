@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mailq
-from mailq.engines.maildir import later, layout, names
+from mailq.engines.maildir import delayed, layout, names
 from mailq.engines.maildir import listing as listings
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.engine import MaildirEngine
@@ -174,7 +174,7 @@ def test_what_another_thread_brings_back_into_the_window_hides_no_other(
     stale = sorted(layout.sort_key(str(path / "new"), name) or "" for name in os.listdir(path / "new"))
     producer.pop(detached=True)
     brought = iter([*stale[:1] * 5, *stale])
-    monkeypatch.setattr(engine._line._window, "take", lambda: next(brought, None))
+    monkeypatch.setattr(engine._ready._index, "pop_first", lambda: next(brought, None))
     delivery = mailq.Queue(engine).pop()
     assert delivery is not None
     assert delivery.body == "ready"
@@ -184,8 +184,8 @@ def test_what_another_process_delayed_a_moment_ago_is_found_before_nothing_is(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``later/`` is not listed for each claim; a claim that would come back empty looks."""
-    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
-    monkeypatch.setattr(later, "_FRESH", 3600.0)
+    monkeypatch.setattr(delayed, "_LISTING_SHARE", 0.0)
+    monkeypatch.setattr(delayed, "_FRESH", 3600.0)
     clock = ManualClock()
     mailq.open(path)
     ours, other = (mailq.Queue(MaildirEngine(str(path), clock=clock)) for _ in range(2))
@@ -198,8 +198,8 @@ def test_what_another_process_delayed_a_moment_ago_is_found_before_nothing_is(
 def test_while_others_are_ready_what_another_process_delayed_is_found_in_a_moment(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later, "_LISTING_SHARE", 0.0)
-    monkeypatch.setattr(later, "_FRESH", 0.0)
+    monkeypatch.setattr(delayed, "_LISTING_SHARE", 0.0)
+    monkeypatch.setattr(delayed, "_FRESH", 0.0)
     clock = ManualClock()
     mailq.open(path)
     ours, other = (mailq.Queue(MaildirEngine(str(path), clock=clock)) for _ in range(2))

@@ -13,11 +13,11 @@ import mailq
 from mailq.engines.maildir import leases
 from mailq.engines.maildir.disk import Disk
 from mailq.engines.maildir.layout import Layout
-from mailq.engines.maildir.leases import Owner
+from mailq.engines.maildir.leases import Holder
 
 
-def owner_of(path: Path, disk: Disk | None = None) -> Owner:
-    return Owner(Layout(str(path)), disk or Disk(), mode=0o600)
+def owner_of(path: Path, disk: Disk | None = None) -> Holder:
+    return Holder(Layout(str(path)), disk or Disk(), mode=0o600)
 
 
 def is_dead(path: Path, token: str) -> bool:
@@ -41,7 +41,7 @@ def test_an_owner_whose_file_cannot_be_looked_at_for_a_moment_stays_one(
     (path / "elsewhere").rename(path / "owners")
     assert not is_dead(path, token)
     assert owner.token() == token
-    owner.leave()
+    owner.unregister()
 
 
 def test_an_owner_whose_file_was_removed_begins_anew(queue: mailq.Queue, path: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_owner_whose_file_was_removed_begins_anew(queue: mailq.Queue, path: P
     assert os.listdir(path / "owners") == [second]
     assert is_dead(path, first)
     assert not is_dead(path, second)
-    owner.leave()
+    owner.unregister()
 
 
 def test_an_owner_that_begins_anew_while_it_is_looked_for_stays_that(
@@ -69,14 +69,14 @@ def test_an_owner_that_begins_anew_while_it_is_looked_for_stays_that(
 
     def looked_at(file: str) -> os.stat_result:
         if file == first:
-            owner.abandon()
+            owner.close()
             tokens.append(owner.token())
         return lstat(file)
 
     monkeypatch.setattr(os, "lstat", looked_at)
     owner.check()
     assert [owner.token()] == tokens
-    owner.leave()
+    owner.unregister()
 
 
 def test_a_story_is_told_in_no_other_file(queue: mailq.Queue, path: Path, tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_a_story_is_told_in_no_other_file(queue: mailq.Queue, path: Path, tmp_pa
 
     class Interrupted(Disk):
         def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-            owner.abandon()
+            owner.close()
             others.append(os.open(tmp_path / "message", os.O_RDWR | os.O_CREAT))
             return super().pwrite(fd, data, offset)
 
     owner = owner_of(path, Interrupted())
-    owner.tell({"n": 1})
+    owner.publish({"n": 1})
     (other,) = others
     assert os.fstat(other).st_size == 0
     os.close(other)
@@ -106,7 +106,7 @@ def test_two_threads_that_let_go_of_a_lock_close_it_once(queue: mailq.Queue, pat
             closed.append(fd)
             super().close(fd)
 
-    class Slow(Owner):
+    class Slow(Holder):
         def __getattribute__(self, name: str) -> object:
             found = super().__getattribute__(name)
             if name == "_file" and beside:
@@ -115,11 +115,11 @@ def test_two_threads_that_let_go_of_a_lock_close_it_once(queue: mailq.Queue, pat
 
     owner = Slow(Layout(str(path)), Closing(), mode=0o600)
     assert owner.token()
-    other = Beside(owner.abandon)
+    other = Beside(owner.close)
     owner._lock = other.lock  # type: ignore[assignment]
     closed.clear()
     beside.append(other)
-    owner.abandon()
+    owner.close()
     other.end()
     assert len(closed) == 1
 
@@ -176,7 +176,7 @@ def test_a_child_that_another_thread_forks_while_a_process_becomes_an_owner_has_
         beside.end()
         assert here.recv(5) == b"begun"
         assert not is_dead(path, token)
-        owner.abandon()
+        owner.close()
         assert is_dead(path, token)
     (child,) = children
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -37,7 +37,7 @@ def test_a_receipt_that_was_settled_is_read_from_its_text() -> None:
     receipt, known = names.format_name(envelope), Receipts()
     known.remember(receipt, envelope._replace(tries="E"))
     assert known.read(receipt).tries == "E"
-    assert known.read_last(receipt).tries == "E"
+    assert known.take(receipt).tries == "E"
     assert known.read(receipt).tries == ""
 
 
@@ -53,7 +53,7 @@ def test_receipts_that_never_come_back_take_no_more_room_than_they_may() -> None
     "receipt", [None, 7, b"x", [], {}, "", "x", f"../{names.format_name(MessageName(0, '0' * 32))}"]
 )
 def test_what_is_no_receipt_is_refused(receipt: Any) -> None:
-    for read in (Receipts().read, Receipts().read_last):
+    for read in (Receipts().read, Receipts().take):
         with pytest.raises(InvalidReceipt):
             read(receipt)
 

@@ -9,10 +9,10 @@ import pytest
 from beside import Beside
 
 import mailq
-from mailq.engines.maildir import arrivals
-from mailq.engines.maildir.arrivals import Listener, Watch
-from mailq.engines.maildir.line import Line
-from mailq.engines.maildir.waking import Waking
+from mailq.engines.maildir import watcher
+from mailq.engines.maildir.notify import Notifier
+from mailq.engines.maildir.ready import ReadyQueue
+from mailq.engines.maildir.watcher import DirectoryWatcher, EventHandler
 
 
 class Made:
@@ -33,22 +33,22 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
     """The watches that are made."""
     found: list[Made] = []
 
-    def watch(directories: Sequence[str], listener: Listener) -> Watch:
+    def watch(directories: Sequence[str], listener: EventHandler) -> DirectoryWatcher:
         found.append(Made())
         return found[-1]  # type: ignore[return-value]
 
-    monkeypatch.setattr(arrivals, "watch", watch)
+    monkeypatch.setattr(watcher, "watch", watch)
     return found
 
 
-def line_of(queue: mailq.Queue) -> Line:
+def line_of(queue: mailq.Queue) -> ReadyQueue:
     """Any listener."""
-    line = queue._engine._line  # type: ignore[attr-defined]
-    assert isinstance(line, Line)
+    line = queue._engine._ready  # type: ignore[attr-defined]
+    assert isinstance(line, ReadyQueue)
     return line
 
 
-class Looking(Waking):
+class Looking(Notifier):
     """Something happens beside when it is asked for the first time whether there is a watch."""
 
     beside: Beside | None = None
@@ -77,7 +77,7 @@ def test_two_threads_that_begin_to_listen_make_one_watch(queue: mailq.Queue, pat
     assert made[0].is_stopped
 
 
-class Setting(Waking):
+class Setting(Notifier):
     """Something happens beside as soon as there is a watch."""
 
     beside: Beside | None = None

@@ -19,7 +19,7 @@ from together import PATIENCE, asleep, children, family, is_alive, wait_until
 from working import HERE, OFTEN, Work, all_settled, assert_the_lease_is_kept, letters
 
 import mailq
-from mailq.engines.maildir import arrivals
+from mailq.engines.maildir import watcher
 from mailq.workers import job, processes, supervisor, threads
 
 ONCE: dict[str, Any] = {"max_retries": 0, "backoff": (0.01, 0.01), "durability": "process-crash"}
@@ -252,7 +252,7 @@ def test_a_fork_of_the_program_does_not_keep_its_dead_workers_alive(
 
 
 def test_drain_sees_what_its_own_jobs_push_also_without_inotify(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "watch", lambda *_: None)
+    monkeypatch.setattr(watcher, "watch", lambda *_: None)
     queue = mailq.open(path, durability="process-crash")
     queue.push_many([30, 0])
     # Two, of which one idles from then on: to the worker there is nothing more yet.

@@ -17,7 +17,7 @@ from mailq.engines.maildir import journal
 
 def work(pipe: Any, path: str) -> None:
     """Run jobs that push beyond their limit; tell whether they hang, and whether the queue that they push to can be used then."""
-    journal.WARM = 0  # type: ignore[misc]
+    journal.PUSHES_BEFORE_JOURNAL = 0  # type: ignore[misc]
     target = opened(Path(path) / "target")
     jobs = mailq.open(f"{path}/jobs", max_retries=0, durability="process-crash")
     jobs.push_many(range(60))

@@ -16,7 +16,7 @@ from together import asleep, wait_until
 from working import Work, assert_idle
 
 import mailq
-from mailq.engines.maildir import waking
+from mailq.engines.maildir import notify
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(3, id="short"), pytest.param(60, id="long", marks=pytest.mark.slow)])
@@ -116,7 +116,7 @@ def test_a_paused_queue_is_not_worked_and_costs_nothing(path: Path, monkeypatch:
         wait_until(lambda: all(asleep(pid) for pid in worker.processes()), "all have nothing to do")
         assert_idle(worker.processes(), nobody_answers)
         queue.resume()
-        assert reply.result(waking._LOOK_WATCHED + 30) == 1
+        assert reply.result(notify._LOOK_WATCHED + 30) == 1
         assert worker.stop() == 0
 
 

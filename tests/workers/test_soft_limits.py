@@ -91,7 +91,7 @@ def test_a_worker_that_stops_counts_no_attempt_although_the_handler_settles_by_a
 
 @EARLY
 def test_a_coroutine_may_clean_up_and_return(path: Path) -> None:
-    """Tried again where it is so slow that it has not begun when the limit strikes."""
+    """ClaimAttempt again where it is so slow that it has not begun when the limit strikes."""
     queue = mailq.open(path, max_retries=1000, backoff=(0.001, 0.001))
     beside = mailq.open(path.parent / "beside")
     queue.push(beside.location)

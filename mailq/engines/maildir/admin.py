@@ -34,7 +34,7 @@ _EDIT_LEASE: Final = 60.0
 _SPARE: Final = 100
 
 
-class Found(NamedTuple):
+class _MessageFile(NamedTuple):
     """A file that is a message: where it lies, and what its name says."""
 
     directory: str
@@ -47,29 +47,29 @@ class Found(NamedTuple):
         return f"{self.directory}/{self.name}"
 
 
-def _files(store: Store, state: State, ids: Collection[str] | None = None) -> Iterator[Found]:
+def _files(store: Store, state: State, ids: Collection[str] | None = None) -> Iterator[_MessageFile]:
     """The messages in a state, in the order of the listing; with ids, little more than those.
 
     Dead letters that went to a shared queue are there among the ready, and count
     as dead here.
     """
-    for directory in compaction.with_spares(store.layout, store.layout.directory(state)):
+    for directory in compaction.with_retired(store.layout, store.layout.directory(state)):
         for entry in layouts.entries(directory):
             if ids is not None and names.looks_ours(entry.name) and names.id_in(entry.name) not in ids:
                 continue  # without parsing each name of a long queue
             envelope = layouts.envelope_of(directory, entry.name)
             if envelope is not None and (ids is None or envelope.id in ids):
-                yield Found(directory, entry.name, envelope)
-    shared = dead_letters.home_of(store.layout, store.settings) if state == "dead" else None
+                yield _MessageFile(directory, entry.name, envelope)
+    shared = dead_letters.shared_queue(store.layout, store.settings) if state == "dead" else None
     if shared is not None:
-        ours = store.mark
+        ours = store.queue_tag
         for entry in layouts.entries(shared.new):
             envelope = names.parse(entry.name) if ours in entry.name else None
             if envelope is not None and envelope.source_queue == ours and (ids is None or envelope.id in ids):
-                yield Found(shared.new, entry.name, envelope)
+                yield _MessageFile(shared.new, entry.name, envelope)
 
 
-def _record(store: Store, state: State, found: Found) -> Record | None:
+def _record(store: Store, state: State, found: _MessageFile) -> Record | None:
     status = layouts.status_of(found.path)
     if status is None:
         return None
@@ -100,7 +100,7 @@ def look(store: Store, state: State | None, ids: Collection[str] | None, limit: 
 
 
 def _look(store: Store, state: State, ids: Collection[str] | None, limit: int | None) -> list[Record]:
-    def in_line(found: Found) -> tuple[int, int, str]:
+    def in_line(found: _MessageFile) -> tuple[int, int, str]:
         return -found.envelope.priority, found.envelope.visible_at, found.name
 
     found = _files(store, state, ids)
@@ -148,7 +148,7 @@ def history(store: Store, record: Record) -> History:
     """Read the error texts of a message, and which queue it comes from."""
     message = name_of(record)
     attempts = error_texts.read(store.disk, store.layout.errors, message)
-    return History(attempts, dead_letters.origin_of(store, message))
+    return History(attempts, dead_letters.source_of(store.layout, store.disk, message))
 
 
 def name_of(record: Record) -> MessageName:
@@ -199,7 +199,7 @@ def _exchange(
     back = f"{os.path.dirname(record.location)}/{names.format_name(sealed)}"
     try:
         store.move(record.location, hold, unique=True)
-        store.stand_in(temporary, hold)
+        store.swap_in(temporary, hold)
         store.disk.rename(hold, back)
     except BaseException:
         # Each may have been carried out: NFS tells otherwise, or an interrupt came right after it. Under
@@ -311,7 +311,7 @@ def _redrive(store: Store, ids: Sequence[str] | None, limit: int | None) -> list
         except FileNotFoundError:
             continue  # somebody else redrove or purged it
         redriven.append(again.id)
-        home = dead_letters.home_of(store.layout, store.settings)
+        home = dead_letters.shared_queue(store.layout, store.settings)
         if home is not None and directory == home.new:
             error_texts.move(store.disk, home.errors, store.layout.errors, again)
     return redriven

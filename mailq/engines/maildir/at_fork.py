@@ -1,4 +1,4 @@
-"""What must begin anew in a forked child.
+"""What must begin again in a forked child.
 
 One registration for the process, since ``os.register_at_fork`` cannot be taken
 back: registering each queue would leak a little with every one that is opened.
@@ -26,7 +26,7 @@ of its own block, does not: it would wait for itself.
 """
 
 
-def follow(thing: _Forkable) -> None:
+def register(thing: _Forkable) -> None:
     """Have ``thing.after_fork()`` called in every forked child, as long as somebody holds it. It may be called twice."""
     _alive.add(thing)
 

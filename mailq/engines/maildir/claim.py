@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from mailq import policy
 from mailq.engines.base import Claim, Claimed, Settled
 from mailq.engines.maildir import layout, names
-from mailq.engines.maildir.files import Unfit
+from mailq.engines.maildir.files import Undeliverable
 from mailq.errors import MailqError, StorageError
 
 if TYPE_CHECKING:
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 
     from mailq.engines.budget import Budget
     from mailq.engines.maildir.files import Store
-    from mailq.engines.maildir.leases import Owner
-    from mailq.engines.maildir.line import Line
+    from mailq.engines.maildir.leases import Holder
     from mailq.engines.maildir.names import MessageName
+    from mailq.engines.maildir.ready import ReadyQueue
+    from mailq.engines.maildir.ready_index import ClaimAttempt
     from mailq.engines.maildir.receipts import Receipts
-    from mailq.engines.maildir.recovery import Mending
-    from mailq.engines.maildir.window import Tried
+    from mailq.engines.maildir.recovery import TornMessageRecovery
 
 
 class Claimer:
     """Claims the messages of one queue for this process."""
 
-    def __init__(self, store: Store, line: Line, owner: Owner, receipts: Receipts, mending: Mending) -> None:
+    def __init__(
+        self, store: Store, line: ReadyQueue, owner: Holder, receipts: Receipts, mending: TornMessageRecovery
+    ) -> None:
         self._store = store
         self._layout = store.layout
-        self._line = line
-        self._owner = owner
+        self._ready = line
+        self._holder = owner
         self._receipts = receipts
         self._mending = mending
         self._numbers = _claim_numbers()
@@ -47,23 +49,23 @@ class Claimer:
         self, limit: int, lease: float | None, budget: Budget, settled: list[Settled], *, detached: bool
     ) -> Claimed:
         """Rename up to ``limit`` ready messages into ``cur/``, one after the other, as they stand in line."""
-        tried = self._line.begin()
+        tried = self._ready.start_claim()
         claims: list[Claim] = []
         buried: list[str] = []  # synced together, which takes less time
         try:
             # In a function of its own: CPython 3.13 may raise an exception from outside where a loop turns as if that were
             # not within the try.
             self._claim(claims, limit, lease, tried, budget, buried, settled, detached=detached)
-            failure = self._line.expired.bury(budget, buried, settled)
-            self._store.sync_buried(buried)
+            failure = self._ready.expired.bury(budget, buried, settled)
+            self._store.sync_dead(buried)
             if tried.for_good:
-                self._line.doubt()  # another claim must find them again
+                self._ready.mark_incomplete()  # another claim must find them again
         except BaseException:
-            self._line.clear()  # of the one that was about to be claimed nobody will be told again
+            self._ready.clear()  # the one that was about to be claimed will not be reported again
             for claim in claims:
                 self._give_back(cast("MessageName", claim.envelope))
-            self._line.waking.ring()
-            self._store.sync_buried(buried)
+            self._ready.notifier.notify()
+            self._store.sync_dead(buried)
             raise
         if not claims:
             self._check_nothing(tried, failure, budget, settled)
@@ -80,14 +82,14 @@ class Claimer:
         claims: list[Claim],
         limit: int,
         lease: float | None,
-        tried: Tried,
+        tried: ClaimAttempt,
         budget: Budget,
         buried: list[str],
         settled: list[Settled],
         *,
         detached: bool,
     ) -> None:
-        while len(claims) < limit and (key := self._line.next_key(tried, budget)) is not None:
+        while len(claims) < limit and (key := self._ready.next_name(tried, budget)) is not None:
             try:
                 claim = self._take(layout.name_of(key), lease, buried, settled, detached=detached)
             except StorageError as error:  # one bad message must not block the others
@@ -100,14 +102,14 @@ class Claimer:
                 break
 
     def _check_nothing(
-        self, tried: Tried, failure: StorageError | None, budget: Budget, settled: list[Settled]
+        self, tried: ClaimAttempt, failure: StorageError | None, budget: Budget, settled: list[Settled]
     ) -> None:
         """Raise why a claim has claimed nothing, if that is an error."""
         if failure is not None:
             if not settled:  # else the next claim meets it again, and this one says what it has done
                 raise failure
         elif budget.left_some:
-            self._line.put_off(tried)
+            self._ready.resume_later(tried)
         elif tried.failures:
             raise tried.failures[0]
         else:
@@ -125,14 +127,14 @@ class Claimer:
                 return None
             now, settings = self._store.clock(), self._store.settings
             if policy.has_expired(envelope, settings, now):
-                self._line.expired.add(name)
+                self._ready.expired.add(name)
                 return None
             until = policy.lease_end(envelope, settings, now=now, lease=lease)
-            owner = "" if detached else self._owner.token()
+            owner = "" if detached else self._holder.token()
             claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._numbers) & 0xFFFFFF:06x}")
             # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
             if mtime > until:
-                self._store.take_back(path, until)
+                self._store.reset_mtime(path, until)
             return self._hold(path, claimed, until, buried, settled)
         except FileNotFoundError:
             return None
@@ -147,7 +149,7 @@ class Claimer:
             self._store.move(path, held, unique=True)
             try:
                 return Claim(receipt, claimed, self._read(held, claimed, until), until)
-            except Unfit as verdict:
+            except Undeliverable as verdict:
                 is_unfit = True
                 step = policy.undeliverable(claimed, verdict.why)
                 self._store.settle(held, claimed, step, text=verdict.text, buried=buried)
@@ -163,13 +165,13 @@ class Claimer:
     def _read(self, held: str, claimed: MessageName, until: int) -> bytes:
         try:
             return self._store.read(held, claimed, until=until)
-        except Unfit as verdict:
+        except Undeliverable as verdict:
             if verdict.why != "torn":
                 raise
         is_done = self._mending.is_done()  # it may be whole in a journal
         try:
             return self._store.read(held, claimed, until=until)
-        except Unfit as verdict:
+        except Undeliverable as verdict:
             if is_done or verdict.why != "torn":
                 raise
             why = "it is torn, and may be whole in a journal that cannot be replayed yet"
@@ -181,5 +183,5 @@ class Claimer:
 
 
 def _claim_numbers() -> Iterator[int]:
-    """What makes, together with owner and deadline, each claim's name unlike any before: the fence."""
+    """The numbers that make, with holder and deadline, each claim's name unlike any before: the fence."""
     return itertools.count(int.from_bytes(os.urandom(3)))

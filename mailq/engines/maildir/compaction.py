@@ -1,4 +1,4 @@
-"""Directories that a huge backlog has swollen, made anew when they are empty.
+"""Compaction: directories that a huge backlog has swollen are replaced when they are empty.
 
 ext4 never shrinks a directory: after a million messages an empty ``new/`` takes
 as long to list as a full one. A fresh directory is exchanged for it, at once, so
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from mailq.message import State
 
 _SWOLLEN: Final = 1 << 20
-"""So many bytes of a directory take about a millisecond to list."""
+"""A directory of this many bytes takes about a millisecond to list."""
 
 _QUIET: Final = 60 * NS
-"""After so many nanoseconds without an arrival an old directory is removed.
+"""Nanoseconds without an arrival after which a retired directory is removed.
 
 By then nobody has it open to move files there, or is in the midst of a rename that found it under its old name.
 """
@@ -46,7 +46,7 @@ _SPARE: Final = re.compile(rf"\.({'|'.join(REMADE)})\.[0-9a-f]{{8}}")
 """``.new.1a2b3c4d``: made to become ``new/``, or what was ``new/``."""
 
 
-class Remaking:
+class Compaction:
     """The re-making of one queue's directories."""
 
     def __init__(self, store: Store) -> None:
@@ -55,17 +55,17 @@ class Remaking:
         self._quiet: dict[str, int] = {}
         """The spare directories that were found empty, and when they had last been changed: listing them is slow."""
 
-    def tend(self) -> None:
+    def run(self) -> None:
         """Take over what was left in old directories, and exchange those that are swollen and empty."""
         self.recover()
-        self.renew()
+        self.swap()
 
     def recover(self) -> None:
         """Take over what somebody left who died on the way."""
-        for path in spares_of(self._store.layout):
-            self._take_over(path, home_of(path))
+        for path in retired_directories(self._store.layout):
+            self._take_over(path, replaced_by(path))
 
-    def renew(self) -> None:
+    def swap(self) -> None:
         """Exchange the directories that are swollen and empty."""
         if not self._is_possible:
             return
@@ -77,7 +77,7 @@ class Remaking:
             if error.errno in GONE:
                 return  # somebody else exchanged it at the same time, or took our spare one for a dead maker's
             self._is_possible = False  # not by this user, or not on this file system: it is only slow
-            layouts.log().info("a swollen directory was not made anew: %s", error)
+            layouts.log().info("a swollen directory was not replaced: %s", error)
 
     def _remake(self, path: str) -> None:
         disk, root = self._store.disk, self._store.layout.root
@@ -85,7 +85,9 @@ class Remaking:
         try:
             _make_alike(disk, spare, path)
             if self._store.durable:
-                disk.sync_directory(root)  # or whoever pushes into it would sync a directory that nothing leads to
+                disk.sync_directory(
+                    root
+                )  # or a producer that pushes into it would sync a directory that has no name on disk
             disk.exchange(spare, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -145,7 +147,7 @@ def _rename_new(disk: Disk, source: str, target: str) -> None:
         disk.unlink(source)
 
 
-def spares_of(layout: Layout) -> Iterator[str]:
+def retired_directories(layout: Layout) -> Iterator[str]:
     """The directories that are on their way in or out."""
     with contextlib.suppress(OSError), os.scandir(layout.root) as scan:  # no queue there: others say so
         for entry in scan:
@@ -153,21 +155,21 @@ def spares_of(layout: Layout) -> Iterator[str]:
                 yield entry.path
 
 
-def home_of(spare: str) -> str:
+def replaced_by(spare: str) -> str:
     """The directory that a spare one is to become, or was."""
     root, name = os.path.split(spare)
     return f"{root}/{name.split('.')[1]}"
 
 
-def with_spares(layout: Layout, path: str) -> list[str]:
+def with_retired(layout: Layout, path: str) -> list[str]:
     """A directory, and those on their way in or out that belong to it: messages may be in each."""
-    return [path, *(spare for spare in spares_of(layout) if home_of(spare) == path)]
+    return [path, *(spare for spare in retired_directories(layout) if replaced_by(spare) == path)]
 
 
-def directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
+def all_directories_of(layout: Layout, states: Iterable[State]) -> dict[str, State]:
     """The directories that are there and hold messages in some states: also those on their way in or out."""
     found = {path: state for state in states if os.path.isdir(path := layout.directory(state))}
-    return {each: state for path, state in found.items() for each in with_spares(layout, path)}
+    return {each: state for path, state in found.items() for each in with_retired(layout, path)}
 
 
 def holds_any(spare: str) -> bool:

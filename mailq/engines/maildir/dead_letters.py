@@ -17,7 +17,6 @@ from mailq.settings import Settings
 
 if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
-    from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.names import MessageName
 
 _KEY: Final = "dead_letters"
@@ -29,14 +28,14 @@ def relative_path(root: str, target: str | os.PathLike[str]) -> str:
     return os.path.relpath(absolute, root)
 
 
-def home_of(layout: Layout, settings: Settings) -> Layout | None:
+def shared_queue(layout: Layout, settings: Settings) -> Layout | None:
     """The queue that gets the dead letters, if it is another one."""
     return None if settings.dead_letters is None else Layout(os.path.join(layout.root, settings.dead_letters))
 
 
-def require_home(layout: Layout, settings: Settings, disk: Disk) -> None:
+def require_shared(layout: Layout, settings: Settings, disk: Disk) -> None:
     """Make sure of the dead-letter queue before it is set: it is another one, on the same file system; create it."""
-    home = home_of(layout, settings)
+    home = shared_queue(layout, settings)
     if home is None:
         return
     if os.path.realpath(home.root) == os.path.realpath(layout.root):
@@ -61,31 +60,32 @@ def _device(path: str) -> int:
     return os.stat(path).st_dev
 
 
-def tell_origin(store: Store) -> None:
-    """Write in the dead-letter queue which directory the dead letters with our mark come from."""
-    home = home_of(store.layout, store.settings)
+def record_origin(layout: Layout, settings: Settings, disk: Disk, *, queue_tag: str) -> None:
+    """Write in the dead-letter queue which directory the dead letters with this queue's tag come from."""
+    home = shared_queue(layout, settings)
     if home is None:
         return
-    path = f"{home.origins}/{store.mark}"
-    text = store.layout.root + "\n"
-    if os.path.islink(home.origins) or _read(store.disk, path) == text:
+    path = f"{home.origins}/{queue_tag}"
+    text = layout.root + "\n"
+    if os.path.islink(home.origins) or _read(disk, path) == text:
         return
-    with contextlib.suppress(OSError):  # a convenience: the mark itself is in the name
-        if store.disk.leaves_its_own_in(home.root):  # and that queue's user could not read it
+    with contextlib.suppress(OSError):  # a convenience: the tag itself is in the name
+        if disk.leaves_its_own_in(home.root):  # and that queue's user could not read it
             return
         with contextlib.suppress(FileExistsError):
-            store.disk.make_directory(home.origins, layouts.directory_mode(store.settings))
+            disk.make_directory(home.origins, layouts.directory_mode(settings))
         temporary = f"{home.tmp}/.origin.{os.urandom(8).hex()}"
-        store.disk.write_file(temporary, os.fsencode(text), mode=int(store.settings.file_mode, 8), sync=store.durable)
-        store.disk.rename(temporary, path)
+        durable = settings.durability == "power-loss"
+        disk.write_file(temporary, os.fsencode(text), mode=int(settings.file_mode, 8), sync=durable)
+        disk.rename(temporary, path)
 
 
-def origin_of(store: Store, message: MessageName) -> str:
-    """The directory of the queue that a dead letter came from; the mark alone if that is not known."""
+def source_of(layout: Layout, disk: Disk, message: MessageName) -> str:
+    """The directory of the queue that a dead letter came from; the tag alone if that is unknown."""
     if not message.source_queue:
-        return store.layout.root
-    origins = store.layout.origins
-    text = None if os.path.islink(origins) else _read(store.disk, f"{origins}/{message.source_queue}")
+        return layout.root
+    origins = layout.origins
+    text = None if os.path.islink(origins) else _read(disk, f"{origins}/{message.source_queue}")
     return message.source_queue if text is None else text.rstrip("\n")
 
 
@@ -96,6 +96,6 @@ def _read(disk: Disk, path: str) -> str | None:
 
 def warn_if_missing(layout: Layout, settings: Settings) -> None:
     """Log that the dead will stay at home for now: no reason to stop the living."""
-    home = home_of(layout, settings)
+    home = shared_queue(layout, settings)
     if home is not None and not os.path.exists(home.marker):
         layouts.log().warning("%s: the dead-letter queue %s is not there; the dead stay here", layout.root, home.root)

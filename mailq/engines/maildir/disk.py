@@ -44,7 +44,7 @@ _SETFLAGS: Final = 1 << 30 | _LONG << 16 | 0x6602
 _NOCOW: Final = 0x80_0000
 
 _LOOKS: Final = 16
-"""Where so many syncs were no fast commits, none will be."""
+"""The number of syncs without a fast commit after which none is expected."""
 
 
 class Disk:
@@ -125,7 +125,7 @@ class Disk:
             os.utime(path, ns=(ns, ns))
 
     def touch(self, path: str) -> None:
-        """utimensat(2) to the present: whoever may write a file may do so, and not only its owner."""
+        """utimensat(2) to the present: every user that may write a file may do so, not only its owner."""
         if os.utime in os.supports_follow_symlinks:
             os.utime(path, follow_symlinks=False)
         else:
@@ -321,7 +321,7 @@ class Disk:
     def _was_fast(self, fd: int) -> bool:
         """Whether an fsync was a fast commit, which a power cut may make damage of; see mounts.makes_fast_commits.
 
-        It can be told only afterwards, and not from one that had nothing to do.
+        That shows only afterwards, and not after a sync that had nothing to do.
         """
         is_fast = None
         if sys.platform == "linux":

@@ -30,15 +30,15 @@ from mailq.engines.budget import Budget
 from mailq.engines.maildir import admin, at_fork, dead_letters, error_texts, layout, leases
 from mailq.engines.maildir.claim import Claimer
 from mailq.engines.maildir.disk import Disk
-from mailq.engines.maildir.files import Store, Unfit
-from mailq.engines.maildir.leases import Owner
-from mailq.engines.maildir.line import Line
+from mailq.engines.maildir.files import Store, Undeliverable
+from mailq.engines.maildir.leases import Holder
+from mailq.engines.maildir.length_limit import LengthLimit
 from mailq.engines.maildir.push import Writer
+from mailq.engines.maildir.ready import ReadyQueue
 from mailq.engines.maildir.reaper import Reaper, deadline
 from mailq.engines.maildir.receipts import Receipts
-from mailq.engines.maildir.recovery import Mending, replay
-from mailq.engines.maildir.replies import Replies
-from mailq.engines.maildir.room import Room
+from mailq.engines.maildir.recovery import TornMessageRecovery, replay
+from mailq.engines.maildir.replies import ReplyFiles
 from mailq.errors import LeaseLost, MailqError, SettingsError, StorageError
 from mailq.ids import NS, MonotonicIds
 
@@ -69,15 +69,17 @@ class MaildirEngine:
         self._store = Store(self._layout, self._disk, clock, self._ids, layout.load(self._layout, self._disk))
         layout.check(self._layout, self._disk, self._store.settings)
         replay(self._store, waits=True)
-        self._owner = Owner(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
+        self._holder = Holder(self._layout, self._disk, mode=int(self.settings.file_mode, 8))
         self._writer = Writer(self._store)
-        self._line = Line(self._store)
-        self._reaper = Reaper(self._store, self._line)
-        self._waking = self._line.waking
-        self._room = Room(self._store)
-        self._replies = Replies(self._store)
+        self._ready = ReadyQueue(self._store)
+        self._reaper = Reaper(self._store, self._ready)
+        self._notifier = self._ready.notifier
+        self._length_limit = LengthLimit(self._store)
+        self._replies = ReplyFiles(self._store)
         self._receipts = Receipts()
-        self._claimer = Claimer(self._store, self._line, self._owner, self._receipts, Mending(self._store))
+        self._claimer = Claimer(
+            self._store, self._ready, self._holder, self._receipts, TornMessageRecovery(self._store)
+        )
         self._tended = self._next_tending = 0
         self._looked = self._next_look = 0
         self._left_some = False
@@ -85,7 +87,7 @@ class MaildirEngine:
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
         self._origin_told = False
-        at_fork.follow(self)
+        at_fork.register(self)
 
     @property
     def settings(self) -> Settings:
@@ -105,17 +107,17 @@ class MaildirEngine:
         if not self._looked <= now < self._next_look:  # a process that only pushes does not tend
             self._reload()
             self._looked, self._next_look = now, now + policy.ns(self.settings.reap_interval)
-        self._room.take(len(messages))
+        self._length_limit.reserve(len(messages))
         try:
             placed = self._writer.push(messages)
         except StorageError as error:
-            if not error.maybe_pushed:  # a caller must hear of those, whatever became of the queue
+            if not error.maybe_pushed:  # the caller must get those ids, whatever became of the queue
                 layout.require_marker(self._layout)
             raise
         for message in placed:
-            self._line.hear_of(message.directory, message.name)
+            self._ready.add(message.directory, message.name)
         if placed:
-            self._waking.ring()
+            self._notifier.notify()
         return [message.id for message in placed]
 
     # Consuming
@@ -127,7 +129,7 @@ class MaildirEngine:
         self._tend(budget, settled)
         self._left_some = False
         if self._is_paused():
-            self._line.begin()
+            self._ready.start_claim()
             return Claimed([], settled)
         claimed = self._claimer.claim(limit, lease, budget, settled, detached=detached)
         self._left_some = claimed.more
@@ -140,25 +142,25 @@ class MaildirEngine:
         return is_paused
 
     def wait(self, timeout: float) -> None:
-        """Wait for word of an arrival, the next due time, the next reaping, or the next look."""
-        if not self._waking.watch():
-            self._waking.wait(min(timeout, self._patience()))
+        """Wait for an arrival, the next due time, the next reaping, or the next look."""
+        if not self._notifier.watch():
+            self._notifier.wait(min(timeout, self._patience()))
 
     def subscribe(self, callback: Callable[[], None]) -> float:
-        """Pass on word of arrivals."""
-        is_new = self._waking.add(callback)
-        return 0.0 if self._waking.watch() or is_new else self._patience()
+        """See Notifier.add."""
+        is_new = self._notifier.add(callback)
+        return 0.0 if self._notifier.watch() or is_new else self._patience()
 
     def unsubscribe(self, callback: Callable[[], None]) -> None:
         """See Waking.remove."""
-        self._waking.remove(callback)
+        self._notifier.remove(callback)
 
     def _patience(self) -> float:
-        """For how many seconds a claim would find nothing that is not announced."""
+        """Seconds in which a claim would find nothing that is not announced."""
         if self._left_some:
             return 0.0
-        now, patience = self._clock(), self._waking.patience
-        for at in (self._line.later.next_due, self._next_tending):
+        now, patience = self._clock(), self._notifier.poll_interval
+        for at in (self._ready.delayed.next_due, self._next_tending):
             if at is not None:
                 patience = min(patience, (at - now) / NS)
         return max(0.0, patience)
@@ -168,7 +170,7 @@ class MaildirEngine:
     def settle(self, receipt: str, settlement: Settlement) -> Settled:
         """Unlink the claimed file, or rename it to where the policy says."""
         verb, delay, outcome, text = settlement
-        held = self._receipts.read_last(receipt)
+        held = self._receipts.take(receipt)
         if verb == "ack":
             return self._ack(receipt, held)
         now = self._clock()
@@ -183,8 +185,8 @@ class MaildirEngine:
             path = self._store.settle(f"{self._layout.cur}/{receipt}", held, step, text=text)
         except OSError as failure:
             self._lost(receipt, verb, failure)
-        self._line.hear_of(*os.path.split(path))
-        self._waking.ring()
+        self._ready.add(*os.path.split(path))
+        self._notifier.notify()
         return Settled(held, step)
 
     def _ack(self, receipt: str, held: MessageName) -> Settled:
@@ -234,7 +236,7 @@ class MaildirEngine:
             data = self._store.read(f"{self._layout.cur}/{receipt}", held)
         except OSError as error:
             self._lost(receipt, "read", error)
-        except Unfit as verdict:
+        except Undeliverable as verdict:
             raise StorageError("read the message", OSError(errno.EIO, verdict.text)) from None
         if until is None or self._clock() >= until:
             raise LeaseLost(receipt, "read")
@@ -256,22 +258,22 @@ class MaildirEngine:
         """See Reaper.reap."""
         layout.require_marker(self._layout)
         reaped = self._reaper.reap()
-        self._waking.ring()
+        self._notifier.notify()
         return reaped
 
     def _tend(self, budget: Budget, settled: list[Settled]) -> None:
         """What every consumer does from time to time: read changed settings, reap, ready what is due."""
         now = self._clock()
-        due = self._line.later.next_due
+        due = self._ready.delayed.next_due
         if due is not None and now >= due:
-            self._line.promote(budget)
+            self._ready.promote(budget)
         if self._tended <= now < self._next_tending:  # a clock that stepped back keeps no appointment
             return
         self._tended = now
         self._reload()
-        self._owner.check()
+        self._holder.check()
         if not self._origin_told:
-            dead_letters.tell_origin(self._store)
+            dead_letters.record_origin(self._layout, self.settings, self._disk, queue_tag=self._store.queue_tag)
             self._origin_told = True
         try:
             self._next_tending = self._reaper.reap_if_due(budget, settled)
@@ -285,7 +287,7 @@ class MaildirEngine:
         if seen == self._marker_seen:
             return
         try:
-            self._store.use(layout.load(self._layout, self._disk))
+            self._store.apply(layout.load(self._layout, self._disk))
         except SettingsError as error:
             layout.log().warning("the settings were not read again: %s", error)
         except StorageError as error:
@@ -303,13 +305,13 @@ class MaildirEngine:
             layout.require_marker(self._layout)
             (admin.pause if is_paused else admin.resume)(self._store)
             self._store.set_paused(bool(is_paused))
-            self._waking.ring()
+            self._notifier.notify()
         if not changes:
             return self.settings
         if isinstance(target := changes.get("dead_letters"), str | os.PathLike):
             changes["dead_letters"] = dead_letters.relative_path(self._layout.root, target)
-            dead_letters.require_home(self._layout, self.settings.changed(changes), self._disk)
-        self._store.use(layout.change(self._layout, self._disk, changes))
+            dead_letters.require_shared(self._layout, self.settings.changed(changes), self._disk)
+        self._store.apply(layout.change(self._layout, self._disk, changes))
         self._marker_seen = layout.stamp_of(self._layout.marker)
         self._origin_told = False
         self._next_tending = self._next_look = 0  # the interval may be shorter now
@@ -333,35 +335,35 @@ class MaildirEngine:
 
     def replace(self, record: Record, message: NewMessage) -> None:
         """See admin.replace."""
-        admin.replace(self._store, record, message, owner=self._owner.token())
-        self._line.clear()
+        admin.replace(self._store, record, message, owner=self._holder.token())
+        self._ready.clear()
 
     def stats(self) -> Stats:
         """See admin.stats."""
         return admin.stats(self._store)
 
     def holders(self) -> list[LeaseHolder]:
-        """See leases.look."""
-        return leases.look(self._layout, self._disk)
+        """See leases.list_holders."""
+        return leases.list_holders(self._layout, self._disk)
 
     def publish(self, status: Mapping[str, Any]) -> None:
-        """See Owner.tell."""
-        self._owner.tell(status)
+        """See Holder.tell."""
+        self._holder.publish(status)
 
     def put_reply(self, id: str, data: bytes) -> None:
-        """See Replies.put."""
+        """See ReplyFiles.put."""
         self._replies.put(id, data)
 
     def get_reply(self, id: str) -> bytes | None:
-        """See Replies.get."""
+        """See ReplyFiles.get."""
         return self._replies.get(id)
 
     def redrive(self, ids: Sequence[str] | None, *, limit: int | None) -> list[str]:
         """See admin.redrive."""
         redriven = admin.redrive(self._store, ids, limit)
         if redriven:
-            self._line.clear()
-            self._waking.ring()
+            self._ready.clear()
+            self._notifier.notify()
         return redriven
 
     def remove(self, state: State, *, ids: Collection[str] | None = None) -> int:
@@ -371,11 +373,11 @@ class MaildirEngine:
     # Life
 
     def close(self) -> None:
-        """Stop the watch and let go of the owner's lock. The engine can be used again: it starts anew."""
-        self._waking.ring()  # those that wait or listen look again, and find the queue closed
-        self._waking.close()
-        self._line.clear()  # what comes now it does not hear of
-        self._owner.leave()
+        """Stop watching and release the holder's lock. The engine can be used again: it acquires both again."""
+        self._notifier.notify()  # waiting threads and subscribers look again, and find the queue closed
+        self._notifier.close()
+        self._ready.clear()  # it does not get what arrives from now on
+        self._holder.unregister()
         self._store.journal.close()
 
     def after_fork(self) -> None:

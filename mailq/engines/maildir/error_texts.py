@@ -22,7 +22,7 @@ LONGEST: Final = 65_536
 """A text keeps at most its last this many bytes: a traceback ends with what matters."""
 
 _KEPT: Final = 100
-"""So many attempts of a message keep their texts, the last ones."""
+"""The number of attempts of a message that keep their texts, the last ones."""
 
 
 def path_to(directory: str, id: str, number: int) -> str:

@@ -11,7 +11,7 @@ from mailq import policy
 from mailq.engines.base import Settled
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
-from mailq.engines.maildir.window import MOST
+from mailq.engines.maildir.ready_index import MOST
 from mailq.errors import StorageError
 from mailq.ids import id_time
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mailq.engines.budget import Budget
     from mailq.engines.maildir.files import Store
-    from mailq.engines.maildir.window import Window
+    from mailq.engines.maildir.ready_index import ReadyIndex
 
 _TTL: Final = re.compile(r",ttl=([0-9]{1,9}(?:\.[0-9]{1,3})?)[,.]")
 
@@ -32,9 +32,9 @@ class Expired:
     holds. So they do not come there, but wait here for their burial.
     """
 
-    def __init__(self, store: Store, window: Window) -> None:
+    def __init__(self, store: Store, window: ReadyIndex) -> None:
         self._store = store
-        self._window = window
+        self._index = window
         self._names: collections.deque[str] = collections.deque()
         self.is_all = True
         """False if more were found than are kept: the next listing finds the others."""
@@ -102,7 +102,7 @@ class Expired:
         if not policy.has_expired(envelope, store.settings, store.clock()):
             # The settings have changed, or only the beginning of the name looks like one of ours.
             if (key := layouts.sort_key(new, name)) is not None:
-                self._window.put_back(key)
+                self._index.push(key)
                 budget.left_some = True
             return
         step = policy.undeliverable(envelope, "expired")

@@ -37,10 +37,10 @@ BATCH: Final = 16
 """From this many messages on one syncfs is cheaper than an fsync each."""
 
 _MANY: Final = 1024
-"""So many dead letters are synced together at most."""
+"""The most dead letters that are synced together."""
 
 
-class Unfit(Exception):
+class Undeliverable(Exception):
     """A claimed message cannot be delivered; ``why`` is a word of :data:`mailq.engines.maildir.names.DEATHS`."""
 
     def __init__(self, why: str, text: str) -> None:
@@ -64,22 +64,22 @@ class Store:
         self.clock = clock
         self.ids = ids
         self.journal = Journal(layout, disk)
-        self._rooted: set[str] = set()
-        self.use(marker)
+        self._synced_roots: set[str] = set()
+        self.apply(marker)
 
-    def use(self, marker: Marker) -> None:
-        """Go by these settings from now on.
+    def apply(self, marker: Marker) -> None:
+        """Use these settings from now on.
 
-        ``mark`` is what tells this queue's dead letters from others' in a shared
+        ``queue_tag`` is what distinguishes this queue's dead letters in a shared
         dead-letter queue, ``durable`` whether a finished push must survive a power cut.
         """
-        self.mark = marker.queue[:8]
+        self.queue_tag = marker.queue[:8]
         self.settings = replace(marker.settings, paused=layouts.is_there(self.layout.paused))
         self.durable = marker.settings.durability == "power-loss"
         self.mode = int(marker.settings.file_mode, 8)
 
     def set_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - what it is about
-        """Go by this, too: it is not in the settings file."""
+        """Use this setting from now on: it is not in the settings file."""
         self.settings = replace(self.settings, paused=is_paused)
 
     def synced(self, directories: Iterable[str], rename: Callable[[], _T]) -> _T:
@@ -99,10 +99,10 @@ class Store:
 
     def _sync_root(self, root: str) -> None:
         """Make a queue's own directories and marker durable, once: the process that made them may have died before it did."""
-        if root not in self._rooted:
+        if root not in self._synced_roots:
             with contextlib.suppress(PermissionError):  # then others make directories there
                 self.disk.sync_directory(root)
-            self._rooted.add(root)
+            self._synced_roots.add(root)
 
     def open_for_syncfs(self) -> int:
         """Any descriptor on the queue's file system; the marker is what everybody may open who may push."""
@@ -125,12 +125,12 @@ class Store:
         except OSError as error:
             if unique and os.path.lexists(target):
                 return
-            # Not: is the source gone? It may be back already under the same name, released by whoever was faster.
+            # Not: is the source gone? It may be back already under the same name, released by the process that was faster.
             if error.errno in GONE and os.path.isdir(os.path.dirname(target)):
                 raise FileNotFoundError(error.errno, error.strerror, source) from error
             raise StorageError("move the message", error) from error
 
-    def stand_in(self, ours: str, path: str) -> None:
+    def swap_in(self, ours: str, path: str) -> None:
         """Put a file of ours in a message's place. Raises FileNotFoundError if that is gone.
 
         The two are exchanged: a rename would succeed all the same, and bring back a message
@@ -167,12 +167,12 @@ class Store:
             letters = [] if buried is None else buried
             letters.append(target)
             if buried is None or len(letters) >= _MANY:
-                self.sync_buried(letters)
+                self.sync_dead(letters)
             return target
         # A deadline that was extended by mtime would count for the next lease too. Not quite to the
         # present: a reaper that looks before the rename would find the lease run out, and the holder
         # would lose the race.
-        self.shorten(path, self.clock() + NS)
+        self.clamp_mtime(path, self.clock() + NS)
         target = f"{self.layout.directory(step.state)}/{names.format_name(after)}"
         self.move(path, target)
         if text is not None:
@@ -187,20 +187,20 @@ class Store:
             raise
         except OSError as error:
             raise _gone_or_refused(error, path) from error
-        if not layouts.is_regular(status):  # the kernel tells of directories and links, too
+        if not layouts.is_regular(status):  # the kernel reports directories and links, too
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return status.st_mtime_ns
 
-    def shorten(self, path: str, most: int) -> None:
+    def clamp_mtime(self, path: str, most: int) -> None:
         """Take back an mtime beyond ``most``, in nanoseconds. Raises FileNotFoundError if the message is gone.
 
         Of another user's file, and of one with several names, it stays until a claim reads the
         message: see ``own``. A message that comes back is worth more than its next lease's end.
         """
         if self.mtime(path) > most:
-            self.take_back(path, most)
+            self.reset_mtime(path, most)
 
-    def take_back(self, path: str, most: int) -> None:
+    def reset_mtime(self, path: str, most: int) -> None:
         """The same, of one that is known to be beyond."""
         try:
             if os.lstat(path).st_nlink > 1:
@@ -219,16 +219,16 @@ class Store:
             with contextlib.suppress(PermissionError):
                 self.disk.utime(path, ns)
                 return
-        self.own(path, ns, before=before)
+        self.replace_with_own_copy(path, ns, before=before)
 
     def _bury(self, path: str, message: MessageName, text: str | None, number: int) -> str:
         """Move a message to the dead; to the shared dead-letter queue if there is one."""
         target = ""
-        home = dead_letters.home_of(self.layout, self.settings)
+        home = dead_letters.shared_queue(self.layout, self.settings)
         if home is not None and self.durable and not self._is_synced(path):
             home = None  # no journal of ours would mend it there
         if home is not None:
-            sent = message._replace(source_queue=self.mark)
+            sent = message._replace(source_queue=self.queue_tag)
             target = f"{home.new}/{names.format_name(sent)}"
             try:
                 self.move(path, target)
@@ -246,7 +246,7 @@ class Store:
             error_texts.move(self.disk, self.layout.errors, home.errors, message)
         return target
 
-    def sync_buried(self, letters: list[str]) -> None:
+    def sync_dead(self, letters: list[str]) -> None:
         """Make dead letters durable where they were moved to, and empty the list."""
         try:
             if self.durable and len(letters) >= BATCH and can_syncfs():
@@ -283,7 +283,7 @@ class Store:
     # Out
 
     def read(self, path: str, message: MessageName, *, until: int | None = None) -> bytes:
-        """Read a message whole. Raises FileNotFoundError, or Unfit if it is not fit to be delivered.
+        """Read a message whole. Raises FileNotFoundError, or Undeliverable if it is not fit to be delivered.
 
         ``until`` is given by a claim: an mtime beyond it would lengthen the lease. Where
         it could not be taken back before the claim, a copy takes the file's place.
@@ -295,9 +295,9 @@ class Store:
         try:
             status = os.fstat(fd)
             if (status.st_mode & 0o170000) != 0o100000:  # noqa: PLR2004 - S_ISREG, without importing stat
-                raise Unfit("unreadable", "this is not a regular file")
+                raise Undeliverable("unreadable", "this is not a regular file")
             if status.st_size > self.settings.max_message_bytes:
-                raise Unfit(
+                raise Undeliverable(
                     "too-large",
                     f"the file has {status.st_size} bytes, the queue delivers {self.settings.max_message_bytes}; "
                     f"raise max_message_bytes and redrive it",
@@ -305,7 +305,7 @@ class Store:
             data = self.disk.read_all(fd, status.st_size)
             if until is not None and status.st_mtime_ns > until:
                 with contextlib.suppress(OSError):  # no room for a copy: then the lease is longer
-                    self.own(path, self.clock(), before=until)
+                    self.replace_with_own_copy(path, self.clock(), before=until)
         except OSError as error:
             raise self._verdict(error, path) from error
         finally:
@@ -314,12 +314,12 @@ class Store:
             except OSError:  # nothing was written through it
                 pass
         if not names.is_intact(message, data):
-            raise Unfit(
+            raise Undeliverable(
                 "torn", f"the file has {len(data)} bytes and is not what its name says; 'mailq edit' re-seals it"
             )
         return data
 
-    def own(self, path: str, ns: int, *, before: int | None = None) -> None:
+    def replace_with_own_copy(self, path: str, ns: int, *, before: int | None = None) -> None:
         """Replace a file by a copy with this mtime: another user's, who alone may set it, or one with several names.
 
         By another name it may be leased in another queue. Raises FileNotFoundError if the message was settled
@@ -339,7 +339,7 @@ class Store:
             self.disk.utime(copy, ns)
             if before is not None and self.clock() >= before:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            self.stand_in(copy, path)
+            self.swap_in(copy, path)
         finally:
             # The copy, or what was there. In a sticky tmp/ only its owner, or that of tmp/, may: else it is litter.
             with contextlib.suppress(OSError):
@@ -352,4 +352,4 @@ class Store:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
             return StorageError("read the message", error)
         remedy = "; as root: chown -R --reference=QUEUE QUEUE; then redrive it" if error.errno == errno.EACCES else ""
-        return Unfit("unreadable", f"the file cannot be read: {error.strerror}{remedy}")
+        return Undeliverable("unreadable", f"the file cannot be read: {error.strerror}{remedy}")

@@ -112,7 +112,7 @@ def is_shared(mount: Mount) -> bool:
 
 
 def is_all_here(path: str, *, proc: str = "/proc") -> bool:
-    """Whether this kernel hears of everything that comes to a directory. False where it is not known."""
+    """Whether this kernel sees everything that comes to a directory. False where that is not known."""
     mount = mount_of(path, proc=proc)
     return mount is not None and not is_shared(mount)
 

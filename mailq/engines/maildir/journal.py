@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 SIZE: Final = 4 << 20
-"""Bytes of a journal; when they are used up, everything is synced and it begins anew."""
+"""Bytes of a journal; when they are used up, everything is synced and it begins again."""
 
-WARM: Final = 16
-"""After so many pushes a producer is worth a journal: to make one takes as long as some pushes."""
+PUSHES_BEFORE_JOURNAL: Final = 16
+"""The number of pushes after which a producer gets a journal: making one takes as long as some pushes."""
 
-_REST: Final = 1000
-"""So many pushes later it is tried again where no journal could be made."""
+_RETRY_AFTER: Final = 1000
+"""The number of pushes after which making one is tried again."""
 
 _BLOCK: Final = 4096
 """Each push begins a block of its own: a torn write spoils no block that was synced before."""
@@ -63,7 +63,7 @@ _LONGEST: Final = 48 + names.MAX_NAME
 LAST: Final = (1 << 31) - 1
 """The highest number of a record. It becomes the time of the mark, and some disks (ext4 with small inodes, XFS
 without bigtime) keep none after 2038: the mark would vouch for fewer names than came to the disk. A time
-that the system cannot even be asked to set would stop whoever replays.
+that the system refuses to set would stop the process that replays.
 """
 
 _CLOSED: Final = -1
@@ -81,7 +81,7 @@ class Staged(NamedTuple):
     data: bytes
 
 
-class Record(NamedTuple):
+class Entry(NamedTuple):
     """A message in a journal: its number, the state and the name that it was to have, and what is in it."""
 
     number: int
@@ -91,8 +91,8 @@ class Record(NamedTuple):
     data: bytes
 
 
-class _Desk:
-    """Where a producer's journal lies, for him and for whoever ends it when he is gone, or when the program ends."""
+class _Reservation:
+    """Holds a producer's journal, for the producer and for what removes the journal at the end of the program."""
 
     def __init__(self) -> None:
         self.file: File | None = None
@@ -105,12 +105,12 @@ class _Desk:
         with self.lock:
             self.is_over = True
             if not self.is_taken:
-                self.leave()
+                self.checkpoint_and_remove()
 
-    def leave(self) -> bool:
+    def checkpoint_and_remove(self) -> bool:
         """See Journal.leave."""
         file, self.file = self.file, None
-        return file is None or file.retire()
+        return file is None or file.checkpoint_and_remove()
 
 
 class Journal:
@@ -119,16 +119,16 @@ class Journal:
     def __init__(self, layout: Layout, disk: Disk) -> None:
         self._layout = layout
         self._disk = disk
-        self._desk = _Desk()
+        self._desk = _Reservation()
         self._pushes = 0
         self._is_possible: bool | None = None
         self._end: weakref.finalize[..., Journal] | None = None
-        at_fork.follow(self)
+        at_fork.register(self)
 
-    def use(self, messages: Sequence[Staged], settings: Settings, store: Callable[[File | None], _T]) -> _T:
-        """Call ``store`` with the journal, which no other push uses meanwhile; with None if this push goes without.
+    def reserve(self, messages: Sequence[Staged], settings: Settings, store: Callable[[File | None], _T]) -> _T:
+        """Reserve the journal for one push, and call ``store`` with it; with None if the push goes without.
 
-        A push that waits for the lock may be told to end at any moment. It must not take the lock with it.
+        A push that waits for the lock may be interrupted at any moment. It must not keep the lock then.
         """
         desk, lock, held = self._desk, self._desk.lock, list[bool]()
         need = sum(len(message.data) + _LONGEST for message in messages)
@@ -152,10 +152,10 @@ class Journal:
     def _ready(self, need: int, settings: Settings) -> File | None:
         self._pushes += 1
         desk = self._desk
-        if desk.file is None and self._pushes > WARM:
+        if desk.file is None and self._pushes > PUSHES_BEFORE_JOURNAL:
             self._begin(settings)
         if desk.file is not None and not desk.file.has_room(need):
-            self.leave()
+            self.checkpoint_and_remove()
             self._begin(settings)
         return desk.file
 
@@ -170,21 +170,21 @@ class Journal:
         try:
             self._desk.file = File(self._layout, self._disk, settings)
         except OSError as error:  # no room, or this user may not
-            self._pushes = WARM - _REST
+            self._pushes = PUSHES_BEFORE_JOURNAL - _RETRY_AFTER
             log().info("pushes go on without a journal: %s", error)
 
     def close(self) -> None:
         """Remove the journal, if no push of this thread is under way, which a signal handler may have interrupted."""
         with self._desk.lock:  # or another thread's push would write where the descriptor leads by then
             if not self._desk.is_taken:
-                self.leave()
+                self.checkpoint_and_remove()
 
-    def leave(self) -> bool:
+    def checkpoint_and_remove(self) -> bool:
         """Make everything durable and remove the journal, if there is one; whether that could be done.
 
-        For whoever has his turn.
+        Only for the thread that holds the reservation.
         """
-        return self._desk.leave()
+        return self._desk.checkpoint_and_remove()
 
     def after_fork(self) -> None:
         """Leave the journal to the parent, and begin with free locks."""
@@ -212,8 +212,8 @@ class File:
         try:
             with at_fork.no_fork:  # a child that another thread forks must know what to close
                 self._fd = disk.create(temporary, os.O_RDWR, mode)
-                at_fork.follow(self)
-            # Locked before it can be seen: whoever met it unlocked would replay it.
+                at_fork.register(self)
+            # Locked before it can be seen: a process that met it unlocked would replay it.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             disk.write_in_place(self._fd)
             # Written, not only reserved: the first write to a reserved block is a change of the
@@ -249,7 +249,7 @@ class File:
         self._disk.rename(temporary, self._mark)
 
     def has_room(self, need: int) -> bool:
-        """Whether there is room for so many bytes; makes some, if everything can be synced."""
+        """Whether there is room for ``need`` bytes; makes room if everything can be synced."""
         if self._number > LAST - SIZE:  # each message of a push takes a number, and more than one byte
             return False
         if self._offset + need <= SIZE:
@@ -258,7 +258,7 @@ class File:
             self._sync_all()
         except OSError as error:
             # Files of earlier pushes may not have come to disk, though they look well in the kernel's
-            # cache. They are in here: whoever replays it looks at the disk itself.
+            # cache. They are in here: a replay looks at the disk itself.
             log().warning("a journal is left to be replayed: %s", error)
             return False
         self._offset = 0
@@ -284,7 +284,7 @@ class File:
         with memoryview(self._page) as page:
             self._disk.pwrite_all(self._direct, page[:size], offset)
 
-    def settle(self) -> bool:
+    def mark_applied(self) -> bool:
         """Say that all messages have their names. False if that cannot be: then everything was synced."""
         try:
             self._set_mark()
@@ -309,7 +309,7 @@ class File:
         self._disk.syncfs(self._fd)
         self._is_sound = was_sound
 
-    def retire(self) -> bool:
+    def checkpoint_and_remove(self) -> bool:
         """Make everything durable, and remove the journal. False if it may be replayed all the same."""
         if not self._is_sound:
             self.drop()
@@ -366,7 +366,7 @@ def encode(token: str, number: int, directory: str, name: str, data: bytes) -> b
     """Spell a record: a line that names the journal and the message and ends in its own checksum, then the message.
 
     The journal's name, which nobody can know who only chooses what a message says,
-    tells a record from the middle of a body that looks like one.
+    distinguishes a record from the middle of a body that looks like one.
     """
     line = _WORD + f"{token} {number} {directory}/{name}".encode()
     return line + f" {names.checksum(line):08x}\n".encode() + data
@@ -377,7 +377,7 @@ def opening(token: str) -> bytes:
     return _WORD + token.encode() + b" "
 
 
-def decode(token: str, content: bytes) -> Iterator[Record]:
+def decode(token: str, content: bytes) -> Iterator[Entry]:
     """Every whole record of a journal, in no order: behind the last push there are older ones."""
     word = opening(token)
     place = 0
@@ -391,7 +391,7 @@ def decode(token: str, content: bytes) -> Iterator[Record]:
             place = end + 1 + len(record.data)
 
 
-def _record_at(content: bytes, place: int, end: int) -> Record | None:
+def _record_at(content: bytes, place: int, end: int) -> Entry | None:
     line, _, told = content[place:end].rpartition(b" ")
     try:
         _, _, number, path = line.decode("ascii").split(" ")
@@ -405,4 +405,4 @@ def _record_at(content: bytes, place: int, end: int) -> Record | None:
     if directory not in _STATES or envelope is None or envelope.size is None or envelope.crc is None:
         return None
     data = content[end + 1 : end + 1 + envelope.size]
-    return Record(count, _STATES[directory], name, envelope, data) if names.is_intact(envelope, data) else None
+    return Entry(count, _STATES[directory], name, envelope, data) if names.is_intact(envelope, data) else None

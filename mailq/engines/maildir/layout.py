@@ -79,9 +79,9 @@ def create(layout: Layout, settings: Settings, disk: Disk) -> None:
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
         disk.write_file(temporary, text.encode(), mode=int(settings.file_mode, 8), sync=True)
-        _sync_with_ancestors(layout.root, disk)  # before the marker: whoever sees it may push
+        _sync_with_ancestors(layout.root, disk)  # before the marker: a process that sees it may push
         try:
-            # link, not rename: a rename would replace the marker of whoever was first.
+            # link, not rename: a rename would replace the marker of the process that was first.
             disk.link(temporary, layout.marker)
         except FileExistsError:
             pass
@@ -127,7 +127,7 @@ def _refuse_links(layout: Layout) -> None:
 
 
 def directory_mode(settings: Settings) -> int:
-    """The permissions of directories: whoever may read files there may also search them."""
+    """The permissions of directories: users that may read files there may also search them."""
     mode = int(settings.file_mode, 8)
     return mode | (mode & 0o444) >> 2
 
@@ -158,7 +158,7 @@ def _is_directory(path: str) -> bool:
 def _sync_with_ancestors(path: str, disk: Disk) -> None:
     """Make a directory's name durable, and those on the way to it.
 
-    Also where somebody else has made them: he may have been killed before he synced them.
+    Also where another process has made them: it may have been killed before it synced them.
     """
     while True:
         with contextlib.suppress(PermissionError):  # then it is not a directory that we or our like could have made
@@ -255,7 +255,7 @@ def _save(layout: Layout, disk: Disk, changes: Mapping[str, object]) -> Marker:
     changed = parse(text, layout.marker)
     temporary = f"{layout.tmp}/.{MARKER}.{os.urandom(8).hex()}"
     try:
-        # Whoever may read the old one may read the new one: a drop-box lets everybody.
+        # Users that may read the old one may read the new one: in a drop-box, all of them.
         mode = int(changed.settings.file_mode, 8) | os.stat(layout.marker).st_mode & 0o444
         disk.write_file(temporary, text.encode(), mode=mode, sync=True)
         disk.rename(temporary, layout.marker)
@@ -383,7 +383,7 @@ def name_of(key: str) -> str:
 
 
 def stamp_of(path: str) -> tuple[int, int, int] | None:
-    """What tells one version of a file from the next; None if it is missing."""
+    """What distinguishes one version of a file from the next; None if it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -394,7 +394,7 @@ def stamp_of(path: str) -> tuple[int, int, int] | None:
 def last_change(directory: str) -> int | None:
     """When names last came to a directory or went, which is the same as long as none does.
 
-    None while that is too short ago to tell, or if it cannot be told: what comes within the
+    None while that is too short ago to tell, or unknown: what comes within the
     same tick of the kernel's has the same stamp. Not by the queue's clock, which may be another.
     """
     try:

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.layout import Layout
 
 _LONGEST: Final = 65_536
-"""A longer story is not told."""
+"""A longer status is not published."""
 
 _MACHINE_ID: Final = "/etc/machine-id"
 _ID_BYTES: Final = 64
 """More than a machine id has, with its newline."""
 
 
-class Owner:
+class Holder:
     """This process as a holder of leases on one queue."""
 
     def __init__(self, layout: Layout, disk: Disk, *, mode: int) -> None:
@@ -58,7 +58,7 @@ class Owner:
         self._identity: dict[str, Any] = {}
         self._told = 0
         self._lock = threading.RLock()
-        at_fork.follow(self)
+        at_fork.register(self)
 
     def token(self) -> str:
         """The name of this owner, for the ``by=`` of its claims; from the first call on it is locked.
@@ -76,7 +76,7 @@ class Owner:
         return self._token
 
     def check(self) -> None:
-        """Begin anew under another name if somebody removed our file: whoever looks takes us for dead.
+        """Register under another name if the file was removed: other processes take this one for dead then.
 
         Only then. While it merely cannot be looked at (owners/ may not be entered for a
         moment) others cannot either and take us for alive; to let go of the lock would have all
@@ -89,8 +89,8 @@ class Owner:
             try:
                 os.lstat(f"{self._layout.owners}/{token}")
             except FileNotFoundError:
-                if token == self._token:  # a signal handler may have begun anew by now
-                    self.abandon()
+                if token == self._token:  # a signal handler may have registered again by now
+                    self.close()
             except OSError:
                 pass
 
@@ -126,11 +126,11 @@ class Owner:
             raise
         self._file, self._identity, self._token = file, identity, token
 
-    def tell(self, story: Mapping[str, Any]) -> None:
+    def publish(self, story: Mapping[str, Any]) -> None:
         """Rewrite the file with a story behind the identity.
 
-        In place, since the lock is on the file. Whoever reads meanwhile may see half of
-        it, and takes it for what it is: told by a living process.
+        In place, since the lock is on the file. A process that reads meanwhile may see half of
+        it, which proves all the same that this one lives.
 
         And by its name, not through the descriptor that holds the lock: that may be closed
         by then, in a signal handler too, and its number another file's, even a message's.
@@ -155,11 +155,11 @@ class Owner:
         finally:
             self._disk.drop(fd)
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Stop being an owner: leases still held under the token are up for reaping."""
         with self._lock:
             token = self._token
-            self.abandon()  # first: nothing must be claimed under a name whose file is gone
+            self.close()  # first: nothing must be claimed under a name whose file is gone
             if token:
                 with contextlib.suppress(OSError):
                     self._disk.unlink(f"{self._layout.owners}/{token}")
@@ -167,9 +167,9 @@ class Owner:
     def after_fork(self) -> None:
         """Forget the parent's name: a child that lives on must not claim under it."""
         self._lock = threading.RLock()
-        self.abandon()
+        self.close()
 
-    def abandon(self) -> None:
+    def close(self) -> None:
         """Close the lock file and forget the token, without a trace on disk."""
         with self._lock:  # or two threads would close it, the second one another's file of that number
             file, self._file, self._token = self._file, None, ""
@@ -209,7 +209,7 @@ def runs_here(layout: Layout, data: bytes) -> bool:
     # What is missing differs from nothing: a file that a power cut has torn says nothing at all, one that
     # was written before there was an id has the name alone.
     is_this_machine = story.get("host", name) == name and story.get("machine", machine_id()) == machine_id()
-    # Where no start is told from another (this is no Linux), machines that share a queue need different names.
+    # Where one start cannot be told from another (not on Linux), machines that share a queue need different names.
     return bool(is_this_machine and (not boot or filesystems.is_all_here(layout.owners)))
 
 
@@ -221,7 +221,7 @@ def sweep(layout: Layout, disk: Disk) -> None:
                 disk.unlink(entry.path)
 
 
-def look(layout: Layout, disk: Disk) -> list[LeaseHolder]:
+def list_holders(layout: Layout, disk: Disk) -> list[LeaseHolder]:
     """The owners, oldest first; the dead among them are swept with this look."""
     found = []
     for entry in entries(layout.owners):
@@ -253,7 +253,7 @@ def _read_story(data: bytes) -> dict[str, Any]:
 
 @cache
 def boot_id() -> str:
-    """What tells this start of this kernel from any other; empty where the system does not say."""
+    """What distinguishes this start of this kernel; empty where the system does not say."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
@@ -262,7 +262,7 @@ def boot_id() -> str:
 
 @cache
 def machine_id() -> str:
-    """What tells this machine from others, see machine-id(5): a checksum, since the id itself is not for others to see.
+    """What distinguishes this machine, see machine-id(5): a checksum, since the id itself is confidential.
 
     Empty where there is none, as in most containers.
     """

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
-from mailq.engines.maildir.window import END, SIZE
+from mailq.engines.maildir.ready_index import END, SIZE
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-    from mailq.engines.maildir.window import Since, Window
+    from mailq.engines.maildir.ready_index import ListingInProgress, ReadyIndex
 
     Wanted = Callable[[Iterable[str]], Iterable[str]]
     """Passes on the keys of those messages that a listing is to find."""
@@ -26,7 +26,7 @@ _OF_OURS: Final = 59
 """The fewest characters in a name of ours: see names.looks_ours."""
 
 
-class Front:
+class SmallestN:
     """The first of any number of keys: one more than a window can hold, if there are more."""
 
     def __init__(self, size: int = SIZE) -> None:
@@ -53,7 +53,7 @@ class Front:
 
 def first_ready(directory: str, wanted: Wanted = iter, size: int = SIZE) -> list[str]:
     """The sort keys of the first ready messages, in order, of those that are wanted."""
-    front = Front(size)
+    front = SmallestN(size)
 
     def near(listed: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         # What names.looks_ours and names.sort_key look at, spelled out: a call for each name would take
@@ -74,21 +74,21 @@ def first_ready(directory: str, wanted: Wanted = iter, size: int = SIZE) -> list
     return front.of(wanted(keys))
 
 
-class Found(NamedTuple):
+class Listing(NamedTuple):
     """What a listing found, to fill a window with."""
 
     keys: list[str]
-    since: Since
+    since: ListingInProgress
     heard: bool
 
 
-def complete(
-    directory: str, window: Window, wanted: Wanted, clock: Callable[[], int], hear: Callable[[], bool]
-) -> Found:
+def list_consistently(
+    directory: str, window: ReadyIndex, wanted: Wanted, clock: Callable[[], int], hear: Callable[[], bool]
+) -> Listing:
     """Find the first ready messages, of which none is missing.
 
     A listing is no snapshot: of what is pushed while it goes on, it may miss one
-    message and see the next. ``hear()`` has the kernel tell the window of what came meanwhile. Where it
+    message and see the next. ``hear()`` adds to the index what the kernel reports of the time since. Where it
     cannot (False), what is younger than the beginning of the listing waits for the next one, or the
     younger would overtake the older; and there is nothing only when two listings in a row find nothing.
     """
@@ -98,15 +98,15 @@ def complete(
         begun = names.format_time(clock())
         keys = first_ready(directory, wanted, since.size)
         if hear() and hears:
-            return Found(keys, since, heard=True)
+            return Listing(keys, since, heard=True)
         if older := [key for key in keys if layouts.time_of(key) < begun]:
-            return Found(older, since, heard=False)
-    return Found(keys, since, heard=False)  # nothing, or only what claims to be from the future
+            return Listing(older, since, heard=False)
+    return Listing(keys, since, heard=False)  # nothing, or only what claims to be from the future
 
 
 def first_due(directory: str, size: int = SIZE) -> list[str]:
     """The due keys of the first delayed messages, in order."""
-    front = Front(size)
+    front = SmallestN(size)
 
     def near(listed: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         return (

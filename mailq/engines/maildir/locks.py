@@ -32,7 +32,7 @@ class LockFile:
 
     def __init__(self, disk: Disk, path: str, flags: int | None = None, mode: int = 0o600) -> None:
         self._disk = disk
-        at_fork.follow(self)
+        at_fork.register(self)
         with at_fork.no_fork:  # a child that is forked before this is written down would not know what to close
             self.fd = disk.open_to_read(path) if flags is None else disk.create(path, flags, mode)
 

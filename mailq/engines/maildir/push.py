@@ -43,10 +43,10 @@ class Writer:
         one = len(placed) == 1
 
         def store(journal: File | None = None) -> list[Staged]:
-            at_the_end = self._born_at_the_end if journal is None else self._at_the_end
+            at_the_end = self._restamp_with_id if journal is None else self._restamp
             return self._write_and_rename("push", placed, (lambda message: message) if one else at_the_end, journal)
 
-        return self._store.journal.use(placed, self._store.settings, store) if self._store.durable else store()
+        return self._store.journal.reserve(placed, self._store.settings, store) if self._store.durable else store()
 
     def restore(self, messages: Sequence[tuple[State, MessageName, bytes]]) -> list[str]:
         """Store messages that have an id, a place and a story already. Returns their paths; else as ``push``.
@@ -82,8 +82,8 @@ class Writer:
                 self._write(placed, written, sync=False)
                 journal.append(placed)
                 rename()
-                if not journal.settle():
-                    self._store.journal.leave()
+                if not journal.mark_applied():
+                    self._store.journal.checkpoint_and_remove()
             elif self._store.durable:
                 self._store_synced(placed, written, rename)
             else:
@@ -91,7 +91,7 @@ class Writer:
                 rename()
         except BaseException as error:
             maybe = self._withdraw(written, renamed)
-            if journal and not self._store.journal.leave():
+            if journal and not self._store.journal.checkpoint_and_remove():
                 maybe = [message.id for message in placed]
             if isinstance(error, OSError):
                 raise StorageError(verb, error, maybe_pushed=maybe) from error
@@ -120,7 +120,7 @@ class Writer:
             written.append(message)
             self._disk.write_file(f"{self._layout.tmp}/{message.name}", message.data, mode=mode, sync=sync)
 
-    def _at_the_end(self, message: Staged) -> Staged:
+    def _restamp(self, message: Staged) -> Staged:
         """Give a message of a batch its place in line when it comes there, not when the batch began to be written.
 
         A consumer takes what is older than its listing for complete. A batch of which
@@ -131,7 +131,7 @@ class Writer:
         name = names.with_time(message.name, self._store.ids.next())
         return Staged(message.id, name, message.directory, message.data)
 
-    def _born_at_the_end(self, message: Staged) -> Staged:
+    def _restamp_with_id(self, message: Staged) -> Staged:
         """The same with the id too, which no journal has yet: it carries the time of the push, where a retry stands again."""
         if message.directory != self._layout.new:
             return message

@@ -19,7 +19,7 @@ from mailq.engines.base import Reaped, Settled
 from mailq.engines.budget import Budget
 from mailq.engines.maildir import dead_letters, leases, names
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.compaction import Remaking
+from mailq.engines.maildir.compaction import Compaction
 from mailq.engines.maildir.recovery import replay
 from mailq.errors import StorageError
 from mailq.ids import NS
@@ -31,35 +31,35 @@ if TYPE_CHECKING:
 
     from mailq.engines.maildir.files import Store
     from mailq.engines.maildir.layout import Layout
-    from mailq.engines.maildir.line import Line
     from mailq.engines.maildir.names import MessageName
+    from mailq.engines.maildir.ready import ReadyQueue
     from mailq.message import RestingState
 
 LITTER_AGE: Final = 86_400.0
-"""After this many seconds a file of ours in tmp/ is what a dead producer left."""
+"""Seconds after which a file of mailq's in tmp/ is what a dead producer left."""
 
 _SHARE: Final = 10.0
 """Looking through very many leases takes at most a tenth of a consumer's time."""
 
 _STUCK: Final = 10
-"""After so many intervals a reaping that has not ended keeps nobody else from reaping."""
+"""The number of intervals after which a reaping that has not ended no longer keeps other processes from reaping."""
 
 
 class Reaper:
-    """The maintenance of one queue. ``line`` hears of what comes back."""
+    """The maintenance of one queue. What comes back is added to ``line``, the ready queue."""
 
-    def __init__(self, store: Store, line: Line) -> None:
+    def __init__(self, store: Store, line: ReadyQueue) -> None:
         self._store = store
-        self._line = line
+        self._ready = line
         self._next_turn = 0
         self._rests_until = 0.0
-        self._remaking = Remaking(store)
+        self._remaking = Compaction(store)
         self._suspects: list[str] = []
 
     # Leases
 
     def reap_if_due(self, budget: Budget, settled: list[Settled]) -> int:
-        """Reap within the budget unless somebody did within the interval, or is doing it.
+        """Reap within the budget, unless another process did within the interval, or is doing it.
 
         Returns when to ask again, in nanoseconds: at once, if something is left.
         """
@@ -74,7 +74,7 @@ class Reaper:
         return self._store.clock() if self._suspects else self._next_turn
 
     def _reap_in_turn(self, budget: Budget, settled: list[Settled]) -> None:
-        """Reap, if it is our turn: one reaping at a time a queue, and one an interval."""
+        """Reap if no other process does: one reaping at a time a queue, and one an interval."""
         path = self._store.layout.reap_lock
         status = layouts.status_of(path)
         if status is not None and status.st_nlink > 1:  # a copy's too (cp -al): so are its lock and its stamp
@@ -94,7 +94,7 @@ class Reaper:
         return next(chain(layouts.entries(layout.cur), _unfinished(layout)), None) is None
 
     def _reap_and_rest(self, budget: Budget, settled: list[Settled]) -> None:
-        """Reap; then leave it to others for a while, if it has cost more than its share."""
+        """Reap; then leave it to other processes for a while, if it has cost more than its share."""
         begun = time.thread_time()  # not by the clock on the wall: a disk that is slow once is no reason to rest
         self._reap(budget, settled)
         rest = (time.thread_time() - begun) * _SHARE
@@ -124,12 +124,12 @@ class Reaper:
         return True
 
     def _is_stuck(self, path: str) -> bool:
-        """Whether who reaps has been at it for so long that he may be stopped, and must not keep the others from it."""
+        """Whether the process that reaps has had the lock for so long that it may be stopped, and others must reap."""
         now = self._store.clock()
         status = layouts.status_of(path)
         if status is None or 0 <= now - status.st_mtime_ns < _STUCK * policy.ns(self._store.settings.reap_interval):
             return False
-        with suppress(OSError):  # so that not everybody does at once
+        with suppress(OSError):  # so that not all of them do at once
             self._store.disk.utime(path, now)
         return True
 
@@ -139,12 +139,12 @@ class Reaper:
         return self._reap(Budget(math.inf), [])
 
     def _make_good(self) -> None:
-        """What needs no turn: whoever is at it has locks of its own, or nothing to lose."""
-        self._remaking.tend()
+        """Do what needs no reap lock: it has locks of its own, or may be done by several processes at once."""
+        self._remaking.run()
         replay(self._store, waits=False)  # what another is at, is not ours
 
     def _reap(self, budget: Budget, settled: list[Settled]) -> Reaped:
-        due = self._line.promote(budget)
+        due = self._ready.promote(budget)
         now = self._store.clock()
         alive: dict[str, bool] = {}
         listed = (entry.name for entry in layouts.entries(self._store.layout.cur))
@@ -158,7 +158,7 @@ class Reaper:
         """Look at suspects, and give back those whose leases have ended. Returns how many came back, and how many died."""
         layout = self._store.layout
         # Read before any file is looked at: an extension that comes after the look then finds its
-        # old deadline passed, and its holder is told LeaseLost.
+        # old deadline passed, and its holder gets LeaseLost.
         now = self._store.clock()
         returned = died = 0
         buried: list[str] = []
@@ -185,19 +185,23 @@ class Reaper:
             except StorageError as error:  # one bad message must not keep the others
                 layouts.log().warning("a lease could not be given back: %s", error)
                 continue
-            self._line.hear_of(*os.path.split(path))
+            self._ready.add(*os.path.split(path))
             if envelope.edit:
                 returned += 1
                 continue
             settled.append(Settled(envelope, step))
             returned, died = returned + (step.state != "dead"), died + (step.state == "dead")
-        self._store.sync_buried(buried)
+        self._store.sync_dead(buried)
         return returned, died
 
     def _end_edit(self, name: str, envelope: MessageName, state: RestingState) -> str:
         """Put back a message whose editor died: uncounted, with the content that it has. Returns its new path."""
         layout = self._store.layout
-        home = dead_letters.home_of(layout, self._store.settings) if envelope.source_queue == self._store.mark else None
+        home = (
+            dead_letters.shared_queue(layout, self._store.settings)
+            if envelope.source_queue == self._store.queue_tag
+            else None
+        )
         # An edit of a dead letter of ours in the shared queue; if that is not there any more, it stays at home.
         there = layout.directory(state) if home is None or not os.path.isdir(home.new) else home.new
         back = f"{there}/{names.format_name(envelope.at_rest(state))}"

@@ -1,4 +1,4 @@
-"""What receipts say: read from the text, or remembered of the claims that gave them out."""
+"""Receipts: read from their text, or remembered from the claims that returned them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.names import MessageName
 
 _MOST: Final = 1024
-"""So many receipts are remembered; about a megabyte."""
+"""The number of receipts that are remembered; about a megabyte."""
 
 
 class Receipts:
@@ -24,7 +24,7 @@ class Receipts:
         self._known: dict[str, MessageName] = {}
 
     def remember(self, receipt: str, envelope: MessageName) -> None:
-        """A claim has given out this receipt."""
+        """Remember a receipt that a claim has returned."""
         if len(self._known) >= _MOST:
             self._known.clear()  # of those that were settled elsewhere, or never
         self._known[receipt] = envelope
@@ -36,7 +36,7 @@ class Receipts:
             raise InvalidReceipt(receipt)
         return envelope
 
-    def read_last(self, receipt: str) -> MessageName:
+    def take(self, receipt: str) -> MessageName:
         """The same for a receipt that is about to be settled: it is remembered no more."""
         envelope = self.read(receipt)
         self._known.pop(receipt, None)

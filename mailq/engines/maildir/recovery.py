@@ -1,8 +1,8 @@
-"""Makes good from journals what a power cut took from the directories; ``journal.py`` says what is in them.
+"""Recovery: restores from journals what a power cut took from the directories. ``journal.py`` says what is in them.
 
-Usually nothing is wrong: a producer was killed, or forgot to close the queue. That
-is not asked, it is looked at: by whoever opens the queue, by every reaping, and by whoever
-meets a torn message. ``remains.py`` says which journals are nobody's any more.
+Replay runs when a queue is opened, on each reap, and when a consumer meets a torn
+message. Replaying an intact journal changes nothing. ``remains.py`` says which journals
+are orphaned.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import time
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.compaction import directories_of
+from mailq.engines.maildir.compaction import all_directories_of
 from mailq.engines.maildir.journal import LAST, MARK, decode
 from mailq.engines.maildir.names import is_intact, parse
 from mailq.engines.maildir.push import Writer
-from mailq.engines.maildir.remains import LACKING, Damaged, dead, journals, read, turn
+from mailq.engines.maildir.remains import TRANSIENT, JournalUnreadable, dead, journals, read, replay_lock
 from mailq.ids import NS
 from mailq.message import STATES
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mailq.engines.maildir.files import Store
-    from mailq.engines.maildir.journal import Record
+    from mailq.engines.maildir.journal import Entry
     from mailq.engines.maildir.names import MessageName
     from mailq.message import State
 
 _PATIENCE: Final = 30.0
-"""So many seconds are waited for another that replays."""
+"""Seconds to wait for another process that replays."""
 
 _PAUSE: Final = 0.01
 
 _LOOKS: Final = 3
-"""A message that is moved while it is looked for is looked for again, so many times in all."""
+"""The number of times that a message is looked for which is moved meanwhile."""
 
 _SHARE: Final = 10.0
-"""Whoever meets torn messages spends at most a tenth of his time on journals that cannot be replayed for now."""
+"""A consumer that meets torn messages spends at most a tenth of its time on journals that cannot be replayed yet."""
 
 _Fate = Literal["settled", "busy", "left"]
-"""What became of a journal: nothing is to be done about it, or another is replaying it, or it is for another time."""
+"""What became of a journal: nothing is to be done, or another process is replaying it, or it is for another time."""
 
 
-class Mending:
-    """What whoever meets torn messages asks of the journals: there may be many, and a journal that cannot be replayed."""
+class TornMessageRecovery:
+    """What a consumer does that meets torn messages: there may be many, and a journal that cannot be replayed."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -67,8 +67,8 @@ class Mending:
 def replay(store: Store, *, waits: bool) -> bool:
     """Replay what dead producers left behind. False if something is left that may be replayed another time.
 
-    Never raises: what could not be done is logged, and left for the next. ``waits`` is for
-    whoever must not see what is being mended by another: he waits until that is done.
+    Never raises: what could not be done is logged, and left for the next. With ``waits``
+    it waits until other processes have done what they replay: the caller must not see it half done.
     """
     paths, is_done = journals(store.layout), True
     give_up = time.monotonic() + _PATIENCE
@@ -76,7 +76,7 @@ def replay(store: Store, *, waits: bool) -> bool:
         fates = {path: _try_one(store, path) for path in paths}
         paths = [path for path, fate in fates.items() if fate == "busy"]
         is_done = is_done and "left" not in fates.values()
-        # He may be stopped, and no other journal is his.
+        # That process may be stopped; no other journal depends on it.
         if paths and (not waits or time.monotonic() >= give_up):
             return False
         if paths:
@@ -85,17 +85,17 @@ def replay(store: Store, *, waits: bool) -> bool:
 
 
 def _try_one(store: Store, path: str) -> _Fate:
-    """Replay one; if that cannot be, the others are replayed all the same."""
+    """Replay one journal; if that fails, the others are replayed all the same."""
     try:
         journal = dead(store.disk, path)
         if journal is None:
             return "settled"
         with journal:
-            ours = turn(store.disk, path)
+            ours = replay_lock(store.disk, path)
             if ours is None:
                 return "busy"
             with ours:
-                if os.fstat(journal.fd).st_nlink:  # or somebody had his turn since
+                if os.fstat(journal.fd).st_nlink:  # or another process has replayed it since
                     _replay_one(store, path, journal.fd)
     except OSError as error:
         layouts.log().warning("a journal was not replayed yet: %s: %s", path, error)
@@ -106,11 +106,11 @@ def _try_one(store: Store, path: str) -> _Fate:
 def _may_pass(error: OSError) -> bool:
     """Whether a journal could be replayed another time; until then no torn message is given up on, so it must not be never.
 
-    A full disk is emptied, descriptors are closed; a disk that fails while it is written to lets nobody
-    claim anything either. But what it cannot read of the journal it never will, and what this user may not do
+    A full disk is emptied, descriptors are closed; a disk that fails while it is written to allows no
+    claims either. But what it cannot read of the journal it never will, and what this user may not do
     here only another user's process can, and that one mends a message among the dead as well.
     """
-    return not isinstance(error, Damaged) and error.errno not in (errno.EACCES, errno.EPERM)
+    return not isinstance(error, JournalUnreadable) and error.errno not in (errno.EACCES, errno.EPERM)
 
 
 def _replay_one(store: Store, path: str, fd: int) -> None:
@@ -158,7 +158,7 @@ def _number_on(mark: str) -> int:
     return number if number <= LAST else 0
 
 
-def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Lost]:
+def _lost(store: Store, records: Mapping[str, Entry], number: int) -> list[_Lost]:
     """The messages that are torn, to be made whole where they are; and those that never came to be."""
     lost = []
     # What had come to the disk, and is not there now, was acked.
@@ -185,8 +185,8 @@ def _lost(store: Store, records: Mapping[str, Record], number: int) -> list[_Los
 
 
 def _in_order(
-    records: Mapping[str, Record], never: Mapping[str, Record], places: Mapping[str, int]
-) -> Iterator[tuple[MessageName, Record]]:
+    records: Mapping[str, Entry], never: Mapping[str, Entry], places: Mapping[str, int]
+) -> Iterator[tuple[MessageName, Entry]]:
     """The messages that never came to be, each behind those before it in the journal that wait in line.
 
     A message of a batch gets its place as it gets its name: where a producer was killed between two of
@@ -203,7 +203,7 @@ def _in_order(
             last = max(last, places.get(id, envelope.visible_at if id in never else 0))
 
 
-def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str, MessageName]]:
+def _find(store: Store, records: Mapping[str, Entry]) -> list[tuple[State, str, MessageName]]:
     """The messages that are there: where, and under which names."""
     found = {}
     for id, record in records.items():
@@ -211,7 +211,7 @@ def _find(store: Store, records: Mapping[str, Record]) -> list[tuple[State, str,
         if os.path.lexists(path):
             found[id] = record.state, path, record.envelope
     if len(found) < len(records):
-        for directory, state in directories_of(store.layout, STATES).items():
+        for directory, state in all_directories_of(store.layout, STATES).items():
             for entry in layouts.entries(directory):
                 envelope = parse(entry.name)
                 if envelope is not None and envelope.id in records:
@@ -233,6 +233,6 @@ def _is_whole(store: Store, path: str, envelope: MessageName) -> bool:
             store.disk.drop(fd)
     except OSError as error:
         # What this process lacks will be there another time; what the disk cannot read is lost on it.
-        if error.errno in (*layouts.GONE, errno.EACCES, *LACKING):
+        if error.errno in (*layouts.GONE, errno.EACCES, *TRANSIENT):
             raise
         return False

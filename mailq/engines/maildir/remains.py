@@ -1,9 +1,9 @@
-"""What lies in ``journal/``: the journals of the living and of the dead, and who is at these.
+"""The journals in ``journal/``: which are in use, which are orphaned, and which are being replayed.
 
-A producer keeps its journal's lock to itself while it lives. Whoever gets a share of that
-lock knows that the producer is dead, and keeps nobody else from finding it out. Who
-replays the journal has the lock of its mark to himself. So everybody sees of each whether it is
-alive, left behind, or being replayed; and nobody waits because of the living.
+A producer holds an exclusive lock on its journal while it lives. A process that gets a shared
+lock on it knows that the producer is dead, and hides that from no other process. The process that
+replays a journal holds an exclusive lock on its mark. So each process sees of each journal whether it is
+in use, orphaned or being replayed; and none waits because of a live producer.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mailq.engines.maildir.disk import Disk
     from mailq.engines.maildir.layout import Layout
 
-LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
-"""What this process or the machine is short of, and will have another time."""
+TRANSIENT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""What this process or the machine is short of for now."""
 
 _NOT_OURS: Final = (*GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
 """What says that a file is gone, is another user's (who may read the messages may read it), a link, or a socket."""
@@ -43,8 +43,8 @@ _SECTOR: Final = 512
 """What comes to the disk whole or not at all."""
 
 
-class Damaged(OSError):
-    """A journal that the disk cannot read or lock, and will not another time."""
+class JournalUnreadable(OSError):
+    """A journal that the disk cannot read or lock, now or later."""
 
 
 def journals(layout: Layout) -> list[str]:
@@ -63,7 +63,7 @@ def _names(layout: Layout) -> list[str]:
     return [] if os.path.islink(layout.journal) else found
 
 
-def left_behind(layout: Layout, disk: Disk) -> list[str]:
+def orphaned_journals(layout: Layout, disk: Disk) -> list[str]:
     """The journals of dead producers, also those that are being replayed, or cannot be read."""
     return [path for path in journals(layout) if _is_dead(disk, path)]
 
@@ -72,16 +72,16 @@ def _is_dead(disk: Disk, path: str) -> bool:
     try:
         if (journal := dead(disk, path)) is None:
             return False
-    except Damaged:  # what is in there is not in the directories for sure
+    except JournalUnreadable:  # what is in there is not in the directories for sure
         return True
     journal.close()
     return True
 
 
 def dead(disk: Disk, path: str) -> LockFile | None:
-    """A journal whose producer is dead, opened; None of what is alive, gone, not for us, or no journal.
+    """Open a journal whose producer is dead; None if it is in use, gone, another user's, or not a journal.
 
-    Raises Damaged if that cannot be told, another OSError if it cannot for now.
+    Raises JournalUnreadable if that is unknown for good, another OSError if it is unknown for now.
     """
     file = _opened(disk, path)
     if file is None:
@@ -99,8 +99,8 @@ def dead(disk: Disk, path: str) -> LockFile | None:
             file.close()
 
 
-def turn(disk: Disk, path: str) -> LockFile | None:
-    """The right to replay a dead journal, until it is closed; None if somebody else has it."""
+def replay_lock(disk: Disk, path: str) -> LockFile | None:
+    """Lock an orphaned journal for a replay; None if another process has that lock. Closing it unlocks it."""
     # Of a journal whose mark somebody removed: at most one at a time of all such.
     file = _opened(disk, f"{path}{MARK}") or _opened(disk, os.path.dirname(path))
     if file is None:
@@ -131,13 +131,13 @@ def _lasting(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in LACKING:
+        if error.errno in TRANSIENT:
             raise
-        raise Damaged(error.errno, error.strerror, path) from error
+        raise JournalUnreadable(error.errno, error.strerror, path) from error
 
 
 def read(disk: Disk, fd: int, path: str) -> bytes:
-    """What is in a journal. Raises Damaged if the disk cannot read it."""
+    """What is in a journal. Raises JournalUnreadable if the disk cannot read it."""
     with _lasting(path):
         return disk.read_all(fd, min(os.fstat(fd).st_size, _MOST))
 
@@ -160,8 +160,8 @@ def _is_journal(disk: Disk, fd: int, path: str) -> bool:
     return next(decode(token, content), None) is not None
 
 
-def strangers(layout: Layout, disk: Disk) -> list[str]:
-    """The paths of what is neither a journal nor a mark: nobody replays or removes it."""
+def unknown_entries(layout: Layout, disk: Disk) -> list[str]:
+    """The paths of what is neither a journal nor a mark: it is neither replayed nor removed."""
     return [path for name in sorted(_names(layout)) if _is_strange(disk, path := f"{layout.journal}/{name}")]
 
 
@@ -178,5 +178,5 @@ def _is_strange(disk: Disk, path: str) -> bool:
             return False
         with file, _lasting(path):
             return not _is_journal(disk, file.fd, path)
-    except Damaged:  # it may be one
+    except JournalUnreadable:  # it may be one
         return False

@@ -22,7 +22,7 @@ _LONGEST: Final = 1 << 24
 """No more bytes of a reply are read: many times what a worker keeps."""
 
 
-class Replies:
+class ReplyFiles:
     """The replies of one queue."""
 
     def __init__(self, store: Store) -> None:

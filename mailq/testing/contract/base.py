@@ -115,7 +115,7 @@ def bodies(queue: Queue) -> list[Any]:
 
 
 def lapse(queue: Queue, clock: ManualClock, seconds: float = LEASE) -> None:
-    """Let a lease of so many seconds run out, and be noticed."""
+    """Let a lease of ``seconds`` run out, and be noticed."""
     clock.advance(seconds)
     queue.reap()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import leases, reaper
-from mailq.engines.maildir.line import Line
+from mailq.engines.maildir.ready import ReadyQueue
 from mailq.engines.maildir.recovery import replay
 from mailq.errors import MailqError
 
@@ -74,7 +74,7 @@ class Context:
     def reaped(self) -> str | None:
         """Reap, once; what that did, for a person, and None if it failed."""
         with contextlib.suppress(MailqError, OSError):  # then nothing was mended, and the findings say so
-            done = reaper.Reaper(self.store, Line(self.store)).reap()
+            done = reaper.Reaper(self.store, ReadyQueue(self.store)).reap()
             return f"reaped: {done.returned} to be tried again, {done.died} dead, {done.due} due"
         return None
 

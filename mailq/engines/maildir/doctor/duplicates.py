@@ -98,7 +98,7 @@ def _quarantine(context: Context, path: str) -> set[str]:
 
 def _files(context: Context) -> Iterator[tuple[Context, State, os.DirEntry[str], str]]:
     """Each file with an id, the queue that it lies in, and its state: in the shared dead-letter queue it is dead, or held."""
-    mark = f",from={context.store.mark}"
+    mark = f",from={context.store.queue_tag}"
     home = _home_of(context)
     for queue in (context,) if home is None else (context, home):
         for state in STATES:
@@ -114,7 +114,7 @@ def _files(context: Context) -> Iterator[tuple[Context, State, os.DirEntry[str],
 def _home_of(context: Context) -> Context | None:
     """The shared dead-letter queue, if there is one that can be looked into; another check says what is wrong with it."""
     store = context.store
-    home = dead_letters.home_of(store.layout, store.settings)
+    home = dead_letters.shared_queue(store.layout, store.settings)
     if home is None or home.links():
         return None
     # Not every user who may put dead letters into a queue may read there.

@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import filesystems, names
-from mailq.engines.maildir.compaction import REMADE, Remaking
+from mailq.engines.maildir.compaction import REMADE, Compaction
 from mailq.engines.maildir.doctor.context import Context, everything
 from mailq.engines.maildir.doctor.report import Check, Finding, Findings, Level, Trouble
 from mailq.engines.maildir.locks import LockFile
@@ -261,7 +261,7 @@ _IS_SWOLLEN: Final = "{paths}: much larger than what is left in there; each list
 SWOLLEN: Final = Check("swollen", "no directory is much larger than what it holds",
       Trouble("warning", _IS_SWOLLEN,
               "the next consumer that finds it empty remakes it, and so does mailq doctor QUEUE --fix",
-              partial(_swollen, directories=REMADE), lambda context: Remaking(context.store).renew(), "remade"),
+              partial(_swollen, directories=REMADE), lambda context: Compaction(context.store).swap(), "remade"),
       Trouble("warning", _IS_SWOLLEN,
               "while nothing uses the queue: cd QUEUE && for d in {each}; do mv -T $d $d.old && mkdir $d && chmod --reference=$d.old $d && find $d.old -type f -exec mv -t $d {} + && rmdir $d.old || exit; done",
               partial(_swollen, directories=("cur", "tmp", "errors"))))

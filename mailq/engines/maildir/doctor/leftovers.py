@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import dead_letters, names, reaper
 from mailq.engines.maildir import layout as layouts
-from mailq.engines.maildir.compaction import Remaking, holds_any, spares_of
+from mailq.engines.maildir.compaction import Compaction, holds_any, retired_directories
 from mailq.engines.maildir.doctor.context import Context, message_files, old_files
 from mailq.engines.maildir.doctor.report import Check, Finding, Findings, Trouble, reap
-from mailq.engines.maildir.remains import left_behind, strangers
+from mailq.engines.maildir.remains import orphaned_journals, unknown_entries
 from mailq.engines.maildir.replies import is_reply
 from mailq.errors import MailqError
 from mailq.ids import NS, is_id
@@ -33,7 +33,7 @@ _MINUTE: Final = 60.0
 
 def _spares(context: Context) -> Iterator[str]:
     """The directories that hold messages and are half remade; the consumers remove an empty one when it is old."""
-    return (os.path.basename(path) for path in spares_of(context.layout) if holds_any(path))
+    return (os.path.basename(path) for path in retired_directories(context.layout) if holds_any(path))
 
 
 def _litter(context: Context, *, is_ours: bool) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _texts(context: Context) -> Iterator[str]:
 
 def _dead_letter_queue(context: Context) -> Findings:
     """Whether the dead can go where the settings send them."""
-    home = dead_letters.home_of(context.layout, context.settings)
+    home = dead_letters.shared_queue(context.layout, context.settings)
     if home is None:
         return
     try:
@@ -115,15 +115,15 @@ BEFORE: Final = (
     Check("spares", "no directory is half remade",
           Trouble("warning", "{n} director[y|ies] half remade: the messages in there are not delivered yet",
                   "the next consumer takes [it|them] over, or mailq doctor QUEUE --fix",
-                  _spares, lambda context: Remaking(context.store).recover(), "taken over")),
+                  _spares, lambda context: Compaction(context.store).recover(), "taken over")),
     Check("journals", "no journal waits to be replayed",
           Trouble("warning", "{n} journal[|s] of dead producers: after a power cut messages may be in there alone",
                   "the process that opens the queue next replays [it|them], or mailq doctor QUEUE --fix",
-                  lambda context: map(context.short, left_behind(context.layout, context.disk)),
+                  lambda context: map(context.short, orphaned_journals(context.layout, context.disk)),
                   lambda context: context.journals_are_done, "replayed"),
           Trouble("warning", "{n} entr[y|ies] in journal/ not a journal: nothing replays or removes [it|them]",
                   "move [it|them] out of the queue, or remove [it|them]",
-                  lambda context: map(context.short, strangers(context.layout, context.disk)))),
+                  lambda context: map(context.short, unknown_entries(context.layout, context.disk)))),
 )
 """What may hold messages, or make them whole."""
 

@@ -1,4 +1,4 @@
-"""Who is next: the ready messages in order, as far as they are known."""
+"""The ready queue: which message is next."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import listing
+from mailq.engines.maildir.delayed import DelayedIndex
 from mailq.engines.maildir.expired import Expired
-from mailq.engines.maildir.later import Later
-from mailq.engines.maildir.waking import Waking
-from mailq.engines.maildir.window import MOST, Tried, Window
+from mailq.engines.maildir.notify import Notifier
+from mailq.engines.maildir.ready_index import MOST, ClaimAttempt, ReadyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from mailq.engines.budget import Budget
-    from mailq.engines.inotify import Event
+    from mailq.engines.inotify import Arrival
     from mailq.engines.maildir.files import Store
 
 # The line is listed anew after this many seconds even if some of it is left, for what others
@@ -27,50 +27,50 @@ _PART: Final = 1 / 20
 _PART_HEARD: Final = 1 / 400
 
 _MUCH: Final = 0.005
-"""After so many seconds of listing the kernel is asked to tell of arrivals, also for a consumer that never waits."""
+"""Seconds of listing after which the directories are watched, also for a consumer that never waits."""
 
 
-class Line:
-    """The line of one engine: known from a listing, and from word of what arrived since.
+class ReadyQueue:
+    """The ready messages of one engine: known from a listing, and from what arrived since.
 
-    Where the kernel tells of all arrivals, the directory is not listed again as long as
+    Where the kernel reports all arrivals, the directory is not listed again as long as
     the line is fresh, not even if it is empty.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._layout = store.layout
-        self.later = Later()
-        self._window = Window(most=MOST)
-        self.expired = Expired(store, self._window)
+        self.delayed = DelayedIndex()
+        self._index = ReadyIndex(most=MOST)
+        self.expired = Expired(store, self._index)
         self._fresh_until = self._doubted_until = 0.0
         self._listed_for = 0.0
-        self._put_off: Tried | None = None
-        self.waking = Waking([self._layout.new, self._layout.later], self)
+        self._put_off: ClaimAttempt | None = None
+        self.notifier = Notifier([self._layout.new, self._layout.later], self)
 
-    def begin(self) -> Tried:
+    def start_claim(self) -> ClaimAttempt:
         """A claim begins, or goes on with one that was put off. What has arrived until now is in line for it.
 
         What does later ends the next wait.
         """
-        tried, self._put_off = self._put_off or Tried(), None
-        tried.heard = self.waking.hear()
-        self.waking.looks()
+        tried, self._put_off = self._put_off or ClaimAttempt(), None
+        tried.heard = self.notifier.drain_events()
+        self.notifier.remember_position()
         return tried
 
-    def put_off(self, tried: Tried) -> None:
+    def resume_later(self, tried: ClaimAttempt) -> None:
         """A claim has found nothing in the time that it may take: the next one goes on behind what was tried."""
         self._put_off = tried
 
-    def next_key(self, tried: Tried, budget: Budget) -> str | None:
+    def next_name(self, tried: ClaimAttempt, budget: Budget) -> str | None:
         """The next key that this claim has not tried; lists the directory if the line is old, or may lack some."""
         if not self._is_fresh():
-            self._window.clear()
+            self._index.clear()
         if (key := self._untried(tried)) is not None:
             return key
         if self.promote(budget, anew=False):
-            tried.heard = self.waking.hear()
-        if not (tried.heard and self._window.is_whole and self.expired.is_all):
+            tried.heard = self.notifier.drain_events()
+        if not (tried.heard and self._index.is_complete and self.expired.is_all):
             if self.expired and self._is_fresh():
                 budget.left_some = True  # a listing would find them again: some are buried first
             else:
@@ -80,76 +80,78 @@ class Line:
     def _is_fresh(self) -> bool:
         return time.monotonic() <= self._fresh_until
 
-    def _untried(self, tried: Tried) -> str | None:
-        while (key := self._window.take()) is not None:
+    def _untried(self, tried: ClaimAttempt) -> str | None:
+        while (key := self._index.pop_first()) is not None:
             if key not in tried.now:
                 tried.now.add(key)
                 return key
-            self.doubt()  # it may have been given back since
+            self.mark_incomplete()  # it may have been given back since
         return None
 
-    def _list(self, tried: Tried, budget: Budget) -> None:
+    def _list(self, tried: ClaimAttempt, budget: Budget) -> None:
         if self._listed_for >= _MUCH:
-            self.waking.watch()
+            self.notifier.watch()
         begun = time.monotonic()
         keys, since, heard = self._listed(tried)
         if not keys and self.promote(budget):
             keys, since, heard = self._listed(tried)
-        tried.once_more(keys)
-        self._window.fill(keys, since, heard=heard)
+        tried.retry_listed(keys)
+        self._index.load(keys, since, heard=heard)
         now = time.monotonic()
         took = now - begun
         self._listed_for += took
         self._doubted_until = now + max(_FRESH, took / _PART)
         self._fresh_until = now + max(_FRESH, took / _PART_HEARD) if heard else self._doubted_until
 
-    def _listed(self, tried: Tried) -> listing.Found:
+    def _listed(self, tried: ClaimAttempt) -> listing.Listing:
         def wanted(keys: Iterable[str]) -> Iterator[str]:
             untried = (key for key in keys if key not in tried.for_good)
             return self.expired.sift(untried if tried.for_good else keys)
 
-        return listing.complete(self._layout.new, self._window, wanted, self._store.clock, self.waking.hear)
+        return listing.list_consistently(
+            self._layout.new, self._index, wanted, self._store.clock, self.notifier.drain_events
+        )
 
     def promote(self, budget: Budget, *, anew: bool = True) -> int:
-        """Ready what has come due; how many there were. See Later.promote."""
-        promoted = self.later.promote(self._store, budget, anew=anew)
+        """Ready what has come due; how many there were. See DelayedIndex.promote."""
+        promoted = self.delayed.promote(self._store, budget, anew=anew)
         for name in promoted:
-            self.hear_of(self._layout.new, name)
+            self.add(self._layout.new, name)
         return len(promoted)
 
-    def hear_of(self, directory: str, name: str, *, heard: bool = False) -> None:
-        """Hear of a message that came to a directory; ``heard`` from the kernel."""
+    def add(self, directory: str, name: str, *, heard: bool = False) -> None:
+        """Add a message that came to a directory; ``heard`` if the kernel reports it."""
         if directory == self._layout.later:
-            self.later.expect(name)
+            self.delayed.add(name)
         elif (
             directory == self._layout.new
-            and not self._window.is_deaf
+            and not self._index.ignores_events
             and (key := layouts.sort_key(directory, name)) is not None
         ):
-            self._window.offer(key, heard=heard)
+            self._index.add(key, heard=heard)
 
-    def arrived(self, events: Sequence[Event]) -> None:
-        """The kernel tells of arrivals."""
+    def on_events(self, events: Sequence[Arrival]) -> None:
+        """Add what the kernel reports."""
         for event in events:
             if event.name[0] != ".":
-                self.hear_of(event.directory, event.name, heard=True)
+                self.add(event.directory, event.name, heard=True)
 
-    def missed(self) -> None:
-        """The kernel has not told of all."""
-        self.doubt()
+    def on_overflow(self) -> None:
+        """The kernel has not reported all."""
+        self.mark_incomplete()
 
-    def ring(self) -> None:
-        """The kernel has told of something."""
-        self.waking.ring()
+    def on_wakeup(self) -> None:
+        """The kernel has reported something."""
+        self.notifier.notify()
 
-    def doubt(self) -> None:
+    def mark_incomplete(self) -> None:
         """Something is missing: list the directory when the line is used up, and as early as without reports from the kernel.
 
         Not at once: of a long line each listing takes long.
         """
-        self._window.doubt()
+        self._index.mark_incomplete()
         self._fresh_until = min(self._fresh_until, self._doubted_until)
 
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
-        self._window.clear()
+        self._index.clear()

@@ -10,7 +10,7 @@ from mailq import policy
 from mailq.engines.maildir import layout as layouts
 from mailq.engines.maildir import names
 from mailq.engines.maildir.listing import due_key, first_due
-from mailq.engines.maildir.window import Window
+from mailq.engines.maildir.ready_index import ReadyIndex
 from mailq.errors import StorageError
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ _LISTING_SHARE: Final = 20.0
 """Listing ``later/`` takes at most a twentieth of the time."""
 
 _FRESH: Final = 0.01
-"""While others are ready, a message that another process delayed may be overlooked for so many seconds."""
+"""Seconds for which a message that another process delayed may be overlooked while others are ready."""
 
 
-class Later:
+class DelayedIndex:
     """The delayed messages that are due next, held in order like the ready ones.
 
     Listing ``later/`` for each look would make every pop pay for every back-off.
@@ -33,20 +33,20 @@ class Later:
     """
 
     def __init__(self) -> None:
-        self._window = Window()
+        self._index = ReadyIndex()
         self._fresh_until = self._listed_until = 0.0
         self._listed_at: int | None = None
 
     @property
     def next_due(self) -> int | None:
         """When the next known message is due, in nanoseconds."""
-        key = self._window.first()
+        key = self._index.first()
         return None if key is None else names.parse_time(layouts.time_of(key))
 
-    def expect(self, name: str) -> None:
-        """Hear of a message that was delayed."""
+    def add(self, name: str) -> None:
+        """Add a message that was delayed."""
         if names.looks_ours(name):
-            self._window.offer(due_key(name))
+            self._index.add(due_key(name))
         else:
             self._fresh_until = self._listed_until = 0.0
 
@@ -57,18 +57,18 @@ class Later:
         """
         if anew or time.monotonic() >= self._fresh_until:
             self._list(store)
-        if self._window.first() is None:
+        if self._index.first() is None:
             return []
         try:
             return self._promote(store, budget)
         except BaseException:  # interrupted: what was taken must be found again
-            self._window.clear()
+            self._index.clear()
             raise
 
     def _promote(self, store: Store, budget: Budget) -> list[str]:
         now = f"9{names.format_time(store.clock())}~"
         promoted = []
-        while (key := self._window.take(now)) is not None:
+        while (key := self._index.pop_first(now)) is not None:
             self._listed_at = None  # what cannot be moved now must be found again
             if (path := _readied(store, layouts.name_of(key))) is not None:
                 promoted.append(os.path.basename(path))
@@ -82,11 +82,11 @@ class Later:
             return
         self._fresh_until = begun + _FRESH
         changed = layouts.last_change(store.layout.later)
-        if changed is not None and changed == self._listed_at and not self._window.is_blank:
+        if changed is not None and changed == self._listed_at and not self._index.is_empty:
             return
-        since = self._window.begin()
+        since = self._index.begin()
         # What is delayed from now on is offered; a bound at the end of time takes all of it.
-        self._window.fill(first_due(store.layout.later, since.size), since, whole=True)
+        self._index.load(first_due(store.layout.later, since.size), since, whole=True)
         self._listed_at = changed
         now = time.monotonic()
         self._listed_until = now + (now - begun) * _LISTING_SHARE

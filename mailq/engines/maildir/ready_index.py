@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from mailq.errors import StorageError
 
 SIZE: Final = 32_768
-"""How many names a window holds at first: about 6 MB."""
+"""The number of names that an index holds at first: about 6 MB."""
 
 MOST: Final = 4 * SIZE
-"""How many it may hold once the line was longer: each window costs a listing of all of the line."""
+"""The number that it may hold once there were more: each refill costs a listing of the whole directory."""
 
 END: Final = "~"
 """Sorts behind every key."""
 
 
-class Since:
+class ListingInProgress:
     """What has arrived since a listing began, which may have missed it; and how many names that listing may find.
 
     The window may grow meanwhile, by another thread's listing: a listing that was cut short
@@ -37,7 +37,7 @@ class Since:
         self.is_all = True
 
 
-class Window:
+class ReadyIndex:
     """The first names in line, as sort keys, up to the last that a listing found.
 
     It is a memory of a listing and of arrivals since, never the truth: a name in
@@ -51,13 +51,13 @@ class Window:
         self._heap: list[str] = []
         self._bound = self._heard_bound = ""
         # Those that go on. Weakly held, for a listing may fail.
-        self._listings: weakref.WeakSet[Since] = weakref.WeakSet()
+        self._listings: weakref.WeakSet[ListingInProgress] = weakref.WeakSet()
         self._is_listed = False
         # Reentrant: a signal handler that pushes may interrupt its own thread in here.
         self._lock = threading.RLock()
-        at_fork.follow(self)
+        at_fork.register(self)
 
-    def take(self, before: str | None = None) -> str | None:
+    def pop_first(self, before: str | None = None) -> str | None:
         """Take the first key if it sorts before another; None else, or when the window is dry."""
         with self._lock:
             return self._take(before)
@@ -73,24 +73,24 @@ class Window:
             heapq.heappop(self._heap)
         return key
 
-    def put_back(self, key: str) -> None:
+    def push(self, key: str) -> None:
         """Hold a key that was taken from a listing."""
         with self._lock:
             heapq.heappush(self._heap, key)
 
     @property
-    def is_blank(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it knows nothing, not even that there is nothing: not filled yet, or cleared."""
         return not self._bound
 
     @property
-    def is_deaf(self) -> bool:
+    def ignores_events(self) -> bool:
         """Whether arrivals are nothing to it, as long as no listing begins."""
         return not (self._heard_bound or self._is_listed)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it lacks nothing, as long as it is told of whatever the kernel tells of."""
+    def is_complete(self) -> bool:
+        """Whether it lacks nothing, as long as it gets all that the kernel reports."""
         return self._heard_bound == END
 
     def first(self) -> str | None:
@@ -98,19 +98,19 @@ class Window:
         with self._lock:
             return self._heap[0] if self._heap else None
 
-    def begin(self) -> Since:
-        """A listing begins. Whoever makes it holds on to what is returned, and hands it to ``fill``."""
+    def begin(self) -> ListingInProgress:
+        """Begin a listing. The caller keeps what is returned, and passes it to ``load``."""
         with self._lock:
-            since = Since(self.size)
+            since = ListingInProgress(self.size)
             self._listings.add(since)
             self._is_listed = True
             return since
 
-    def fill(self, keys: list[str], since: Since, *, whole: bool = False, heard: bool = False) -> None:
+    def load(self, keys: list[str], since: ListingInProgress, *, whole: bool = False, heard: bool = False) -> None:
         """Take over a listing, keeping the first of it, and what arrived during it.
 
         ``whole``: as long as everything fits, arrivals are taken at the end too.
-        ``heard``: those that the kernel tells of, which has told of all since before the listing.
+        ``heard``: those that the kernel reports, which has reported all since before the listing.
         """
         with self._lock:
             try:
@@ -119,19 +119,19 @@ class Window:
                 self.clear()
                 raise
 
-    def _fill(self, keys: list[str], since: Since, *, whole: bool, heard: bool) -> None:
+    def _fill(self, keys: list[str], since: ListingInProgress, *, whole: bool, heard: bool) -> None:
         is_longer = len(keys) > since.size
         self._keep(keys, whole=whole and not is_longer)
         if heard and since.is_all and not is_longer:
             self._heard_bound = END
-        # Not for the first listing: who wants one message should not pay for so many.
+        # Not for the first listing: a process that wants one message should not pay for thousands.
         self.size = self._most if is_longer else self.size
         self._listings.discard(since)
         self._is_listed = bool(self._listings)
         known = set(self._heap) if since.arrivals else set()
         for key, was_heard in since.arrivals:
             if key not in known:  # twice is no harm, and the first time it may not be wanted: not heard yet
-                self.offer(key, heard=was_heard)
+                self.add(key, heard=was_heard)
 
     def _keep(self, keys: list[str], *, whole: bool = False) -> None:
         keys.sort()
@@ -141,12 +141,12 @@ class Window:
         del keys[self.size :]
         self._heap = keys
 
-    def offer(self, key: str, *, heard: bool = False) -> None:
+    def add(self, key: str, *, heard: bool = False) -> None:
         """Add an arrival that belongs before the last name of the listing.
 
         Any other waits for the next listing: between the two may stand messages of
-        other producers that this window has not heard of. Not so if the kernel tells of
-        it (``heard``), which tells of renames in their order: whatever came before was told before.
+        other producers that this index does not know yet. Not so if the kernel reports
+        it (``heard``), which reports renames in their order.
         """
         with self._lock:
             if self._is_listed:
@@ -163,7 +163,7 @@ class Window:
             else:
                 since.is_all = False
 
-    def doubt(self) -> None:
+    def mark_incomplete(self) -> None:
         """Some that came before the end of the listing are missing: when what is held is used up the directory must be listed."""
         with self._lock:
             self._heard_bound = self._bound
@@ -176,7 +176,7 @@ class Window:
     def clear(self) -> None:
         """Forget everything: the next claim lists the directory."""
         with self._lock:
-            self.doubt()
+            self.mark_incomplete()
             # Without a call in between: what is held no more must not look as if it were.
             self._bound = self._heard_bound = ""
             self._heap = []
@@ -187,7 +187,7 @@ class Window:
         self.clear()
 
 
-class Tried:
+class ClaimAttempt:
     """What one claim has tried, and whether it has heard of all that came before it.
 
     Another thread's stale listing may bring keys back into the window: ``now`` is
@@ -207,7 +207,7 @@ class Tried:
         self.for_good.add(key)
         self.failures.append(failure)
 
-    def once_more(self, listed: Iterable[str]) -> None:
+    def retry_listed(self, listed: Iterable[str]) -> None:
         """Let what our own listing shows again be tried for the last time."""
         for key in self.now.intersection(listed) if self.now else ():
             self.now.remove(key)

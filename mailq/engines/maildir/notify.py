@@ -1,7 +1,7 @@
-"""How waiting consumers learn that it is time to look.
+"""Wake-ups: what ends the wait of a consumer.
 
-By word from the kernel, by a push or a settling in this process, and by the
-clock. The word is a hint; the listing is the truth.
+That is an arrival which the kernel reports, a push or a settling in this process, or the
+clock. A report is a hint; the listing is the truth.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from mailq.alarm import Alarm
-from mailq.engines.maildir import arrivals, at_fork
+from mailq.engines.maildir import at_fork, watcher
 from mailq.engines.maildir.layout import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mailq.engines.maildir.arrivals import Listener
+    from mailq.engines.maildir.watcher import EventHandler
 
 # A waiting consumer looks by itself this often, in seconds: with arrivals announced by
 # the kernel only for what they miss (another host, a dropped event), else for everything.
@@ -26,13 +26,13 @@ _LOOK_WATCHED: Final = 1.0
 _LOOK_UNWATCHED: Final = 0.25
 
 
-class Waking:
-    """The waits of one engine, and what ends them. ``listener`` is told of arrivals, and rings."""
+class Notifier:
+    """The waits of one engine, and what ends them. ``listener`` gets what the kernel reports."""
 
-    def __init__(self, directories: Sequence[str], listener: Listener) -> None:
+    def __init__(self, directories: Sequence[str], listener: EventHandler) -> None:
         self._directories = directories
         self._listener = weakref.ref(listener)  # who has this
-        self._watch: arrivals.Watch | None = None
+        self._watch: watcher.DirectoryWatcher | None = None
         self._watch_tried = False
         self._bells: tuple[Callable[[], None], ...] = ()
         self._rings = itertools.count(1)
@@ -41,19 +41,19 @@ class Waking:
         self._waiting: set[Alarm] = set()
         # Reentrant: a signal handler may use the queue in the midst of its own thread's use.
         self._lock = threading.RLock()
-        at_fork.follow(self)
+        at_fork.register(self)
 
-    def hear(self) -> bool:
-        """Tell the listener of all that the kernel tells of. False if that may not be all that has come."""
+    def drain_events(self) -> bool:
+        """Pass on all that the kernel reports. False if more may have arrived than that."""
         watch = self._watch
         return watch is not None and watch.hear()
 
-    def looks(self) -> None:
-        """This thread is about to list: whatever arrives from now on must end its next wait."""
+    def remember_position(self) -> None:
+        """Remember that this thread is about to list: what arrives from now on must end its next wait."""
         self._seen.ring = self._last_ring
 
-    def ring(self) -> None:
-        """End every wait that began before this."""
+    def notify(self) -> None:
+        """End every wait that began before this, and call the subscribers."""
         # In this order: who begins to wait says so first, and then looks which ring was the last.
         self._last_ring = next(self._rings)
         for alarm in tuple(self._waiting) if self._waiting else ():
@@ -62,17 +62,17 @@ class Waking:
             try:
                 bell()
             except Exception:  # noqa: BLE001 - what rang it has happened, and must not look failed
-                log().exception("a bell that listens to the queue failed")
+                log().exception("a subscriber of the queue failed")
 
     def watch(self) -> bool:
-        """Begin to listen to the kernel. True at the first time: what arrived before is for the caller to find."""
+        """Begin to watch the directories. True the first time: the caller must find what arrived before."""
         if self._watch_tried:
             return False
         with self._lock:  # of two watches one would never be read, nor stopped before this is let go
             if self._watch_tried:
                 return False
             listener = self._listener()
-            watch = None if listener is None else arrivals.watch(self._directories, listener)
+            watch = None if listener is None else watcher.watch(self._directories, listener)
             if self._watch_tried:  # by a signal handler
                 return False
             self._watch, self._watch_tried = watch, True
@@ -80,7 +80,7 @@ class Waking:
         return True
 
     def add(self, bell: Callable[[], None]) -> bool:
-        """Have ``bell()`` called, too, at each ring. True for a new one: it has missed what rang before."""
+        """Call ``bell()``, too, at each notification. True for a new one: it has missed those before."""
         is_new = bell not in self._bells
         if is_new:
             self._bells = (*self._bells, bell)
@@ -88,22 +88,22 @@ class Waking:
         return is_new
 
     def _hear_for_bells(self) -> None:
-        """Bells ring though nobody waits here who could hear."""
+        """Read reports in a thread while there are subscribers: no waiting thread may be there to do so."""
         with self._lock:
             if self._bells and self._watch is not None:
                 self._watch.start()
 
     def remove(self, bell: Callable[[], None]) -> None:
-        """Ring it no more."""
+        """Call it no more."""
         self._bells = tuple(known for known in self._bells if known != bell)
 
     @property
-    def patience(self) -> float:
-        """For how many seconds the word alone may be relied on."""
+    def poll_interval(self) -> float:
+        """Seconds after which a consumer looks by itself."""
         return _LOOK_UNWATCHED if self._watch is None else _LOOK_WATCHED
 
     def wait(self, timeout: float) -> None:
-        """Wait for a ring, or for something to hear, since this thread last looked."""
+        """Wait for a notification, or for something to read, since this thread last looked."""
         watch = self._watch
         alarm = Alarm() if watch is None else watch.alarm()
         try:
@@ -116,7 +116,7 @@ class Waking:
             watch.keep(alarm)
 
     def close(self) -> None:
-        """Stop listening to the kernel; the next wait begins anew."""
+        """Stop watching; the next wait begins again."""
         with self._lock:
             watch, self._watch, self._watch_tried, self._bells = self._watch, None, False, ()
         if watch is not None:

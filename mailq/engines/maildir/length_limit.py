@@ -1,4 +1,4 @@
-"""Whether there is room for a push: ``max_length`` without a count for each."""
+"""The length limit: ``max_length``, without a count for each push."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _SHARE: Final = 10
 _FRESH: Final = 1.0
 
 
-class Room:
-    """What this producer may still push before it counts again."""
+class LengthLimit:
+    """The number of messages that this producer may push before it counts again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._left = 0
         self._until = 0.0
 
-    def take(self, asked: int) -> None:
-        """Raise QueueFull if there is no room for so many messages."""
+    def reserve(self, asked: int) -> None:
+        """Reserve room for a push of ``asked`` messages. Raises QueueFull."""
         limit = self._store.settings.max_length
         if limit is None:
             return

@@ -18,7 +18,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mailq.alarm import Alarm
-from mailq.engines.inotify import CREATE, MOVED_TO, Event, Inotify
+from mailq.engines.inotify import CREATE, MOVED_TO, Arrival, InotifyReader
 from mailq.engines.maildir import filesystems
 
 if TYPE_CHECKING:
@@ -28,20 +28,20 @@ _CLOSED: Final = -1
 _MS: Final = 1000
 
 
-class Listener(Protocol):
-    """Who is told, by whoever hears."""
+class EventHandler(Protocol):
+    """Gets what a watcher reports, in the thread that reads."""
 
-    def arrived(self, events: Sequence[Event]) -> None:
-        """These came, in this order. One call after the other."""
+    def on_events(self, events: Sequence[Arrival]) -> None:
+        """Files have arrived, in this order. Calls come one after the other."""
 
-    def missed(self) -> None:
-        """Some may not have been told of. Likewise."""
+    def on_overflow(self) -> None:
+        """Some arrivals may not have been reported. Calls come one after the other, as with on_events."""
 
-    def ring(self) -> None:
-        """Something was told. Called under no lock: whom it wakes may be about to hear."""
+    def on_wakeup(self) -> None:
+        """Something was reported. Called under no lock: a thread that this wakes may be about to read."""
 
 
-class Watch(Protocol):
+class DirectoryWatcher(Protocol):
     """A running watch. It reports arrivals in the thread that hears or, after ``start``, in one of its own.
 
     It is stopped, too, when nobody refers to it any more.
@@ -66,7 +66,7 @@ class Watch(Protocol):
         """Let go of it in a forked child, and leave it to the parent."""
 
 
-def watch(directories: Sequence[str], listener: Listener) -> Watch | None:
+def watch(directories: Sequence[str], listener: EventHandler) -> DirectoryWatcher | None:
     """Tell of what comes to directories; None if that cannot be had.
 
     The listener is held weakly: a watch keeps nobody alive who is let go by everybody else.
@@ -84,7 +84,7 @@ class _Alarm(Alarm):
 
     _fd = _CLOSED
 
-    def __init__(self, inotify: Inotify) -> None:
+    def __init__(self, inotify: InotifyReader) -> None:
         self._inotify = inotify
         (self._fd,) = map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,))  # as in Disk.open
 
@@ -108,9 +108,9 @@ class _Alarm(Alarm):
 
 
 class _Inotify:
-    """The kernel's word, heard by every thread that waits or is about to list: to have a thread of its own hear it takes longer."""
+    """The kernel's reports, read by every thread that waits or is about to list: a thread of its own would take longer."""
 
-    def __init__(self, directories: Sequence[str], listener: Listener) -> None:
+    def __init__(self, directories: Sequence[str], listener: EventHandler) -> None:
         self._idle: list[Alarm] = []
         self._in_background: list[Alarm] = []
         self._listener = weakref.ref(listener)
@@ -118,15 +118,15 @@ class _Inotify:
         self._hearing = threading.RLock()
         self._is_hearing = False
         self._is_all_here = filesystems.is_all_here(directories[0])
-        self._inotify: Inotify | None = Inotify(MOVED_TO | CREATE, directories)
+        self._inotify: InotifyReader | None = InotifyReader(MOVED_TO | CREATE, directories)
 
     def hear(self) -> bool:
         listener = self._listener()
         if listener is None:
             return False
-        with self._hearing:  # one after the other: arrivals are told of in their order
+        with self._hearing:  # one after the other: arrivals are reported in their order
             inotify = self._inotify
-            # A signal handler, in the midst of this: what is read and not told of yet it must find by itself.
+            # A signal handler in the midst of this must find by itself what is read and not reported yet.
             if self._is_hearing or inotify is None:
                 return False
             try:
@@ -134,16 +134,16 @@ class _Inotify:
                 came, missed = inotify.read(), inotify.missed
                 inotify.missed = False
                 if came:
-                    listener.arrived(came)
+                    listener.on_events(came)
                 if missed:
-                    listener.missed()
-            except BaseException:  # interrupted: what is read may not have been told of
-                listener.missed()
+                    listener.on_overflow()
+            except BaseException:  # interrupted: what is read may not have been reported
+                listener.on_overflow()
                 raise
             finally:
                 self._is_hearing = False
         if came or missed:
-            listener.ring()
+            listener.on_wakeup()
         return self._is_all_here and not missed
 
     def alarm(self) -> Alarm:
@@ -161,7 +161,7 @@ class _Inotify:
         if inotify is not None and not self._in_background:
             alarm, watching = _Alarm(inotify), weakref.ref(self)
             self._in_background = [alarm]
-            # Not a Thread, whose start waits for an Event: see Alarm.
+            # Not a Thread, whose start waits for an Arrival: see Alarm.
             _thread.start_new_thread(_hear_for_ever, (watching, alarm))
 
     def stop(self) -> None:
@@ -183,7 +183,7 @@ class _Inotify:
 
 
 def _hear_for_ever(watching: weakref.ref[_Inotify], alarm: _Alarm) -> None:
-    """Hear in a thread of its own, as long as the watch is not stopped, or let go of."""
+    """Read in a thread of its own, until the watcher is stopped or released."""
     while (watch := watching()) is not None and watch._inotify is not None:  # noqa: SLF001 - its own thread
         watch.hear()
         del watch  # or it would not be let go of as long as nothing comes
@@ -191,11 +191,11 @@ def _hear_for_ever(watching: weakref.ref[_Inotify], alarm: _Alarm) -> None:
 
 
 class _Portable:
-    """watchdog's observer for other systems, which tells in a thread of its own, a little later."""
+    """watchdog's observer for other systems, which reports in a thread of its own, a little later."""
 
     _observer: Any = None
 
-    def __init__(self, directories: Sequence[str], listener: Listener) -> None:
+    def __init__(self, directories: Sequence[str], listener: EventHandler) -> None:
         from watchdog.events import FileCreatedEvent, FileMovedEvent, FileSystemEventHandler  # noqa: PLC0415 - slow
         from watchdog.observers import Observer  # noqa: PLC0415 - slow to load
 
@@ -205,8 +205,8 @@ class _Portable:
             def on_any_event(self, event: Any) -> None:  # noqa: ANN401 - watchdog's own event
                 directory, name = os.path.split(os.fsdecode(event.dest_path or event.src_path))
                 if (listener := listening()) is not None:
-                    listener.arrived([Event(directory, name)])
-                    listener.ring()
+                    listener.on_events([Arrival(directory, name)])
+                    listener.on_wakeup()
 
         self._observer = Observer()
         for directory in directories:
