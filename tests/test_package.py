@@ -167,6 +167,14 @@ def test_every_durable_call_stands_in_one_module() -> None:
             assert module in {"mailq.engines.maildir.disk", "mailq.cli.edit"}, f"{module}: os.{node.attr}"
 
 
+def test_every_module_is_described() -> None:
+    page = (ROOT.parent / "docs/internals.md").read_text()
+    for path in FILES:
+        name = path.relative_to(ROOT).as_posix().removeprefix("engines/maildir/")
+        if not path.name.startswith("__") and not name.startswith("testing/contract/"):
+            assert f"`{name}`" in page or f"`{path.name}`" in page, f"docs/internals.md does not describe {name}"
+
+
 def test_there_is_no_global_state() -> None:
     assert parsed(ast.Global) == []
     for module in MODULES:
