@@ -50,12 +50,12 @@ class DelayedIndex:
         else:
             self._fresh_until = self._listed_until = 0.0
 
-    def promote(self, store: Store, budget: Budget, *, anew: bool = True) -> list[str]:
+    def promote(self, store: Store, budget: Budget, *, recent: bool = True) -> list[str]:
         """Move messages whose time has come to where they are ready, within the budget. Returns their new names.
 
-        ``anew``: of those too that came to ``later/`` a moment ago, unheard.
+        ``recent``: also those that came to ``later/`` a moment ago and were not reported.
         """
-        if anew or time.monotonic() >= self._fresh_until:
+        if recent or time.monotonic() >= self._fresh_until:
             self._list(store)
         if self._index.first() is None:
             return []

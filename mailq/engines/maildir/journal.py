@@ -303,8 +303,8 @@ class File:
         self._sync_files()
 
     def _sync_files(self) -> None:
-        # This descriptor was open when they were written: it is told of every failure since, but of each
-        # only once. To ask again would be told that all is well.
+        # This descriptor was open when they were written: it reports every failure since, and each
+        # only once. Asked again it would report that all is well.
         self._is_sound, was_sound = False, self._is_sound
         self._disk.syncfs(self._fd)
         self._is_sound = was_sound

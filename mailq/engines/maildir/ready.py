@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mailq.engines.inotify import Arrival
     from mailq.engines.maildir.files import Store
 
-# The line is listed anew after this many seconds even if some of it is left, for what others
+# The directory is listed again after this many seconds even if some of it is left, for what others
 # pushed with priority; but never so often that listing takes more than such a part of the time. Where
 # the kernel tells of that, it is only for what nobody thought of.
 _FRESH: Final = 1.0
@@ -68,7 +68,7 @@ class ReadyQueue:
             self._index.clear()
         if (key := self._untried(tried)) is not None:
             return key
-        if self.promote(budget, anew=False):
+        if self.promote(budget, recent=False):
             tried.heard = self.notifier.drain_events()
         if not (tried.heard and self._index.is_complete and self.expired.is_all):
             if self.expired and self._is_fresh():
@@ -112,9 +112,9 @@ class ReadyQueue:
             self._layout.new, self._index, wanted, self._store.clock, self.notifier.drain_events
         )
 
-    def promote(self, budget: Budget, *, anew: bool = True) -> int:
+    def promote(self, budget: Budget, *, recent: bool = True) -> int:
         """Ready what has come due; how many there were. See DelayedIndex.promote."""
-        promoted = self.delayed.promote(self._store, budget, anew=anew)
+        promoted = self.delayed.promote(self._store, budget, recent=recent)
         for name in promoted:
             self.add(self._layout.new, name)
         return len(promoted)

@@ -1,7 +1,7 @@
 """Word of arrivals: a hint that wakes waiting consumers at once, and spares listings.
 
 It is local to this kernel, can overflow, and may not be had at all (128 inotify
-instances a user is a common limit). The listing is the truth; whoever waits
+instances a user is a common limit). The listing is the truth; a thread that waits
 also looks from time to time.
 """
 
