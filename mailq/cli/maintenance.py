@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @queue_argument
 def pause(queue: str) -> None:
-    """Deliver nothing to anybody until resumed.
+    """Stop all deliveries until resumed.
 
     It lasts until then, across processes and reboots: it is the file 'paused' in
     the queue. Running jobs go on and pushes are taken.

@@ -38,6 +38,8 @@ def _parse(key: str, text: str) -> object:
             return int(text.replace("_", ""))
         except ValueError:
             raise SettingsError(f"{key} is {text!r}; it must be a whole number", key=key) from None
+    if key == "paused":
+        return {"true": True, "false": False}.get(text.lower(), text)
     return text
 
 
@@ -51,6 +53,8 @@ def _spell(value: object) -> str:
         return "none"
     if isinstance(value, list | tuple):
         return ":".join(f"{part:g}" for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

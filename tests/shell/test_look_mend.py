@@ -294,3 +294,19 @@ def _read(fd: int) -> bytes:
         return os.read(fd, 65_536)
     except OSError:  # the other side of a terminal went away
         return b""
+
+
+def test_a_pause_is_a_setting_too(mailq: Shell, tmp_path: Path) -> None:
+    mailq("init", "jobs")
+    mailq("push", "jobs", "x")
+    assert mailq("config", "jobs", "paused").stdout == b"false\n"
+    assert mailq("config", "jobs", "paused", "true").stdout == b"true\n"
+    assert (tmp_path / "jobs" / "paused").exists()
+    mailq("pop", "jobs", code=3)
+    assert mailq("config", "jobs", "paused").stdout == b"true\n"
+    assert b"it must be true or false" in mailq("config", "jobs", "paused", "maybe", code=2).stderr
+    mailq("resume", "jobs")
+    assert mailq("config", "jobs", "paused").stdout == b"false\n"
+    mailq("config", "jobs", "paused", "true")
+    assert mailq("config", "jobs", "paused", "none").stdout == b"false\n"
+    mailq("pop", "jobs")
