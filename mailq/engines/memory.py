@@ -189,10 +189,10 @@ class MemoryEngine:
         budget = Budget()
         try:
             self._claim(claims, settled, limit, lease, budget, bound=not detached)
+            return Claimed(claims, settled, more=budget.left_some)  # in here: it may be interrupted, too
         except BaseException:  # interrupted: nobody will have the receipts
             self._give_back(claims)
             raise
-        return Claimed(claims, settled, more=budget.left_some)
 
     @_locked
     def _claim(
@@ -222,8 +222,10 @@ class MemoryEngine:
         envelope = message.envelope
         until = policy.lease_end(envelope, self._settings, now=self._clock(), lease=lease)
         receipt = f"{envelope.id}.{next(self._claims)}"
-        self._messages[envelope.id] = message._replace(state="leased", at=until, receipt=receipt, bound=bound)
-        return Claim(receipt, envelope, message.data, until)
+        claim = Claim(receipt, envelope, message.data, until)
+        leased = message._replace(state="leased", at=until, receipt=receipt, bound=bound)
+        self._messages[envelope.id] = leased  # last: from here on no call may be interrupted before the claim is kept
+        return claim
 
     def _unfit(self, message: _Message) -> tuple[str, str | None] | None:
         """Why a message is not delivered: the reason, and an error text; None if it is."""

@@ -154,7 +154,7 @@ def _die_holding(stage: Stage) -> None:
     delivery = other.pop(lease=1000)
     assert delivery is not None
     stage.allow({delivery.id: "dead"} if delivery.is_last_attempt else {})
-    other._engine._holder.abandon()  # type: ignore[attr-defined]
+    other._engine._holder.close()  # type: ignore[attr-defined]
 
 
 def held(stage: Stage) -> None:

@@ -143,7 +143,7 @@ def reap(scene: Scene) -> None:
     assert ahead(Path(scene.path), -3600).pop(detached=True) is not None  # an hour ago
     dead = mailq.open(scene.path)
     assert dead.pop() is not None
-    dead._engine._holder.abandon()  # type: ignore[attr-defined] # its process is dead
+    dead._engine._holder.close()  # type: ignore[attr-defined] # its process is dead
     scene.command = ["reap", scene.path]
 
 

@@ -166,7 +166,7 @@ def take_over_a_message_of_another(jobs: Path) -> None:
 
     queue = mailq.Queue(MaildirEngine(str(jobs), disk=NotMine()))
     for delivery in queue.pop_many(9):
-        delivery.extend(60)
+        delivery.extend(120)
         delivery.release()
 
 

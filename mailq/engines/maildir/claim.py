@@ -60,6 +60,8 @@ class Claimer:
             self._store.sync_dead(buried)
             if tried.for_good:
                 self._ready.mark_incomplete()  # another claim must find them again
+            # In here: an exception from outside may arrive as this is made.
+            claimed = Claimed(claims, settled, more=budget.left_some or (failure is not None and not claims))
         except BaseException:
             self._ready.clear()  # the one that was about to be claimed will not be reported again
             for claim in claims:
@@ -69,7 +71,7 @@ class Claimer:
             raise
         if not claims:
             self._check_nothing(tried, failure, budget, settled)
-        return Claimed(claims, settled, more=budget.left_some or (failure is not None and not claims))
+        return claimed
 
     def _give_back(self, claimed: MessageName) -> None:
         """Give back what was claimed for a consumer that will not have the receipt."""

@@ -300,11 +300,12 @@ class MaildirEngine:
         """Change ``mailq.toml``; other processes notice within their reap interval."""
         changes = dict(changes)
         self.settings.changed(changes)  # refuses what cannot be, before anything is changed
-        is_paused = changes.pop("paused", self.settings.paused)
-        if is_paused != layout.is_there(self._layout.paused):
+        if "paused" in changes:
+            is_paused = bool(changes.pop("paused"))
             layout.require_marker(self._layout)
+            # Also where it is so already: a process that was killed may not have synced it.
             (admin.pause if is_paused else admin.resume)(self._store)
-            self._store.set_paused(bool(is_paused))
+            self._store.set_paused(is_paused)
             self._notifier.notify()
         if not changes:
             return self.settings
