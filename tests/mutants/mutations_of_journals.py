@@ -159,7 +159,7 @@ JOURNALS: Final = (
     Mutant(
         "whoever meets a torn message does not look into journals",
         "mailq/engines/maildir/claim.py",
-        "is_done = self._mending.is_done()",
+        "is_done = self._recovery.is_done()",
         "is_done = True",
         (f"{_REPLAYING}test_what_is_torn_is_mended_where_it_is_by_whoever_meets_it",),
     ),

@@ -35,14 +35,14 @@ class Claimer:
     """Claims the messages of one queue for this process."""
 
     def __init__(
-        self, store: Store, line: ReadyQueue, owner: Holder, receipts: Receipts, mending: TornMessageRecovery
+        self, store: Store, ready: ReadyQueue, holder: Holder, receipts: Receipts, recovery: TornMessageRecovery
     ) -> None:
         self._store = store
         self._layout = store.layout
-        self._ready = line
-        self._holder = owner
+        self._ready = ready
+        self._holder = holder
         self._receipts = receipts
-        self._mending = mending
+        self._recovery = recovery
         self._numbers = _claim_numbers()
 
     def claim(
@@ -134,7 +134,7 @@ class Claimer:
             until = policy.lease_end(envelope, settings, now=now, lease=lease)
             owner = "" if detached else self._holder.token()
             claimed = envelope.claimed(until=until, owner=owner, claim=f"{next(self._numbers) & 0xFFFFFF:06x}")
-            # Before the claim: nobody takes back an mtime from the future if we are killed right after it.
+            # Before the claim: no process resets an mtime from the future if this one is killed right after it.
             if mtime > until:
                 self._store.reset_mtime(path, until)
             return self._hold(path, claimed, until, buried, settled)
@@ -159,7 +159,9 @@ class Claimer:
                 return None
         except FileNotFoundError:
             raise
-        except BaseException as error:  # an interrupt too, also right after the rename: nobody will have the receipt
+        except (
+            BaseException
+        ) as error:  # an interrupt too, also right after the rename: no consumer will have the receipt
             if not (is_unfit and isinstance(error, StorageError)):  # what cannot be buried now, cannot be at once
                 self._give_back(claimed)
             raise
@@ -170,7 +172,7 @@ class Claimer:
         except Undeliverable as verdict:
             if verdict.why != "torn":
                 raise
-        is_done = self._mending.is_done()  # it may be whole in a journal
+        is_done = self._recovery.is_done()  # it may be whole in a journal
         try:
             return self._store.read(held, claimed, until=until)
         except Undeliverable as verdict:
