@@ -159,9 +159,7 @@ class Claimer:
                 return None
         except FileNotFoundError:
             raise
-        except (
-            BaseException
-        ) as error:  # an interrupt too, also right after the rename: no consumer will have the receipt
+        except BaseException as error:  # an interrupt too, also right after the rename: the receipt is lost
             if not (is_unfit and isinstance(error, StorageError)):  # what cannot be buried now, cannot be at once
                 self._give_back(claimed)
             raise
