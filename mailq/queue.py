@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mailq.engines.base import Claim, Editable, Engine, LeaseHolder, Presence, Reaped, Replies, Stats
     from mailq.settings import Settings
 
+_ACK: Final = Settlement("ack")
 _CLOSED_AFTER: Final = 1.0  # seconds until a pop notices that the queue was closed just as it began to wait
 
 
@@ -228,11 +229,12 @@ class Queue:
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise UsageError(f"wait is {shown(wait)}; it must be seconds from 0, or math.inf")
         until = time.monotonic() + (wait if wait < LONGEST else math.inf)
-        claimed = Claimed([])
+        claimed = Claimed(())
         try:
             while not self._is_closed:
                 claimed = self.engine.claim(limit, lease=lease, detached=detached)
-                self._events.settled(claimed.settled, self.settings.ttl)
+                if claimed.settled:
+                    self._events.settled(claimed.settled, self.settings.ttl)
                 if claimed.claims:
                     break
                 left = until - time.monotonic()
@@ -330,7 +332,7 @@ class Queue:
 
         Not synced: a power cut may bring an acked message back, never lose one.
         """
-        self._settle(receipt, Settlement("ack"))
+        self._settle(receipt, _ACK)
 
     def nack(
         self, receipt: str, *, delay: float | None = None, error: str | None = None, outcome: str | None = None
@@ -471,8 +473,6 @@ class Queue:
     def _require(self, capability: str, what: str) -> None:
         if not getattr(self.engine.capabilities, capability):
             raise Unsupported(self.location, what)
-
-    # Life
 
     def close(self) -> None:
         """Let go of locks and threads; leases still held and not detached end at once, as ``killed``.

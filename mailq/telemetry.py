@@ -127,9 +127,10 @@ class QueueEvents:
 
     def popped(self, claims: Sequence[Claim]) -> None:
         """Messages were handed out."""
-        now = time.time()
-        for _, envelope, _, _ in claims if attached() else ():
-            self._emit("pop", envelope, waited=max(0.0, now - envelope.visible_at / NS))
+        if attached():
+            now = time.time()
+            for _, envelope, _, _ in claims:
+                self._emit("pop", envelope, waited=max(0.0, now - envelope.visible_at / NS))
 
     def verb(self, settlement: Settlement, settled: Settled) -> None:
         """A consumer has settled a message."""

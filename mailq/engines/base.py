@@ -66,7 +66,7 @@ class Claimed(NamedTuple):
     the next one goes on.
     """
 
-    claims: list[Claim]
+    claims: Sequence[Claim]
     settled: Sequence[Settled] = ()
     more: bool = False
 

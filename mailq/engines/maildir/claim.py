@@ -99,7 +99,7 @@ class Claimer:
                 claim = None
             if claim is not None:
                 claims.append(claim)
-                self._receipts.remember(claim.receipt, cast("MessageName", claim.envelope))
+                self._receipts.remember(claim.receipt, claim.envelope)  # type: ignore[arg-type] # a name, of its own
             elif not budget.allows_more():
                 break
 
