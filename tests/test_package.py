@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -172,6 +173,16 @@ def test_every_durable_call_stands_in_one_module() -> None:
         if isinstance(node.value, ast.Name) and node.value.id in {"os", "shutil"} and node.attr in DURABLE:
             # The command's own temporary file, for the editor, is no file of the queue.
             assert module in {"mailq.engines.maildir.disk", "mailq.cli.edit"}, f"{module}: os.{node.attr}"
+
+
+def test_no_thread_has_a_member_of_its_own_that_python_uses() -> None:
+    """Python 3.13 gave its threads a ``_handle``: a method of that name was not called any more."""
+    known = {*dir(threading.Thread()), "_handle", "_os_thread_handle", "_context"}
+    for module, node in parsed(ast.ClassDef):
+        assert isinstance(node, ast.ClassDef)
+        if any(ast.unparse(base).endswith("Thread") for base in node.bases):
+            own = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+            assert own & known <= {"__init__", "run", "start", "__repr__"}, f"{module}: {own & known}"
 
 
 def test_every_module_is_described() -> None:

@@ -88,7 +88,7 @@ class _Thread(threading.Thread):
         """Run the handler, once, and end what may interrupt this thread."""
         if not self._begun:
             self._begun = True
-            self._result = self._handle(job)
+            self._result = self._run_handler(job)
         with self._lock:
             self._running = None
             _raise_in(self, None)  # cancel what has not arrived
@@ -98,7 +98,7 @@ class _Thread(threading.Thread):
         if self._result is None:
             self._result = failed(self._interruption)
 
-    def _handle(self, job: Job) -> Result:
+    def _run_handler(self, job: Job) -> Result:
         handler = self._pool.handlers[job.source.handler]
         job.delivery.on_settled = lambda: self._pool.report(self, job, None)
         given = JobInput(job.delivery)
