@@ -81,7 +81,11 @@ def from_threads(pipe: Connection[Any, Any], place: str, kind: str, seed: int, t
         user.start()
     while sum(user.times for user in users) < times:
         time.sleep(generator.random() * 0.001)
-        send(generator.choice(users).ident or 0)
+        alive = [user for user in users if user.is_alive()]
+        if len(alive) < _THREADS:  # CPython 3.13 may raise where a loop turns as if that were not within its block
+            users.append(User(queue, books, (len(users) + 1) << 32))
+            users[-1].start()
+        send(generator.choice([*alive, users[-1]]).ident or 0)
     for user in users:
         user.is_over = True
     for user in users:
