@@ -186,7 +186,7 @@ class TarReader:
                 return self._check_end()
             except ArchiveDamaged:
                 raise
-            except (tarfile.HeaderError, ValueError, RecursionError) as error:
+            except (tarfile.HeaderError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
                 if not self._count:
                     raise NotAnArchive("it begins neither like a tar nor like JSON lines") from None
                 raise self._damaged(f"a header is damaged: {error}") from None

@@ -101,6 +101,17 @@ def test_a_byte_that_was_flipped_in_a_compressed_archive_is_damage_wherever_it_i
     assert all(isinstance(cause, transfer.ArchiveDamaged) for cause in stopped)
 
 
+def test_a_length_that_no_computer_has_room_for_is_damage(path: Path) -> None:
+    """Tarfile takes it for the place where the next key stands."""
+    record = b"9" * 40 + b" comment=x\n"
+    info = tarfile.TarInfo("PaxHeaders/x")
+    info.type, info.size = tarfile.XHDTYPE, len(record)
+    header = info.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
+    data = counted(Path(make(path)))
+    with pytest.raises(transfer.ImportStopped, match="not an archive"):
+        imported(path.parent / "other", header + data, create=True)
+
+
 # What was zeroed
 
 
