@@ -396,11 +396,12 @@ class MemoryEngine:
         self, state: State | None, *, ids: Collection[str] | None = None, limit: int | None = None
     ) -> list[Record]:
         """List them."""
+        wanted = None if ids is None else set(ids)
         listed = [
             _record(message)
             for each in (STATES if state is None else (state,))
             for message in sorted(self._in(each), key=lambda message: message.place)
-            if ids is None or message.envelope.id in ids
+            if wanted is None or message.envelope.id in wanted
         ]
         return listed[:limit]
 

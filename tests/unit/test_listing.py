@@ -253,3 +253,26 @@ def test_a_listing_finds_what_is_due_first(line: list[str], size: int) -> None:
         lay(directory, line)
         keys = sorted(listings.due_key(name) for name in line if name[0] != ".")
         assert listings.first_due(directory, size) == keys[: size + 1]
+
+
+def test_a_message_that_was_found_by_its_id_is_looked_for_no_further(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = mailq.open(path)
+    waiting, delayed = queue.push("x"), queue.push("y", delay=60)
+    listed: list[str] = []
+    entries = layout.entries
+
+    def seen(directory: str, *more: Any) -> Any:
+        listed.append(os.path.basename(directory))
+        return entries(directory, *more)
+
+    monkeypatch.setattr(layout, "entries", seen)
+    for id, directories in (
+        (waiting, ["new"]),
+        (delayed, ["new", "later"]),
+        ("0" * 32, ["new", "later", "cur", "dead"] * 2),
+    ):
+        assert (id in queue) == (id != "0" * 32)
+        assert listed == directories
+        listed.clear()

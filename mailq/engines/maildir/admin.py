@@ -86,17 +86,18 @@ def _record(store: Store, state: State, found: _MessageFile) -> Record | None:
 
 def look(store: Store, state: State | None, ids: Collection[str] | None, limit: int | None) -> list[Record]:
     """List messages in a state, or in all states, first in line first; the dead as they were in line."""
+    wanted = None if ids is None else set(ids)
     if state is not None:
-        return _look(store, state, ids, limit)
-    # By id once more, if some are missing: a message may have moved from a state to one that was listed before.
+        return _look(store, state, wanted, limit)
+    most = limit if wanted is None else len(wanted) if limit is None else min(limit, len(wanted))
     listed: dict[str, Record] = {}
-    for _ in range(1 if ids is None else 2):
-        for each in STATES:
-            for record in _look(store, each, ids, limit):
-                listed.setdefault(record.envelope.id, record)
-        if ids is not None and len(listed) >= min(len(ids), len(ids) if limit is None else limit):
+    # By id a second time, if some are missing: a message may have moved to a state that was listed before.
+    for each in STATES * (1 if wanted is None else 2):
+        if most is not None and len(listed) >= most:  # no listing of a long state for what was found
             break
-    return list(listed.values())[:limit]
+        for record in _look(store, each, wanted, limit):
+            listed.setdefault(record.envelope.id, record)
+    return list(listed.values())[:most]
 
 
 def _look(store: Store, state: State, ids: Collection[str] | None, limit: int | None) -> list[Record]:
@@ -321,7 +322,7 @@ def remove(store: Store, state: State, ids: Collection[str] | None) -> int:
     """Unlink the messages in a state, and their error texts."""
     count = 0
     # While the directory is listed: what is unlinked hides no other name, as a rename may, and a list could be long.
-    for found in _files(store, state, ids):
+    for found in _files(store, state, None if ids is None else set(ids)):
         try:
             store.disk.unlink(found.path)
         except FileNotFoundError:
